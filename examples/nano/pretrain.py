@@ -1,0 +1,59 @@
+"""Pretrain the nano models with polygraft's own `adapt`, from random weights; run again after an interruption to go on.
+
+    python examples/nano/pretrain.py xlmr  --out outputs/nano
+    python examples/nano/pretrain.py mbart --out outputs/nano
+
+The target learns in two phases. First with few spans missing and the sentences in order, where the quickest way down
+is to copy from the source, so that cross-attention is learned early; then with mBART's own noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from polygraft import adapt
+from polygraft.recipe import MLM, Budget, Denoising, TextData, Training
+
+SHARED = {
+    "per_device_train_batch_size": 32, "max_length_tokens": 128, "eval_steps": 0.1, "save_steps": 0.05,
+}  # fmt: skip
+PHASES: dict[str, list[Training]] = {
+    "xlmr": [
+        MLM(budget=Budget(minutes=70), learning_rate=1.5e-3, warmup_steps=0.02, mlm_probability=0.2, **SHARED),
+    ],
+    "mbart": [
+        Denoising(
+            budget=Budget(minutes=20), learning_rate=2e-3, warmup_steps=0.02, lr_scheduler_type="constant",
+            mask_ratio=0.15, permute_sentences=False, **SHARED,
+        ),
+        Denoising(budget=Budget(minutes=50), learning_rate=2e-3, warmup_steps=0.01, **SHARED),
+    ],
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=sorted(PHASES))
+    parser.add_argument("--out", type=Path, default=Path("outputs/nano"))
+    parser.add_argument("--threads", type=int, default=1, help="one per model, so that both fit on two cores")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    text = TextData(
+        train_file=str(args.out / f"{args.model}-train.jsonl"),
+        validation_file=str(args.out / f"{args.model}-validation.jsonl"),
+        lang_column="lang",
+    )
+    model = args.out / f"{args.model}-random"
+    for number, settings in enumerate(PHASES[args.model], start=1):
+        folder = args.out / f"{args.model}-phase{number}"
+        if not (folder / "metrics.jsonl").exists():  # written last
+            folder.mkdir(parents=True, exist_ok=True)
+            print(f"{folder}: {adapt.run(settings, str(model), text, 1, folder)}", flush=True)
+        model = folder
+
+
+if __name__ == "__main__":
+    main()

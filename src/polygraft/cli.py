@@ -1,0 +1,163 @@
+"""The command line: verbs to functions. The only place that catches errors, prints to people and exits.
+
+Exit codes: 0 ok, 1 failure, 2 usage or recipe, 3 data, 130 interrupted. Heavy imports (torch, transformers) happen
+inside the verbs that need them, so that `polygraft --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polygraft import __version__, cli_stages
+from polygraft.cli_errors import Commands
+from polygraft.errors import DataError
+from polygraft.recipe import Recipe
+from polygraft.recipe_io import arm_recipes, dump_recipe, json_schema, load_recipe
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adapt a masked language model to your text, transfer it into mBART, fine-tune, and see whether it helped.",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe: a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: adapt.learning_rate=1e-4, seeds=[1,2]."),
+]
+OutputDir = Annotated[str | None, typer.Option("--output-dir", help="Where all results live (output_dir).")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"polygraft {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]
+
+
+@app.callback()
+def _polygraft(version: Version = False) -> None:
+    """Settings of all verbs; what the verbs share is done in `Commands`."""
+
+
+@app.command()
+def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None) -> None:
+    """Run a recipe: adapt, transfer, finetune, evaluate, report. Run again, it continues; what is done is kept."""
+    settings = _load(recipe, set_, output_dir)
+    from polygraft import pipeline
+
+    _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings)))
+
+
+@app.command()
+def check(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None) -> None:
+    """Check a recipe without running it: every setting of every arm, and that all data files can be read."""
+    settings = _load(recipe, set_, output_dir)
+    arms = arm_recipes(settings)
+    counts = _check_data(arms)
+    for arm, arm_recipe in arms.items():
+        typer.echo(f"arm {arm}: {' → '.join(_stages(arm_recipe))}")
+    for name, rows in counts.items():
+        typer.echo(f"{name}: {rows} rows")
+    typer.echo(f"{recipe}: ok ({len(arms)} arms, {len(settings.seeds)} seeds)")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, every setting with its meaning; editors complete and check YAML with it."""
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo.")],
+) -> None:
+    """Write the report of a run again, from what is in its folder."""
+    from polygraft.report import write
+
+    typer.echo(str(write(run_dir)))
+
+
+for stage_verb in (
+    cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
+):  # fmt: skip
+    app.command()(stage_verb)
+
+
+def main() -> None:
+    """The entry point of the `polygraft` command."""
+    app(prog_name="polygraft")
+
+
+def _load(path: Path, overrides: list[str] | None, output_dir: str | None) -> Recipe:
+    extra = [] if output_dir is None else [f"output_dir={json.dumps(output_dir)}"]
+    return load_recipe(path, [*(overrides or []), *extra])
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    optional = [stage for stage in ("adapt", "transfer", "adapt_target") if getattr(recipe, stage) is not None]
+    return [*optional, "finetune", "evaluate"]
+
+
+def _needed_data(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
+    """Each data file that the recipe reads, with the columns it must have."""
+    text, pairs = recipe.text, recipe.pairs
+    needed: list[tuple[str, tuple[str, ...]]] = []
+    if text is not None:
+        columns = tuple(filter(None, (text.text_column, text.lang_column)))
+        needed += [(name, columns) for name in (text.train_file, text.validation_file) if name]
+    names = (pairs.text_column, pairs.summary_column, pairs.source_lang_column, pairs.target_lang_column)
+    columns = tuple(filter(None, names))
+    return needed + [(name, columns) for name in (pairs.train_file, pairs.validation_file, pairs.test_file) if name]
+
+
+def _check_data(arms: dict[str, Recipe]) -> dict[str, int]:
+    """Rows per data file of all arms; raises one DataError for everything that is wrong with any of them."""
+    from polygraft.data.reading import read_rows
+
+    counts: dict[str, int] = {}
+    problems: list[str] = []
+    for name, columns in dict.fromkeys(needed for recipe in arms.values() for needed in _needed_data(recipe)):
+        try:
+            counts[name] = len(read_rows(name, list(columns)))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return counts
+
+
+def _print_run(result: dict[str, Any]) -> None:
+    """A table of arms and scores, then the verdict's sentence, then where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    rows: list[dict[str, Any]] = result["table"]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = Table()
+    for column in columns:
+        numeric = any(isinstance(row.get(column), int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    if rows:
+        console.print(table)
+    if result["verdict"]:
+        console.print(result["verdict"]["sentence"], markup=False, highlight=False)
+    console.print(f"Report: {result['report']}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

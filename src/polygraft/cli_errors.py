@@ -1,0 +1,87 @@
+"""What the command line does with errors: one clear message, the documented exit code, no traceback for users.
+
+POLYGRAFT_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from polygraft.errors import PolygraftError
+
+INTERRUPTED = 130
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_RESUME = "Run the same command again to resume: finished stages are kept, training goes on from its last checkpoint."
+_SMALLER = "Lower per_device_train_batch_size (gradient_accumulation_steps can make up for it) or max_length_tokens."
+_NO_SPACE = "No space left on device"
+
+
+class Commands(TyperGroup):
+    """The group of all verbs: sets the libraries' chatter and turns exceptions into messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        quieten()
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # `polygraft generate | head`: typer ends quietly
+        except (Exception, KeyboardInterrupt) as error:
+            explained = explain(error)
+            if explained is None or (_debugging() and not isinstance(error, KeyboardInterrupt)):
+                raise
+            message, code = explained
+            typer.echo(message, err=True)
+            raise typer.Exit(code) from None
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The message and the exit code for an exception; None for what typer itself handles (usage errors, exits)."""
+    usage = hasattr(error, "exit_code") and hasattr(error, "format_message")  # typer has click's classes inside itself
+    if usage or isinstance(error, typer.Exit | typer.Abort):
+        return None
+    if isinstance(error, PolygraftError):
+        return f"polygraft: {error}", error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return f"polygraft: interrupted. {_RESUME}", INTERRUPTED
+    if (isinstance(error, OSError) and error.errno in _FULL) or _NO_SPACE in str(error):
+        place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return f"polygraft: {place}the disk is full. Free space, or choose another --output-dir, and run again.", 1
+    if isinstance(error, OSError) and error.errno in _DENIED:
+        return f"polygraft: {error.filename or 'a file'}: {_denied(error)}", 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"polygraft: out of memory. {_SMALLER}", 1
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"polygraft: unexpected error: {what}\nPOLYGRAFT_DEBUG=1 shows where it happened; please report it.", 1
+
+
+def _denied(error: OSError) -> str:
+    if error.errno == errno.EROFS:
+        return "is on a read-only disk. Choose another --output-dir."
+    return "permission denied. Change its permissions, or choose another --output-dir."
+
+
+def _debugging() -> bool:
+    return os.environ.get("POLYGRAFT_DEBUG") == "1"
+
+
+def quieten() -> None:
+    """Silences what libraries say on import; warnings about models and data stay."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if _debugging():
+        return
+    # Their advice to install torchvision and the like; set before transformers is imported, which only sets its root.
+    for name in ("transformers.utils.import_utils", "torch.distributed.elastic", "torchao"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|huggingface_hub)(\.|$)")

@@ -1,0 +1,240 @@
+"""The verbs that run a single stage on checkpoints and files of the user's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from polygraft import cli_options as o
+from polygraft.errors import DataError, RecipeError
+from polygraft.recipe import MLM, Denoising, Embeddings, Evaluate, Finetune, PairData, Settings, TextData
+
+Objective = Annotated[
+    Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")
+]
+Source = Annotated[str | None, typer.Option("--source", help="The masked language model to transfer from, adapted.")]
+SourceBefore = Annotated[
+    str | None, typer.Option("--source-before", help="The same model before it was adapted (mode delta needs it).")
+]
+Target = Annotated[str, typer.Option("--target", help="The mBART checkpoint that receives it.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print where every value would come from; write no model.")]
+InputFile = Annotated[str, typer.Option("--input-file", metavar="FILE", help="One input per line, UTF-8; - is stdin.")]
+OutputFile = Annotated[Path | None, typer.Option("--output-file", metavar="FILE", help="Default: standard output.")]
+
+
+def adapt(
+    model: o.Model,
+    train_file: o.TextFile,
+    output_dir: o.OutputDir,
+    objective: Objective = "mlm",
+    lang: o.Lang = None,
+    text_column: o.TextColumn = None,
+    validation_file: o.TextValidation = None,
+    epochs: o.Epochs = None,
+    steps: o.Steps = None,
+    tokens: o.Tokens = None,
+    minutes: o.Minutes = None,
+    flops: o.Flops = None,
+    learning_rate: o.LearningRate = None,
+    per_device_train_batch_size: o.BatchSize = None,
+    set_: o.Overrides = None,
+    seed: o.Seed = 1,
+) -> None:
+    """Continue a model's pretraining on your own text."""
+    training = {
+        "epochs": epochs, "steps": steps, "tokens": tokens, "minutes": minutes, "flops": flops,
+        "learning_rate": learning_rate, "per_device_train_batch_size": per_device_train_batch_size,
+    }  # fmt: skip
+    data = {"train_file": train_file, "validation_file": validation_file, "text_column": text_column, "lang": lang}
+    kind = MLM if objective == "mlm" else Denoising
+    section, text = o.settings("polygraft adapt", [(kind, training), (TextData, data)], set_)
+    from polygraft import adapt as stage
+
+    _run("adapt", output_dir, section, [model, text], seed, lambda: stage.run(section, model, text, seed, output_dir))
+
+
+def transfer(
+    target: Target,
+    output_dir: o.OutputDir,
+    source: Source = None,
+    source_before: SourceBefore = None,
+    mode: o.Mode = None,
+    train_file: o.OptionalTextFile = None,
+    text_column: o.TextColumn = None,
+    lang: o.Lang = None,
+    set_: o.Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Move what a masked language model knows into an mBART model."""
+    data = {"train_file": train_file, "text_column": text_column, "lang": lang}
+    sections: list[Any] = [(Embeddings, {"mode": mode}), (TextData, data)]
+    with_text = any(data.values())
+    section, *texts = o.settings("polygraft transfer", sections if with_text else sections[:1], set_)
+    text = texts[0] if texts else None
+    _check_transfer(section, source, source_before, text)
+    from polygraft import transfer as stage
+
+    def work() -> dict[str, Any]:
+        return stage.run(section, source_before, source, target, text, output_dir, dry_run=dry_run)
+
+    if dry_run:
+        _print_result(work())
+    else:
+        _run("transfer", output_dir, section, [source_before, source, target, text], None, work)
+
+
+def finetune(
+    model: o.Model,
+    train_file: o.PairsFile,
+    output_dir: o.OutputDir,
+    text_column: o.InputColumn = None,
+    summary_column: o.SummaryColumn = None,
+    source_lang: o.SourceLang = None,
+    target_lang: o.TargetLang = None,
+    validation_file: o.PairsValidation = None,
+    epochs: o.Epochs = None,
+    steps: o.Steps = None,
+    tokens: o.Tokens = None,
+    minutes: o.Minutes = None,
+    flops: o.Flops = None,
+    learning_rate: o.LearningRate = None,
+    per_device_train_batch_size: o.BatchSize = None,
+    set_: o.Overrides = None,
+    seed: o.Seed = 1,
+) -> None:
+    """Fine-tune an mBART model on labelled pairs: texts and summaries, or translations."""
+    training = {
+        "epochs": epochs, "steps": steps, "tokens": tokens, "minutes": minutes, "flops": flops,
+        "learning_rate": learning_rate, "per_device_train_batch_size": per_device_train_batch_size,
+    }  # fmt: skip
+    data = {
+        "train_file": train_file, "validation_file": validation_file, "text_column": text_column,
+        "summary_column": summary_column, "source_lang": source_lang, "target_lang": target_lang,
+    }  # fmt: skip
+    section, pairs = o.settings("polygraft finetune", [(Finetune, training), (PairData, data)], set_)
+    from polygraft import finetune as stage
+
+    def work() -> dict[str, Any]:
+        return stage.run(section, model, pairs, seed, output_dir)
+
+    _run("finetune", output_dir, section, [model, pairs], seed, work)
+
+
+def evaluate(
+    model: o.Model,
+    test_file: o.TestFile,
+    output_dir: o.OutputDir,
+    text_column: o.InputColumn = None,
+    summary_column: o.SummaryColumn = None,
+    source_lang: o.SourceLang = None,
+    target_lang: o.TargetLang = None,
+    num_beams: o.Beams = None,
+    max_new_tokens: o.NewTokens = None,
+    batch_size: o.DecodeBatch = None,
+    set_: o.Overrides = None,
+) -> None:
+    """Decode and score test pairs, with intervals, beside the lead baseline."""
+    decoding = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "per_device_eval_batch_size": batch_size}
+    data = {
+        # the settings of pairs ask for training data too; evaluation never opens it
+        "train_file": test_file, "test_file": test_file, "text_column": text_column,
+        "summary_column": summary_column, "source_lang": source_lang, "target_lang": target_lang,
+    }  # fmt: skip
+    section, pairs = o.settings("polygraft evaluate", [(Evaluate, decoding), (PairData, data)], set_)
+    from polygraft import evaluate as stage
+
+    _run("evaluate", output_dir, section, [model, pairs], None, lambda: stage.run(section, model, pairs, output_dir))
+
+
+def generate(
+    model: o.Model,
+    input_file: InputFile = "-",
+    output_file: OutputFile = None,
+    source_lang: o.SourceLang = None,
+    target_lang: o.TargetLang = None,
+    num_beams: o.Beams = None,
+    max_new_tokens: o.NewTokens = None,
+    batch_size: o.DecodeBatch = None,
+    set_: o.Overrides = None,
+) -> None:
+    """Use a fine-tuned model: one input per line in, one output per line out."""
+    decoding = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "per_device_eval_batch_size": batch_size}
+    (section,) = o.settings("polygraft generate", [(Evaluate, decoding)], set_)
+    lines = _read_lines(input_file)
+    from polygraft.data.files import write_atomically
+    from polygraft.inference.generate import generate_texts
+
+    outputs = generate_texts(model, lines, source_lang or "en", target_lang, section)
+    # an output is one line, so that output n belongs to input n
+    text = "".join(" ".join(output.split()) + "\n" for output in outputs)
+    if output_file is None:
+        typer.echo(text.encode("utf-8"), nl=False)
+    else:
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output_file, text)
+
+
+def _run(
+    stage: str,
+    out_dir: Path,
+    section: Settings,
+    inputs: list[str | Settings | None],
+    seed: int | None,
+    work: Callable[[], dict[str, Any]],
+) -> None:
+    """Runs a stage unless its result is already in `out_dir`, and prints the result; other results are not replaced."""
+    from polygraft.pipeline import run_stage
+
+    record = run_stage(stage, out_dir, section, inputs, seed, work, replace=False)
+    _print_result(record["result"])
+    typer.echo(f"{stage}: done, in {out_dir}")
+
+
+def _check_transfer(section: Embeddings, source: str | None, source_before: str | None, text: TextData | None) -> None:
+    """The rules that a recipe's sections follow, for the options of `polygraft transfer`."""
+    problems = []
+    if section.mode != "recentre" and source is None:
+        problems.append(f"--source: is missing; mode {section.mode} transfers from it (recentre needs none)")
+    if section.mode == "delta" and source_before is None:
+        problems.append("--source-before: is missing; mode delta moves what adaptation changed between the two")
+    if section.mode == "delta" and text is None:
+        problems.append("--train-file: is missing; mode delta weighs each token by its count in the text")
+    if problems:
+        raise RecipeError("polygraft transfer: " + "\n  ".join(problems))
+
+
+def _read_lines(name: str) -> list[str]:
+    """The lines of a file or of standard input (`-`), blank ones kept."""
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        text = content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file. Give --input-file a text file, or - for standard input.") from None
+    except IsADirectoryError:
+        raise DataError(f"{name}: is a folder. Give --input-file a text file, or - for standard input.") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        bad = f"{name}, line {line}: byte 0x{error.object[error.start]:02x}"
+        raise DataError(f"{bad} is not UTF-8. Save as UTF-8.") from None
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if not any(line.strip() for line in lines):
+        raise DataError(f"{name}: holds no text. Give one input per line.")
+    return lines
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    """The numbers of a stage, one per line; nested ones as `rows.copied`."""
+    for key, value in _flat(result):
+        typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+
+
+def _flat(result: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in result.items():
+        name = f"{above}{key}"
+        rows += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)] if value is not None else []
+    return rows

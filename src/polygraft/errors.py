@@ -1,0 +1,32 @@
+"""Errors that a user can do something about. Each message names the value, where it came from, and the remedy.
+
+`cli.py` prints the message without a traceback and exits with the class's `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class PolygraftError(Exception):
+    """The base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class RecipeError(PolygraftError):
+    """A recipe, a setting or a command line that cannot be carried out as written."""
+
+    exit_code = 2
+
+
+class DataError(PolygraftError):
+    """A file of the user's that is missing, unreadable, empty, or lacks what the recipe says is in it."""
+
+    exit_code = 3
+
+
+class CheckpointError(PolygraftError):
+    """A model folder or name that cannot be loaded, or whose contents are not what the stage needs."""
+
+
+class TransferError(PolygraftError):
+    """A pair of checkpoints between which a method cannot transfer anything."""

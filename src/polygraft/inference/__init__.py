@@ -1,0 +1,1 @@
+"""Using a fine-tuned model: decoding, shared by `evaluate` and `polygraft generate`."""

@@ -1,0 +1,124 @@
+"""Decode texts with an mBART: batches of like length and one target language, outputs in the order of the inputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from polygraft.data.dataset import tokenize
+from polygraft.data.languages import to_code
+from polygraft.data.layout import Layout, pad_rows
+from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
+from polygraft.recipe import Evaluate
+
+logger = logging.getLogger(__name__)
+OnProgress = Callable[[int, int], None]  # called with (done, total)
+
+
+def best_device() -> torch.device:
+    """Where inference runs: the first GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def max_length_tokens(model: Any, tokenizer: Any) -> int:
+    """The longest input that both model and tokenizer take, special tokens included."""
+    return int(min(tokenizer.model_max_length, model.config.max_position_embeddings))
+
+
+def encode_sources(model: Any, tokenizer: Any, texts: Sequence[str], source_codes: Sequence[str]) -> list[list[int]]:
+    """Token ids of inputs in the layout of the tokenizer's mBART family, cut with a warning to the model's maximum."""
+    layout, longest = Layout.of(tokenizer), max_length_tokens(model, tokenizer)
+    contents = tokenize(tokenizer, texts)
+    if too_long := sum(len(content) > longest - 2 for content in contents):
+        logger.warning(
+            "%d of %d inputs are longer than the model's %d tokens; their ends were cut off.",
+            too_long, len(texts), longest,
+        )  # fmt: skip
+    languages = tokenizer.convert_tokens_to_ids(list(source_codes))
+    return [layout.wrap(ids[: longest - 2], code) for ids, code in zip(contents, languages, strict=True)]
+
+
+def language_arguments(tokenizer: Any, target_code: str) -> dict[str, int]:
+    """What `generate` needs to start in the target language.
+
+    mBART-50 starts at </s> and is forced to the code; cc25 starts at the code itself. Batches hold one target language
+    each, so that this is all there is to say: giving the code as a decoder prompt instead would shorten the generated
+    length by one, and with it change the length penalty and so the order of beams against a plain `generate`.
+    """
+    language = tokenizer.convert_tokens_to_ids(target_code)
+    if Layout.of(tokenizer).language_first:
+        return {"decoder_start_token_id": tokenizer.eos_token_id, "forced_bos_token_id": language}
+    return {"decoder_start_token_id": language}
+
+
+def _batches(lengths: Sequence[int], target_codes: Sequence[str], wanted: list[int], size: int) -> list[list[int]]:
+    """Indices per batch: one target language, like lengths, the longest first (so memory runs out early or never)."""
+    batches = []
+    for code in sorted(set(target_codes)):
+        indices = [i for i in wanted if target_codes[i] == code]
+        indices.sort(key=lambda i: -lengths[i])
+        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
+    return batches
+
+
+@torch.inference_mode()
+def decode(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    source_codes: Sequence[str],
+    target_codes: Sequence[str],
+    settings: Evaluate,
+    progress: OnProgress | None = None,
+) -> list[str]:
+    """Generate one output per text by beam search, special tokens removed; a blank text has a blank output.
+
+    `source_codes` and `target_codes` are the tokenizer's own codes (`uk_UA`), one per text. Equal to
+    `model.generate(**tokenizer(text), forced_bos_token_id=…)` with the same beams. `progress` gets (done, total).
+    """
+    sources = encode_sources(model, tokenizer, texts, source_codes)
+    outputs = [""] * len(texts)
+    wanted = [i for i, text in enumerate(texts) if text.strip()]
+    done = len(texts) - len(wanted)
+    model.eval()
+    for indices in _batches([len(ids) for ids in sources], target_codes, wanted, settings.per_device_eval_batch_size):
+        input_ids = pad_rows([sources[i] for i in indices], tokenizer.pad_token_id).to(model.device)
+        generated = model.generate(
+            input_ids=input_ids,
+            attention_mask=(input_ids != tokenizer.pad_token_id).long(),
+            **language_arguments(tokenizer, target_codes[indices[0]]),
+            num_beams=settings.num_beams,
+            max_new_tokens=min(settings.max_new_tokens, model.config.max_position_embeddings),
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
+            do_sample=False,
+        )
+        for i, output in zip(indices, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True):
+            outputs[i] = output
+        done += len(indices)
+        if progress:
+            progress(done, len(texts))
+    return outputs
+
+
+def generate_texts(
+    model: str,
+    texts: Sequence[str],
+    source_lang: str,
+    target_lang: str | None,
+    settings: Evaluate,
+    progress: OnProgress | None = None,
+) -> list[str]:
+    """Load a checkpoint (bundled name, folder or hub name) and generate one output per text.
+
+    Languages may be written `uk`, `uk_UA` or `ukr_Cyrl`; without `target_lang` the output's is the input's. Raises
+    CheckpointError for a model that cannot be loaded, DataError for a language that it does not have.
+    """
+    tokenizer = load_tokenizer(model)
+    source = to_code(source_lang, tokenizer)
+    target = to_code(target_lang, tokenizer) if target_lang else source
+    network: Any = load_seq2seq(model)
+    network.to(best_device())
+    return decode(network, tokenizer, texts, [source] * len(texts), [target] * len(texts), settings, progress)

@@ -1,0 +1,69 @@
+"""What this machine is and can do: device, arithmetic, memory, versions."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from typing import Any
+
+PACKAGES = ("polygraft", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "sacrebleu")
+
+
+def use_bf16(precision: str) -> bool:
+    """Decide on bf16 autocast: as asked, or with "auto" where the device multiplies bf16 matrices in hardware."""
+    import torch
+
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed blocks instead of returning them to the kernel (Linux; elsewhere nothing happens).
+
+    By default every block over 32 MB is mapped afresh and zeroed page by page: each step's logits are such a block,
+    and on a CPU those page faults take longer than the arithmetic.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        mallopt = getattr(libc, "mallopt", None)  # absent in musl
+        if mallopt is not None:
+            m_trim_threshold, m_mmap_max = -1, -4  # glibc refuses an mmap threshold over 32 MB, so no mmap at all
+            mallopt(m_mmap_max, 0)
+            mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
+def peak_memory_bytes() -> int:
+    """Return the most resident memory this process ever had, or on a GPU the most allocated there."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def describe() -> dict[str, Any]:
+    """Return platform, processor count and device."""
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"platform": platform.platform(), "python": platform.python_version(), "cpus": cpus, "device": device}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of polygraft and of what its results depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

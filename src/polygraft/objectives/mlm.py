@@ -1,0 +1,77 @@
+"""Masked language modelling (Devlin et al. 2019), the head computed on masked positions only.
+
+B batch, T positions, D width, N masked positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polygraft.data.layout import IGNORED, pad_rows
+from polygraft.errors import CheckpointError
+
+KEPT_MASKED, RANDOM_BELOW = 0.8, 0.9  # of the chosen positions, 80% become <mask>, 10% another token, 10% stay
+
+
+class MaskedLM:
+    """Dynamic 80/10/10 masking of real tokens, and its loss."""
+
+    def __init__(self, tokenizer: Any, mlm_probability: float, seed: int | None = None) -> None:
+        """With a `seed`, every call draws the same masks for the same batch shape (evaluation); without, new ones."""
+        self.bos, self.eos = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self.pad, self.mask = tokenizer.pad_token_id, tokenizer.mask_token_id
+        self.probability, self.seed = mlm_probability, seed
+        special = torch.zeros(len(tokenizer), dtype=torch.bool)
+        special[tokenizer.all_special_ids] = True
+        self.special_V = special
+        self.ordinary_ids = (~special).nonzero().squeeze(1)  # what a token may be replaced by
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return input_ids, attention_mask and labels, [B, T] int64; labels are -100 but where a token was chosen."""
+        input_ids = pad_rows([[self.bos, *row["input_ids"].tolist(), self.eos] for row in rows], self.pad)
+        attention_mask = (input_ids != self.pad).long()
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        input_ids, labels = self.corrupt(input_ids, generator)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+    def corrupt(self, ids_BT: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Choose real tokens independently with the given probability and corrupt them 80/10/10."""
+        chosen_BT = torch.rand(ids_BT.shape, generator=generator) < self.probability
+        chosen_BT &= ~self.special_V[ids_BT]
+        if not chosen_BT.any():  # a batch of a few tokens: without a target its loss would be 0 / 0
+            chosen_BT = ~self.special_V[ids_BT]
+        labels_BT = ids_BT.masked_fill(~chosen_BT, IGNORED)
+        fate_BT = torch.rand(ids_BT.shape, generator=generator)
+        substitutes_BT = self.ordinary_ids[torch.randint(len(self.ordinary_ids), ids_BT.shape, generator=generator)]
+        corrupted_BT = ids_BT.masked_fill(chosen_BT & (fate_BT < KEPT_MASKED), self.mask)
+        replaced_BT = chosen_BT & (fate_BT >= KEPT_MASKED) & (fate_BT < RANDOM_BELOW)
+        return torch.where(replaced_BT, substitutes_BT, corrupted_BT), labels_BT
+
+    @staticmethod
+    def loss(model: nn.Module, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy in nats, summed over chosen positions (fp32 scalar).
+
+        The full model's own loss is this sum divided by the number of labels; its logits of the other positions,
+        85% of them at the usual rate, are never made.
+        """
+        hidden_BTD = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        chosen_BT = labels != IGNORED
+        logits_NV = masked_lm_head(model)(hidden_BTD[chosen_BT])
+        return F.cross_entropy(logits_NV.float(), labels[chosen_BT], reduction="sum")
+
+    @staticmethod
+    def tokens(batch: dict[str, Tensor]) -> Tensor:
+        """Count the real tokens read."""
+        return batch["attention_mask"].sum()
+
+
+def masked_lm_head(model: nn.Module) -> nn.Module:
+    """Return the module that turns hidden states into logits: `lm_head` of the RoBERTa family, `cls` of BERT's."""
+    for name in ("lm_head", "cls"):
+        if isinstance(getattr(model, name, None), nn.Module):
+            return getattr(model, name)
+    raise CheckpointError(f"{type(model).__name__} has no masked language modelling head that polygraft knows.")

@@ -1,0 +1,65 @@
+"""Sequence-to-sequence learning on labelled pairs. B batch, S source positions, T target positions, D width, N labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polygraft.data.layout import IGNORED, Layout, pad_rows
+
+
+class Seq2Seq:
+    """Pad pairs (labels with -100), shift labels right, and take the cross-entropy of the labels."""
+
+    def __init__(self, tokenizer: Any, label_smoothing_factor: float = 0.0) -> None:
+        self.layout, self.smoothing = Layout.of(tokenizer), label_smoothing_factor
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return input_ids, attention_mask [B, S], decoder_input_ids and labels [B, T], all int64."""
+        return make_batch(self.layout, [row["input_ids"] for row in rows], [row["labels"] for row in rows])
+
+    def loss(self, model: nn.Module, *, labels: Tensor, **inputs: Tensor) -> Tensor:
+        """Return the (label-smoothed) cross-entropy in nats, summed over labels (fp32 scalar)."""
+        logits_NV, labels_N = label_logits(model, labels, **inputs)
+        return F.cross_entropy(logits_NV, labels_N, reduction="sum", label_smoothing=self.smoothing)
+
+    @staticmethod
+    def tokens(batch: dict[str, Tensor]) -> Tensor:
+        """Count the real tokens of sources and targets."""
+        return batch["attention_mask"].sum() + (batch["labels"] != IGNORED).sum()
+
+
+def make_batch(layout: Layout, sources: list[list[int]], labels: list[list[int]]) -> dict[str, Tensor]:
+    """Pad sources and labels and derive the decoder's input."""
+    input_ids, labels_BT = pad_rows(sources, layout.pad), pad_rows(labels, IGNORED)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": (input_ids != layout.pad).long(),
+        "decoder_input_ids": layout.decoder_input_ids(labels_BT),
+        "labels": labels_BT,
+    }
+
+
+def label_logits(model: Any, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the fp32 logits [N, V] of the positions that have a label, and those labels [N].
+
+    Padding positions get no logits: with a vocabulary of 250,000 each would cost a megabyte.
+    """
+    hidden_BTD = model.base_model(**inputs, use_cache=False).last_hidden_state
+    wanted_BT = labels != IGNORED
+    logits_NV = model.lm_head(hidden_BTD[wanted_BT]).float()
+    bias = getattr(model, "final_logits_bias", None)
+    return (logits_NV if bias is None else logits_NV + bias), labels[wanted_BT]
+
+
+@torch.inference_mode()
+def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Return -log p of every label in nats, [B, T] fp32, 0 where there is none."""
+    labels = batch["labels"]
+    logits_NV, labels_N = label_logits(model, **batch)
+    losses_BT = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
+    losses_BT[labels != IGNORED] = F.cross_entropy(logits_NV, labels_N, reduction="none")
+    return losses_BT

@@ -1,0 +1,246 @@
+"""The stages in order, what each depends on, and what need not be run again.
+
+A stage's fingerprint covers its settings and the contents of all its inputs. A stage folder whose `stage.json` says
+"done" under the same fingerprint is never run again; "running" under the same fingerprint is resumed; anything else
+is replaced. Arms that share a stage share its result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from polygraft import machine
+from polygraft.data.reading import find_file
+from polygraft.errors import PolygraftError
+from polygraft.recipe import PairData, Recipe, Settings, TextData
+from polygraft.recipe_io import arm_recipes
+
+STAGE_FILE = "stage.json"
+FORMAT = 1  # raised when a stage's results change with the same settings
+
+
+def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
+    """Run every arm with every seed, compare them, write the report.
+
+    Returns {"verdict": the content of verdict.json or None, "report": path, "table": one row of mean scores per arm}.
+    """
+    from polygraft import report, verdict
+
+    folder = Path(recipe.output_dir) / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
+    arms = arm_recipes(recipe)
+    for seed in recipe.seeds:  # seed by seed: an interrupted study has complete comparisons of the first seeds
+        for arm, arm_recipe in arms.items():
+            run_arm(arm_recipe, seed, folder / arm / f"seed-{seed}")
+    outcome = None
+    if recipe.verdict is not None:
+        outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds)
+    return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, arms, recipe.seeds)}
+
+
+def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
+    """Run one arm: adapt the source, transfer, adapt the target, fine-tune, evaluate; absent sections are skipped."""
+    from polygraft import adapt, evaluate, finetune, report, transfer
+
+    source, model = recipe.source, recipe.target
+    pairs, text = recipe.pairs, recipe.text
+    if recipe.adapt and source and text:
+        out, settings = folder / "adapt", recipe.adapt
+        run_stage("adapt", out, settings, [source, text], seed, lambda: adapt.run(settings, source, text, seed, out))
+        source = str(out)
+    if recipe.transfer:
+        out, how, base = folder / "transfer", recipe.transfer, model
+        # A control that needs no source must not depend on one, or a changed source would run it again.
+        before, after = (None, None) if how.mode == "recentre" else (recipe.source, source)
+        inputs = [before, after, base, text]
+        run_stage("transfer", out, how, inputs, None, lambda: transfer.run(how, before, after, base, text, out))
+        model = str(out)
+    if recipe.adapt_target and text:
+        out, denoising, base_ = folder / "adapt_target", recipe.adapt_target, model
+        run_stage(
+            "adapt_target", out, denoising, [base_, text], seed, lambda: adapt.run(denoising, base_, text, seed, out)
+        )
+        model = str(out)
+    tuned, start = folder / "finetune", model
+    run_stage(
+        "finetune", tuned, recipe.finetune, [start, pairs.model_copy(update={"test_file": None})], seed,
+        lambda: finetune.run(recipe.finetune, start, pairs, seed, tuned),
+    )  # fmt: skip
+    scored = folder / "evaluate"
+    run_stage(
+        "evaluate", scored, recipe.evaluate, [str(tuned), test_only(pairs)], None,
+        lambda: evaluate.run(recipe.evaluate, str(tuned), pairs, scored),
+    )  # fmt: skip
+    (tuned / "README.md").write_text(report.model_card(tuned, scored), encoding="utf-8")
+
+
+def test_only(pairs: PairData) -> PairData:
+    """Return the settings of the test pairs alone, so that other training pairs do not change the fingerprint twice."""
+    update = {"train_file": pairs.test_file, "validation_file": None, "max_train_samples": None}
+    return pairs.model_copy(update=update)
+
+
+def run_stage(
+    stage: str,
+    out_dir: Path,
+    settings: Settings,
+    inputs: list[str | Settings | None],
+    seed: int | None,
+    function: Callable[[], dict[str, Any]],
+    *,
+    replace: bool = True,
+) -> dict[str, Any]:
+    """Run `function` unless `out_dir` holds its result already; return the record in stage.json.
+
+    `inputs` are checkpoints (names or folders) and data sections. With `replace=False` a finished stage with other
+    settings, or a folder that is not a stage's, is left alone and a PolygraftError says so.
+    """
+    described = {str(i): fingerprint_of(i) for i in _flat(inputs)}
+    content = {"format": FORMAT, "stage": stage, "settings": settings.model_dump(), "seed": seed, "inputs": described}
+    content["data"] = [i.model_dump() for i in inputs if isinstance(i, Settings)]
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    found = read_record(out_dir)
+    if found and found["fingerprint"] == fingerprint and found["status"] == "done":
+        return found
+    if not (found and found["fingerprint"] == fingerprint):
+        _clear(out_dir, found, replace)
+        shared = _same_stage(out_dir, fingerprint) if replace else None
+        if shared:
+            shutil.copytree(shared, out_dir, copy_function=_link)
+            return read_record(out_dir) or {}
+    record = {
+        "stage": stage, "status": "running", "fingerprint": fingerprint,
+        "settings": {**settings.model_dump(), "seed": seed}, "inputs": described, "data": content["data"],
+        "versions": machine.versions(), "git_commit": git_commit(), "machine": machine.describe(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    write_record(out_dir, record)
+    started = time.monotonic()
+    result = function()
+    record |= {
+        "status": "done", "seconds": round(time.monotonic() - started, 2),
+        "peak_memory_bytes": machine.peak_memory_bytes(), "result": result,
+    }  # fmt: skip
+    write_record(out_dir, record)
+    return record
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a stage folder, None where there is none that can be read."""
+    try:
+        record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return record if {"fingerprint", "status"} <= set(record) else None
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write stage.json in one step: it is either the old record or the new one, never half of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / (STAGE_FILE + ".partial")
+    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, folder / STAGE_FILE)
+
+
+def _clear(out_dir: Path, found: dict[str, Any] | None, replace: bool) -> None:
+    if not out_dir.exists() or not any(out_dir.iterdir()):
+        return
+    if found is None:
+        raise PolygraftError(f"{out_dir} is not empty and was not written by polygraft. Name another output folder.")
+    if found["status"] == "done" and not replace:
+        raise PolygraftError(
+            f"{out_dir} holds the finished result of '{found['stage']}' with other settings or inputs. "
+            "Name another output folder, or delete this one."
+        )
+    shutil.rmtree(out_dir)
+
+
+def _same_stage(out_dir: Path, fingerprint: str) -> Path | None:
+    """Find the same finished stage in another arm or seed of this recipe: <name>/<arm>/seed-<n>/<stage>."""
+    for path in sorted(out_dir.parents[2].glob(f"*/seed-*/{out_dir.name}/{STAGE_FILE}")):
+        record = read_record(path.parent)
+        if record and record["fingerprint"] == fingerprint and record["status"] == "done":
+            return path.parent
+    return None
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
+def _flat(inputs: list[str | Settings | None]) -> list[str]:
+    """List checkpoints and the files that data sections name."""
+    names: list[str] = []
+    for item in inputs:
+        if isinstance(item, TextData | PairData):
+            files = (item.train_file, item.validation_file, getattr(item, "test_file", None))
+            names += [f"file:{name}" for name in files if name]
+        elif isinstance(item, str):
+            names.append(item)
+    return names
+
+
+def fingerprint_of(name: str) -> str:
+    """Fingerprint a data file by its content, a stage folder by its record, a checkpoint by weights and tokenizer.
+
+    A hub name that is no local folder stands for itself.
+    """
+    from polygraft.models.checkpoints import resolve
+
+    if name.startswith("file:"):
+        return _hash_files([find_file(name.removeprefix("file:"))])
+    folder = Path(resolve(name))
+    if not folder.is_dir():
+        return name
+    record = read_record(folder)
+    if record and record["status"] == "done":
+        return record["fingerprint"]
+    return _hash_files(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]))
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def git_commit() -> str | None:
+    """Return the commit that is checked out where polygraft is run from source, None for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def score_table(folder: Path, arms: dict[str, Recipe], seeds: list[int]) -> list[dict[str, Any]]:
+    """Return one row per arm: mean scores over seeds, and the mean cost of adaptation and fine-tuning."""
+    rows = []
+    for arm in arms:
+        runs = [folder / arm / f"seed-{seed}" for seed in seeds]
+        scores = [json.loads((run / "evaluate" / "scores.json").read_text())["systems"] for run in runs]
+        model = [score["model"]["all"] for score in scores]
+        lead = scores[0]["lead"]["all"]
+        records = [r for run in runs for path in run.iterdir() if (r := read_record(path))]
+        row = {"arm": arm, "seeds": len(seeds), "seconds": sum(r["seconds"] for r in records) / len(seeds)}
+        for metric in ("loss_per_token", "chrf++", "rougeL"):
+            row[metric] = sum(m[metric]["score"] for m in model) / len(model)
+        rows.append(row)
+    rows.append({"arm": "lead baseline", "chrf++": lead["chrf++"]["score"], "rougeL": lead["rougeL"]["score"]})
+    return rows

@@ -1,0 +1,243 @@
+"""Every setting of polygraft: one frozen model per section, one docstring per field.
+
+The YAML file of a recipe, the command line's options and ``polygraft schema`` are all read off these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """The base of all sections: immutable, and a key that is not a field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Budget(Settings):
+    """How long a stage trains: exactly one of the five units."""
+
+    epochs: PositiveFloat | None = None
+    """Passes over the training data."""
+    steps: PositiveInt | None = None
+    """Optimizer steps."""
+    tokens: PositiveInt | None = None
+    """Real (non-padding) input tokens read."""
+    minutes: PositiveFloat | None = None
+    """Wall-clock minutes of training, evaluation not counted."""
+    flops: PositiveFloat | None = None
+    """Floating-point operations of the forward and backward passes, counted by torch's flop counter."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Budget:
+        given = [unit for unit, amount in self if amount is not None]
+        if len(given) != 1:
+            units, found = ", ".join(type(self).model_fields), " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of {units}; got {found}")
+        return self
+
+    @property
+    def unit(self) -> str:
+        return next(unit for unit, amount in self if amount is not None)
+
+    @property
+    def amount(self) -> float:
+        return float(getattr(self, self.unit))
+
+
+class Training(Settings):
+    """What every training stage shares. Names are those of the Hugging Face Trainer."""
+
+    budget: Budget
+    """How long to train."""
+    learning_rate: PositiveFloat = 5e-5
+    """Peak learning rate of AdamW."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the decay after the warm-up; it reaches zero when the budget is spent."""
+    warmup_steps: NonNegativeFloat = 0.06
+    """Optimizer steps of linear warm-up; below 1, a share of the budget."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW's weight decay; biases and LayerNorm weights are exempt."""
+    adam_beta2: Share = 0.98
+    """AdamW's second-moment decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+    per_device_train_batch_size: PositiveInt = 16
+    """Documents per device and forward pass."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes per optimizer step; the loss stays the mean over all of their tokens."""
+    eval_steps: PositiveFloat = 0.25
+    """Optimizer steps between evaluations on the validation data; below 1, a share of the budget."""
+    save_steps: PositiveFloat = 0.25
+    """Optimizer steps between checkpoints to resume from; below 1, a share of the budget."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; "auto" is bf16 on a GPU that has it, else fp32. Weights stay fp32."""
+
+
+class MLM(Training):
+    """Continued pretraining of an encoder by masked language modelling."""
+
+    objective: Literal["mlm"] = "mlm"
+    """The training task."""
+    mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of real tokens chosen for prediction: 80% become <mask>, 10% another token, 10% stay (BERT)."""
+    max_length_tokens: PositiveInt = 256
+    """Longer documents are cut into pieces of at most this length, special tokens included."""
+
+
+class Denoising(Training):
+    """Continued pretraining of a sequence-to-sequence model by mBART's denoising task."""
+
+    objective: Literal["denoising"] = "denoising"
+    """The training task."""
+    mask_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.35
+    """Share of tokens removed by span infilling (mBART: 0.35)."""
+    poisson_lambda: PositiveFloat = 3.5
+    """Mean length, in tokens, of the removed spans; each span becomes one <mask>."""
+    permute_sentences: bool = True
+    """Whether the sentences of a document are shuffled in the input."""
+    max_length_tokens: PositiveInt = 256
+    """Longer documents are cut into pieces of at most this length, special tokens included."""
+
+
+class TextData(Settings):
+    """Monolingual text to adapt to."""
+
+    train_file: str
+    """A .txt (one document per line), .jsonl, .json, .csv or .parquet file, or a bundled polygraft/sample/… name."""
+    validation_file: str | None = None
+    """Held-out text; without it, `validation_split` of the training documents are held out."""
+    validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of the training documents held out when there is no `validation_file`."""
+    text_column: str = "text"
+    """The column that holds the text (ignored for .txt)."""
+    lang: str = "en"
+    """Language of the text: `uk`, `uk_UA` and `ukr_Cyrl` mean the same."""
+    lang_column: str | None = None
+    """The column that names each row's language, for files of several languages; overrides `lang`."""
+
+
+class PairData(Settings):
+    """Labelled pairs: text and summary, or source and translation."""
+
+    train_file: str
+    """A .jsonl, .json, .csv or .parquet file, or a bundled polygraft/sample/… name."""
+    validation_file: str | None = None
+    """Development pairs, on which the best checkpoint is chosen; without it, `validation_split` of the training pairs."""
+    validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the training pairs held out when there is no `validation_file`."""
+    test_file: str | None = None
+    """Pairs that `evaluate` scores; never seen in training."""
+    text_column: str = "text"
+    """The column of the input text."""
+    summary_column: str = "summary"
+    """The column of the output text: the summary or the translation."""
+    source_lang: str = "en"
+    """Language of the input."""
+    target_lang: str | None = None
+    """Language of the output; without it, that of the input."""
+    source_lang_column: str | None = None
+    """The column that names each row's input language; overrides `source_lang`."""
+    target_lang_column: str | None = None
+    """The column that names each row's output language; overrides `target_lang`."""
+    max_train_samples: PositiveInt | None = None
+    """Use only the first so many training pairs."""
+
+
+class Embeddings(Settings):
+    """Transfer through the embedding matrices (see docs/methods.md)."""
+
+    method: Literal["embeddings"] = "embeddings"
+    """The transfer method."""
+    mode: Literal["repair", "recentre", "delta"] = "repair"
+    """`repair`: new values, mapped from the source, for rows that the target never learned. `recentre`: the same rows
+    lose their common drift and nothing is transferred (the control; needs no source). `delta`: what adaptation changed
+    in the source is added, mapped, to the target's rows."""
+    ridge_lambda: NonNegativeFloat = 1.0
+    """Regularisation of the linear map between the embedding spaces, per fitted row."""
+    alpha: PositiveFloat = 1.0
+    """`delta`: factor on the mapped change."""
+    shrinkage_count: NonNegativeFloat = 5.0
+    """`delta`: a row seen n times in the text moves by n / (n + shrinkage_count) of its mapped change."""
+    norm_scale: PositiveFloat = 1.0
+    """`repair`, `recentre`: norm of the new rows relative to the median norm of well-trained rows."""
+
+
+class Finetune(Training):
+    """Sequence-to-sequence fine-tuning of the target model."""
+
+    max_source_length_tokens: PositiveInt = 512
+    """Longer inputs are truncated; special tokens included."""
+    max_target_length_tokens: PositiveInt = 128
+    """Longer outputs are truncated; special tokens included."""
+    label_smoothing_factor: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Label smoothing (0 for none)."""
+
+
+class Evaluate(Settings):
+    """Decoding and scoring of the test pairs."""
+
+    num_beams: PositiveInt = 4
+    """Beams of the search; 1 is greedy."""
+    max_new_tokens: PositiveInt = 64
+    """Longest output."""
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 3
+    """No n-gram of this size occurs twice in an output (0: no limit)."""
+    per_device_eval_batch_size: PositiveInt = 32
+    """Documents decoded at a time."""
+    max_samples: PositiveInt | None = None
+    """Score only the first so many test pairs."""
+    lead_tokens: PositiveInt = 16
+    """Length of the lead baseline: the first so many tokens of the input."""
+
+
+class Verdict(Settings):
+    """Which arms are compared, and how large a difference matters."""
+
+    treatment: str
+    """The arm whose benefit is in question."""
+    control: str
+    """The arm that it has to beat."""
+    margin: PositiveFloat = 0.05
+    """Differences in loss per reference token (nats) within ± this margin count as equivalent."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Level of the intervals."""
+    resamples: PositiveInt = 2000
+    """Bootstrap resamples."""
+
+
+class Recipe(Settings):
+    """The whole way from text to verdict."""
+
+    name: str
+    """Results go to `output_dir`/`name`."""
+    output_dir: str = "outputs"
+    """Where all results live."""
+    seeds: list[int] = [1]
+    """The whole recipe is run once per seed; a verdict needs several."""
+    source: str | None = None
+    """The masked language model that learns from the text: hub name, folder, or polygraft/nano-xlmr."""
+    target: str = "polygraft/nano-mbart"
+    """The sequence-to-sequence model that is fine-tuned: hub name, folder, or polygraft/nano-mbart."""
+    text: TextData | None = None
+    """Monolingual text; needed by `adapt` and `adapt_target`."""
+    pairs: PairData
+    """Labelled pairs; needed by `finetune` and `evaluate`."""
+    adapt: MLM | None = None
+    """Stage 1: continued pretraining of the source on the text. Leave out to use the source as it is."""
+    transfer: Embeddings | None = None
+    """Stage 2: from the source into the target. Leave out to use the target as it is."""
+    adapt_target: Denoising | None = None
+    """Continued pretraining of the target on the text, before fine-tuning (with `transfer`: after it)."""
+    finetune: Finetune
+    """Stage 3: fine-tuning on the pairs."""
+    evaluate: Evaluate = Evaluate()
+    """Stage 4: decoding and scoring the test pairs."""
+    arms: dict[str, dict[str, Any]] = {}
+    """Named variants of this recipe: each overrides sections (null leaves a stage out). Without arms: one, `main`."""
+    verdict: Verdict | None = None
+    """Stage 5: the comparison that the report leads with."""

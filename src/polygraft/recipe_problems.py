@@ -1,0 +1,313 @@
+"""What is wrong with settings, in plain words: place, value, reason and the nearest valid key, all at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from polygraft.errors import RecipeError
+from polygraft.recipe import Recipe
+from polygraft.recipe_yaml import Path
+
+T = TypeVar("T", bound=BaseModel)
+Written = Callable[[Path], str | None]
+"""Gives the scalar at a path as the user wrote it, where that is known."""
+
+
+class Finding(NamedTuple):
+    """A path in a recipe's data, why what is there cannot stay, and the offending value as text."""
+
+    path: Path
+    reason: str
+    value: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to change: `place` is a dotted key or an option, `line` (from 1) is None where there is no file."""
+
+    place: str
+    reason: str
+    value: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        head = self.place if self.value is None else f"{self.place} = {self.value}" if self.place else self.value
+        parts = [f"line {self.line}" if self.line else "", head, self.reason]
+        return ": ".join(part for part in parts if part)
+
+
+def problems_error(problems: Iterable[Problem], where: str) -> RecipeError:
+    """One RecipeError that lists each problem once, in the order of the file; `where` names the file or command."""
+    unique = list(dict.fromkeys(problems))
+    unique.sort(key=lambda problem: problem.line or 10**9)
+    if len(unique) == 1:
+        return RecipeError(f"{where}: {unique[0]}")
+    return RecipeError(f"{where}: {len(unique)} problems\n" + "\n".join(f"  {problem}" for problem in unique))
+
+
+def shown(value: Any) -> str | None:
+    """A value as short text; None for sections, whose keys say more."""
+    if isinstance(value, Mapping):
+        return None
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return value if isinstance(value, str) and 0 < len(value) <= 80 else reprlib.repr(value)
+
+
+def field_at(model: type[BaseModel], path: Path) -> FieldInfo | None:
+    """The field that a path leads to, through sections and `arms`; None when there is none."""
+    field: FieldInfo | None = None
+    section: type[BaseModel] | None = model
+    for position, key in enumerate(path):
+        if model is Recipe and position and path[0] == "arms":
+            return field_at(Recipe, path[2:]) if len(path) > 2 else field
+        if section is None or key not in section.model_fields:
+            return None
+        field = section.model_fields[key]
+        section = section_of(field)
+    return field
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The settings class of a field that is a section, None for a plain value."""
+    return next((t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+
+
+def is_text(field: FieldInfo) -> bool:
+    """Whether a field holds text (a name, a file, a language), not a number or a choice of numbers."""
+    return str in _types(field.annotation)
+
+
+def nearest_key(key: str, valid: Iterable[str]) -> str | None:
+    """The valid key that is most like a misspelt one, if any is."""
+    return next(iter(difflib.get_close_matches(key.lower(), list(valid), n=1, cutoff=0.6)), None)
+
+
+def _types(annotation: Any) -> list[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _types(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [t for argument in typing.get_args(annotation) for t in _types(argument)]
+    return [annotation]
+
+
+def keys_of(model: type[BaseModel], path: Path) -> list[str]:
+    """The valid keys of the section at `path`."""
+    if not path or (model is Recipe and path[0] == "arms" and len(path) == 2):
+        return list(model.model_fields)
+    field = field_at(model, path)
+    section = section_of(field) if field else None
+    return list(section.model_fields) if section else []
+
+
+def unknown_key(model: type[BaseModel], path: Path, siblings: Iterable[str] | None = None) -> str:
+    """The reason for a key that does not exist: the nearest valid one beside it, or where else the key belongs."""
+    key, valid = path[-1], list(keys_of(model, path[:-1]) if siblings is None else siblings)
+    homes = _homes(model, key)
+    below = [home for home in homes if home[: len(path) - 1] == path[:-1]]
+    near = nearest_key(key, valid)
+    if near:
+        return f"no such key; did you mean `{near}`?"
+    if below or homes:
+        return f"no such key here; valid as {', '.join('`' + '.'.join(home) + '`' for home in below or homes)}"
+    return f"no such key; valid here: {', '.join(valid)}" if valid else "no such key; this is a value, not a section"
+
+
+def _homes(model: type[BaseModel], key: str) -> list[Path]:
+    found: list[Path] = []
+    for name, field in model.model_fields.items():
+        section = section_of(field)
+        found += [(name,)] if name == key else []
+        found += [(name, *home) for home in _homes(section, key)] if section else []
+    return found
+
+
+EMPTY_SECTION = "is empty; write `null` to leave this section out, `{}` to have its defaults, or fill it in"
+
+
+def validate(model: type[T], data: Any, written: Written) -> tuple[T | None, list[Finding]]:
+    """The settings that `data` describes, or None and everything that the schema has against it."""
+    traps = list(_traps(model, data, (), written)) if isinstance(data, Mapping) else []
+    trapped = {trap.path for trap in traps}
+    try:
+        settings = model.model_validate(data)
+    except ValidationError as error:
+        found = [_finding(model, dict(details), written) for details in error.errors(include_url=False)]
+        return None, traps + [finding for finding in found if finding.path not in trapped]
+    return (None, traps) if traps else (settings, [])
+
+
+def _traps(model: type[BaseModel], data: Mapping[Any, Any], above: Path, written: Written) -> Iterator[Finding]:
+    """What pydantic or YAML would quietly take for something else than the user meant."""
+    for key, value in data.items():
+        field = model.model_fields.get(key) if isinstance(key, str) else None
+        if field is None:
+            continue
+        path, section = (*above, key), section_of(field)
+        if section and isinstance(value, Mapping):
+            yield from _traps(section, value, path, written)
+        elif section and value is None and written(path) == "":
+            yield Finding(path, EMPTY_SECTION)
+        elif not section:
+            yield from _boolean_traps(field, value, path, written)
+
+
+def _boolean_traps(field: FieldInfo, value: Any, path: Path, written: Written) -> Iterator[Finding]:
+    kinds = _types(field.annotation)
+    items = [t for kind in kinds if typing.get_origin(kind) is list for t in _types(typing.get_args(kind)[0])]
+    if items and isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, bool) and bool not in items:
+                yield Finding((*path, str(index)), "must be a number", shown(item))
+    elif isinstance(value, bool) and bool not in kinds:
+        word = written(path) or str(value).lower()
+        if str in kinds:
+            yield Finding(path, f'YAML reads this as {str(value).lower()}; put the word in quotes: "{word}"', word)
+        elif int in kinds or float in kinds:
+            yield Finding(path, "must be a number", word)
+
+
+def _finding(model: type[BaseModel], details: dict[str, Any], written: Written) -> Finding:
+    path = tuple(str(part) for part in details["loc"] if part != "[key]")  # pydantic's mark for a bad dict key
+    kind, value = details["type"], details["input"]
+    text = None if kind in ("missing", "invalid_key") else written(path) or shown(value)
+    if kind == "extra_forbidden":
+        return Finding(path, unknown_key(model, path), text)
+    if kind == "missing":
+        field = field_at(model, path)
+        meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
+        return Finding(path, f"is missing{meaning}")
+    if kind == "value_error" and isinstance(value, Mapping):
+        return Finding(path, str(details["ctx"]["error"]))
+    return Finding(path, _reason(model, path, details), text)
+
+
+_REASONS = {
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number, and not such a large one",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list, in brackets, with commas: [1, 2, 3]",
+    "dict_type": "must be a section: keys of its own, indented below it",
+    "invalid_key": "keys must be words; put this one in quotes",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+}
+
+
+def _reason(model: type[BaseModel], path: Path, details: dict[str, Any]) -> str:
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    if kind == "string_type":
+        if value is None:
+            return "must be text; leave the key out to have its default"
+        return "must be text" if isinstance(value, list | dict) else f'must be text; put it in quotes: "{value}"'
+    if kind in ("model_type", "dict_type"):
+        keys = ", ".join(keys_of(model, path))
+        return f"must be a section with keys of its own{f': {keys}' if keys else ''}"
+    if kind == "literal_error":
+        field = field_at(model, path)
+        choices = [str(c) for t in _types(field.annotation) for c in typing.get_args(t)] if field else []
+        near = difflib.get_close_matches(str(value).lower(), choices, n=1)
+        return f"must be {' or '.join(choices)}{f'; did you mean `{near[0]}`?' if near else ''}"
+    if value is None and kind in _REASONS:
+        return f"{_REASONS[kind].format(**context)}; leave the key out to have its default"
+    reason = _REASONS.get(kind, details["msg"])
+    return reason.format(**context) if kind in _REASONS else str(reason)
+
+
+def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Rules across the sections of one arm's merged data (not yet validated: sections may be of any type)."""
+    adapt, transfer, direct = (data.get(key) for key in ("adapt", "transfer", "adapt_target"))
+    mode = (transfer.get("mode") or "repair") if isinstance(transfer, Mapping) else "repair"
+    if adapt is not None and not data.get("source"):
+        yield Finding(("adapt",), "needs `source`, the masked language model that it trains")
+    if adapt is not None and not data.get("text"):
+        yield Finding(("adapt",), "needs `text`, what it trains on")
+    if adapt is not None and transfer is None:
+        yield Finding(("adapt",), "its result is not used: add `transfer`, or leave `adapt` out")
+    if adapt is not None and transfer is not None and mode == "recentre":
+        yield Finding(("adapt",), "its result is not used: transfer mode `recentre` takes nothing from the source")
+    if transfer is not None and mode in ("repair", "delta") and not data.get("source"):
+        yield Finding(("transfer", "mode"), "needs `source`, the model to transfer from", str(mode))
+    if transfer is not None and mode == "delta" and adapt is None:
+        yield Finding(("transfer", "mode"), "needs `adapt`: it moves what adaptation changed in the source", "delta")
+    if direct is not None and not data.get("text"):
+        yield Finding(("adapt_target",), "needs `text`, what it trains on")
+    pairs = data.get("pairs")
+    if isinstance(pairs, Mapping) and not pairs.get("test_file"):
+        yield Finding(("pairs", "test_file"), "is missing: `evaluate` needs pairs that training never sees")
+
+
+_RESERVED = {"recipe", "verdict", "report", "con", "nul", "aux", "prn"}
+SHARED_KEYS = ("name", "output_dir", "seeds", "arms", "verdict")
+"""What all arms of a recipe have in common."""
+
+
+def recipe_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Rules on what all arms share: the name, the seeds, the arms' names, and the verdict's two arms."""
+    name, seeds = data.get("name"), data.get("seeds")
+    if isinstance(name, str) and not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        reason = "must be a folder name: letters, digits, `-`, `_` and `.`"
+        yield Finding(("name",), reason, shown(name))
+    if isinstance(seeds, list):
+        yield from _seed_rules(seeds)
+    arms = data.get("arms") or {}
+    if not isinstance(arms, Mapping):
+        return
+    folders: dict[str, str] = {}
+    for arm, overrides in arms.items():
+        path = ("arms", str(arm))
+        if not re.fullmatch(r"\w[\w-]{0,63}", str(arm)) or str(arm).lower() in _RESERVED:
+            yield Finding(path, "an arm's name must be a folder name: letters, digits, `-` and `_`")
+        twin = folders.setdefault(str(arm).lower(), str(arm))
+        if twin != str(arm):
+            yield Finding(path, f"differs from arm `{twin}` in capitals only; some disks take them for one folder")
+        for key in SHARED_KEYS if isinstance(overrides, Mapping) else ():
+            if key in overrides:
+                reason = "is the same in all arms: set it at the top of the recipe"
+                yield Finding((*path, key), reason, shown(overrides[key]))
+    yield from _verdict_rules(data.get("verdict"), [str(arm) for arm in arms] or ["main"])
+
+
+def _seed_rules(seeds: list[Any]) -> Iterator[Finding]:
+    if not seeds:
+        yield Finding(("seeds",), "give at least one seed", "[]")
+    for index, seed in enumerate(seeds):
+        path = ("seeds", str(index))
+        if isinstance(seed, bool):
+            continue
+        if seed in seeds[:index]:
+            yield Finding(path, "the same seed twice would count one run as two", shown(seed))
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            yield Finding(path, "must be between 0 and 4294967295", shown(seed))
+
+
+def _verdict_rules(verdict: Any, arms: list[str]) -> Iterator[Finding]:
+    if not isinstance(verdict, Mapping):
+        return
+    for role in ("treatment", "control"):
+        arm = verdict.get(role)
+        if isinstance(arm, str) and arm not in arms:
+            near = difflib.get_close_matches(arm.lower(), arms, n=1)
+            reason = f"no such arm; did you mean `{near[0]}`?" if near else f"no such arm; arms: {', '.join(arms)}"
+            yield Finding(("verdict", role), reason, arm)
+    if verdict.get("treatment") is not None and verdict.get("treatment") == verdict.get("control"):
+        yield Finding(("verdict", "control"), "must be another arm than the treatment", shown(verdict["control"]))

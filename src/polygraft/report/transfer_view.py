@@ -1,0 +1,138 @@
+"""The transfer's section: where every tensor and token class comes from, and what each diagnostic says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polygraft.report.folder import Run, SeedRun, mapping, number
+from polygraft.report.formats import MISSING, decimal, plain
+
+# One sentence per diagnostic; a name is looked up by its part before the first dot.
+EXPLANATIONS = {
+    "dead_rows": "Embedding rows that the target never learned, in all and per script: their tokens did not occur in "
+    "its training, so the rows are noise around a common drift.",
+    "dead_language_codes": "Language codes among the rows that the target never learned.",
+    "drift_share": "Share of the never-learned rows' squared length that is one common direction: what the tied "
+    "output matrix does to every token that never occurs.",
+    "radius": "Median distance of the never-learned rows from their common drift.",
+    "spread": "How much these distances vary, where 1 is pure Gaussian noise.",
+    "isotropy": "How evenly the never-learned rows fill all directions once the drift is gone: 1 is pure noise, which "
+    "means that nothing is lost by replacing them.",
+    "fit_rows": "Tokens that both models know, on which the linear map between their embeddings was fitted.",
+    "heldout_rows": "Tokens kept out of the fit, on which the map is judged.",
+    "heldout_r2": "Share of the target embeddings' variance that the map explains on tokens it was not fitted on: "
+    "1 is perfect, 0 no better than the mean row.",
+    "csls_precision_at_1": "How often a mapped row's nearest neighbour among the target's rows is its own token, "
+    "corrected for rows that are near everything (CSLS).",
+    "mean_pairwise_cosine": "Mean cosine between two rows: near 1, rows point the same way and cannot tell their "
+    "tokens apart; near 0, they can.",
+    "median_norm": "Median length of the rows; new rows should be about as long as trained ones.",
+    "changed_rows": "Rows that the transfer rewrote.",
+    "change_norm": "Mean length of the change of a rewritten row; compare it with the median length of a row.",
+    "text_share_changed": "Share of the text's tokens whose rows were rewritten: where it is small, the transfer "
+    "cannot matter much.",
+    "text_share_dead": "Share of the text's tokens whose rows the target never learned.",
+    "source_reliance": "Loss with another document's source minus loss with the right one, in nats per token: near 0, "
+    "the target ignores its encoder, and nothing that is transferred into it can show.",
+    "kcf": "Share of direct adaptation's gain that the transfer carried over: 1 is all of it.",
+}
+_NO_EXPLANATION = "As recorded by the transfer method; see docs/methods.md."
+
+
+def explain(name: str) -> str:
+    """One sentence on what a diagnostic measures; `dead_rows.CYRILLIC` is explained as `dead_rows`."""
+    return EXPLANATIONS.get(name.partition(".")[0], _NO_EXPLANATION)
+
+
+def _diagnostic_rows(diagnostics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows with those of one stem together; the sentence is shown before the first of them."""
+    stems: dict[str, list[tuple[str, object]]] = {}
+    for name, value in diagnostics.items():
+        stems.setdefault(name.partition(".")[0], []).append((name, value))
+    return [
+        {"name": name, "value": _shown(value), "sentence": explain(name), "first": index == 0}
+        for group in stems.values()
+        for index, (name, value) in enumerate(group)
+    ]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float) and number(value) is not None and 0.001 <= abs(value) < 1000:
+        return decimal(value, 3)
+    return plain(value)
+
+
+def _rows_of(plan: dict[str, Any]) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """The plan's entries: those that name rows of a tensor one by one, tensors taken as a whole by their origin."""
+    found = plan.get("entries")
+    entries = [mapping(entry) for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    by_row: list[dict[str, str]] = []
+    whole: dict[tuple[str, str, str], list[str]] = {}
+    for entry in entries:
+        said = {key: plain(entry.get(key)) for key in ("tensor", "token_class", "origin", "transform", "reason")}
+        said["rows"] = f"{int(rows):,}" if (rows := number(entry.get("rows"))) is not None else "all"
+        if entry.get("rows") is not None:
+            by_row.append(said)
+        else:
+            group = (said["origin"], said["transform"], said["reason"])
+            whole.setdefault(group, []).append(said["tensor"])
+    grouped = [
+        {"origin": origin, "transform": transform, "reason": reason, "tensors": tensors}
+        for (origin, transform, reason), tensors in whole.items()
+    ]
+    return by_row, grouped
+
+
+def _ties(plan: dict[str, Any]) -> list[str]:
+    """A sentence per tensor that has other names."""
+    owners: dict[str, list[str]] = {}
+    for alias, owner in mapping(plan.get("tied")).items():
+        owners.setdefault(str(owner), []).append(alias)
+    return [
+        f"{owner} is one tensor with {', '.join(aliases)}: a change of it reaches these, too."
+        for owner, aliases in owners.items()
+    ]
+
+
+def _one(seed_run: SeedRun, index: int) -> dict[str, Any]:
+    stage = next(stage for stage in seed_run.stages if stage.name == "transfer")
+    by_row, whole = _rows_of(seed_run.plan)
+    warnings = seed_run.plan.get("warnings")
+    words = [str(stage.result.get(key) or stage.settings.get(key) or "") for key in ("method", "mode")]
+    return {
+        "name": seed_run.arm,
+        "arm": index,
+        "method": ", ".join(word for word in words if word),
+        "classes": [(name, plain(value)) for name, value in mapping(stage.result.get("rows")).items()],
+        "by_row": by_row,
+        "whole": whole,
+        "ties": _ties(seed_run.plan),
+        "warnings": [plain(warning) for warning in warnings] if isinstance(warnings, list) else [],
+        "diagnostics": _diagnostics(seed_run),
+    }
+
+
+def _diagnostics(seed_run: SeedRun) -> list[dict[str, Any]]:
+    """What was measured: the plan's figures first, then the diagnostics; a name in both is shown once."""
+    return _diagnostic_rows(mapping(seed_run.plan.get("figures")) | seed_run.diagnostics)
+
+
+def transfers(run: Run) -> list[dict[str, Any]]:
+    """The transfer of each arm's first seed that has one; the other seeds' diagnostics stand beside."""
+    found = []
+    for arm in run.arms:
+        done = [seed_run for seed_run in arm.runs if _has_transferred(seed_run)]
+        if not done:
+            continue
+        shown = _one(done[0], arm.index)
+        shown["seeds"] = [seed_run.seed for seed_run in done]
+        others = [{row["name"]: row["value"] for row in _diagnostics(other)} for other in done[1:]]
+        for row in shown["diagnostics"]:
+            row["values"] = [row["value"], *(other.get(row["name"], MISSING) for other in others)]
+        found.append(shown)
+    return found
+
+
+def _has_transferred(seed_run: SeedRun) -> bool:
+    stage = next((stage for stage in seed_run.stages if stage.name == "transfer"), None)
+    return stage is not None and bool(stage.record or seed_run.plan or seed_run.diagnostics)

@@ -1,0 +1,132 @@
+"""Stage 2: move what the adapted source knows into the target. Every method: plan -> fit -> apply -> diagnose.
+
+A method is a module with these four functions and `required(settings)`, the names of the inputs it cannot do without:
+
+    plan(inputs) -> Plan                                 where every value of the target will come from
+    fit(plan, inputs) -> F                               what has to be estimated for that
+    apply(plan, fitted, inputs) -> C                     carries the plan out on inputs.target, in place
+    diagnose(plan, fitted, inputs, changes) -> dict      numbers on what was found and done
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from polygraft.data.files import write_atomically
+from polygraft.data.reading import read_rows
+from polygraft.errors import TransferError
+from polygraft.models import checkpoints
+from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, token_counts, tokens_by_id
+from polygraft.recipe import Embeddings, TextData
+from polygraft.transfer import embeddings
+from polygraft.transfer.plan import Inputs, Plan, check_plan, format_plan, tied_names
+
+METHODS = {"embeddings": embeddings}
+PROBE_TEXTS = 200
+SAMPLE_TEXTS = [  # what the two tokenizers are compared on beside the user's text
+    "This package reads and writes compressed files.",
+    "Ce paquet lit et écrit des fichiers compressés.",
+    "Dieses Paket liest und schreibt 3,5 GB große Dateien.",
+    "Цей пакунок читає та записує стиснені файли.",
+    "هذه الحزمة تقرأ الملفات المضغوطة.",
+    "यह पैकेज संपीड़ित फ़ाइलें पढ़ता है।",
+    "このパッケージは圧縮ファイルを読み書きします。",
+    "이 패키지는 압축 파일을 읽고 씁니다.",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    settings: Embeddings,
+    source_before: str | None,
+    source_after: str | None,
+    target: str,
+    text: TextData | None,
+    out_dir: Path,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Transfer from a source checkpoint into a target, and save it with plan.json and diagnostics.json into `out_dir`.
+
+    Args:
+        source_before, source_after: the masked language model as downloaded, and as adapted; a mode that does not need
+            one does not load it.
+        text: what the source was adapted on; its token counts weigh the rows.
+        dry_run: only plan, and write nothing.
+
+    Returns:
+        {"method", "mode", "rows": {token class: count}, "diagnostics": {name: number}, "plan": "plan.json"}; of a dry
+        run {"method", "mode", "rows", "plan": the table}.
+
+    Raises:
+        TransferError: an input that the mode needs is missing, the vocabularies do not match, the plan is incomplete.
+    """
+    method = METHODS[settings.method]
+    inputs, tokenizer, warnings = _load(settings, source_before, source_after, target, text)
+    plan = method.plan(inputs)
+    plan.warnings.extend(warnings)
+    check_plan(plan, inputs.target.state_dict())
+    for warning in plan.warnings:
+        logger.warning("transfer: %s", warning)
+    result: dict[str, Any] = {"method": settings.method, "mode": settings.mode, "rows": plan.rows()}
+    if dry_run:
+        return result | {"plan": format_plan(plan)}
+    fitted = method.fit(plan, inputs)
+    changes = method.apply(plan, fitted, inputs)
+    diagnostics = method.diagnose(plan, fitted, inputs, changes)
+    _save(inputs.target, tokenizer, plan, out_dir)
+    write_atomically(out_dir / "diagnostics.json", json.dumps(diagnostics, indent=1) + "\n")
+    write_atomically(out_dir / "plan.json", json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
+    return result | {"diagnostics": diagnostics, "plan": "plan.json"}
+
+
+def _load(
+    settings: Embeddings, source_before: str | None, source_after: str | None, target: str, text: TextData | None
+) -> tuple[Inputs, Any, list[str]]:
+    """Load what the mode needs; returns the inputs, the target's tokenizer, and warnings."""
+    given = {"source_before": source_before, "source_after": source_after, "text": text}
+    needed = METHODS[settings.method].required(settings)
+    missing = [name for name in needed if given[name] is None]
+    if missing:
+        raise TransferError(
+            f"mode {settings.mode} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
+        )
+    texts = [row[text.text_column] for row in read_rows(text.train_file, [text.text_column])] if text else []
+    names = {name: given[name] for name in needed if name != "text"}
+    sources = {name: checkpoints.load_masked_lm(str(path)) for name, path in names.items()}
+    shapes = {name: tuple(embeddings.embedding_matrix(model).shape) for name, model in sources.items()}
+    if len(set(shapes.values())) > 1:
+        raise TransferError(f"source_before and source_after are not one model: their embeddings are {shapes}.")
+    model, tokenizer = checkpoints.load_seq2seq(target), checkpoints.load_tokenizer(target)
+    rows = len(embeddings.embedding_matrix(model))
+    if not sources:
+        vocabulary, warnings = map_vocabularies(tokenizer, rows), []
+    else:
+        source_tokenizer = checkpoints.load_tokenizer(str(next(iter(names.values()))))
+        vocabulary = map_vocabularies(tokenizer, rows, source_tokenizer, next(iter(shapes.values()))[0])
+        alike = alike_share(source_tokenizer, tokenizer, [*texts[:PROBE_TEXTS], *SAMPLE_TEXTS])
+        warnings = check_vocabularies(vocabulary, alike)
+    counts = token_counts(tokenizer, texts, rows) if texts else np.zeros(rows, dtype=np.int64)
+    tokens = tokens_by_id(tokenizer, rows, "target")
+    sides = (sources.get("source_before"), sources.get("source_after"))
+    return Inputs(settings, model, vocabulary, tokens, *sides, counts), tokenizer, warnings
+
+
+def _save(model: PreTrainedModel, tokenizer: Any, plan: Plan, out_dir: Path) -> None:
+    """Save the target, load it again, and make sure that it is the model that was planned, tied as it was."""
+    checkpoints.save(model, tokenizer, out_dir)
+    again = checkpoints.load_seq2seq(str(out_dir))
+    for name, found in (("saved", model), ("reloaded", again)):
+        if tied_names(found) != plan.tied:
+            raise TransferError(f"{out_dir}: the {name} model ties {tied_names(found)}, planned were {plan.tied}.")
+    loaded = again.state_dict()
+    changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, loaded[name])]
+    if changed:
+        raise TransferError(f"{out_dir}: tensors changed by saving and reloading: {', '.join(changed)}.")

@@ -1,0 +1,121 @@
+"""Find the rows of a tied embedding matrix that training never gave a meaning.
+
+A token that never occurs still gets a gradient from the tied softmax: ``sum_t p_t(v) h_t``, the push away from every
+hidden state. It is the same for all such tokens, and Adam, which divides by its size, makes it exactly so. Hence a
+never-seen row is
+
+    e_v = g + noise_v,      g the common drift, noise_v what is left of its random initialisation,
+
+and the never-seen rows are a ball around g whose radii are those of a d-dimensional Gaussian: concentrated, with
+relative spread 1 / sqrt(2 d). A few sightings as a target take a row out of it. The row of ``<pad>``, which starts at
+zero and is never a target, *is* g. So no counts are needed, and no threshold that depends on the scale of a model: find
+the ball, clip at four of its own sigmas, and check that it is one. Where all rows were trained there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SEED_ROWS = 64  # rows nearest to a seed that start a search; fewer dead rows than a quarter of them do not matter
+SIGMAS = 4.0
+MAX_SPREAD = 3.0  # a ball's spread of radii, in units of the Gaussian's: beyond it, it is a cloud of trained rows
+MIN_DRIFT_SHARE = 0.5  # |g|^2 / mean |e|^2, the mean pairwise cosine of the ball
+MIN_ISOTROPY = 0.5  # effective dimensions of the noise / those that as many Gaussian rows would have
+
+
+@dataclass(frozen=True)
+class DeadRows:
+    """The rows found: `ids` int64, ascending; their common `drift` (d, float32); what the ball measures, and why."""
+
+    ids: np.ndarray
+    drift: Tensor
+    figures: dict[str, float]
+    reason: str
+
+
+def find_dead_rows(matrix: Tensor, candidates: np.ndarray, anchors: Sequence[int] = ()) -> DeadRows:
+    """Find the ball of never-seen rows, if there is one.
+
+    Args:
+        matrix: (rows, d), any float dtype.
+        candidates: int64 ids of the rows that may be dead.
+        anchors: ids of rows that surely were no targets (``<pad>``, ``<s>``, rows without a token): where to look
+            first. Wrong or missing anchors cost time, not correctness.
+
+    Returns:
+        The dead rows among `candidates`; none, with the reason, where no ball passes the checks.
+    """
+    rows_Vd = matrix.detach()[torch.from_numpy(candidates)].float()
+    reasons = []
+    for name, start_d in _starts(matrix, rows_Vd, anchors):
+        inside = _grow(rows_Vd, start_d)
+        figures, fault = _judge(rows_Vd[inside])
+        if fault is None:
+            ids = np.sort(candidates[inside.numpy()])
+            return DeadRows(ids, rows_Vd[inside].mean(0), figures, f"a ball of {len(ids)} rows around {name}")
+        reasons.append(f"around {name}: {fault}")
+    none = np.zeros(0, dtype=np.int64)
+    return DeadRows(none, torch.zeros(matrix.shape[1]), {}, "; ".join(reasons) or "no rows to look at")
+
+
+def _starts(matrix: Tensor, rows_Vd: Tensor, anchors: Sequence[int]) -> list[tuple[str, Tensor]]:
+    """Where g may be: the anchors, and the tip of the densest cone of rows."""
+    starts = [(f"row {row}", matrix[row].detach().float()) for row in anchors if matrix[row].any()]
+    if len(rows_Vd) > SEED_ROWS:
+        axis_d = torch.nn.functional.normalize(rows_Vd, dim=1).mean(0)
+        along_V = rows_Vd @ axis_d  # never pulled back by a sighting, dead rows lie farthest out on the drift
+        starts.append(("the common direction", rows_Vd[along_V.topk(SEED_ROWS).indices].mean(0)))
+    return starts
+
+
+def _grow(rows_Vd: Tensor, start_d: Tensor) -> Tensor:
+    """Sigma-clip from the rows nearest to a start until the ball no longer changes; returns its indices."""
+    theory = (2 * rows_Vd.shape[1]) ** -0.5
+    distances_V = _distances(rows_Vd, start_d)
+    inside = distances_V.topk(min(SEED_ROWS, len(rows_Vd)), largest=False).indices.sort().values
+    for _ in range(50):
+        distances_V = _distances(rows_Vd, rows_Vd[inside].mean(0))
+        radius = distances_V[inside].median()
+        spread = 1.4826 * (distances_V[inside] - radius).abs().median() / radius.clamp_min(1e-12)
+        clip = radius * (1 + SIGMAS * spread.clamp(theory, MAX_SPREAD * theory))
+        grown = (distances_V <= clip).nonzero().squeeze(1)
+        if torch.equal(grown, inside) or not len(grown):
+            break
+        inside = grown
+    return inside
+
+
+def _distances(rows_Vd: Tensor, centre_d: Tensor) -> Tensor:
+    return torch.cat([(block - centre_d).norm(dim=1) for block in rows_Vd.split(16384)])
+
+
+def _judge(ball_Nd: Tensor) -> tuple[dict[str, float], str | None]:
+    """Measure a ball, and say what is wrong with it as one of never-seen rows (None: nothing)."""
+    count, width = ball_Nd.shape
+    if count < SEED_ROWS // 4:
+        return {}, f"only {count} rows"
+    drift_d = ball_Nd.mean(0)
+    noise_Nd = ball_Nd - drift_d
+    radii_N = noise_Nd.norm(dim=1)
+    covariance_dd = noise_Nd.T @ noise_Nd
+    effective = covariance_dd.trace() ** 2 / covariance_dd.square().sum()
+    figures: dict[str, Any] = {
+        "drift_share": drift_d.square().sum() / ball_Nd.square().sum(1).mean(),
+        "radius": radii_N.median(),
+        "spread": radii_N.std() / radii_N.mean() * (2 * width) ** 0.5,
+        "isotropy": effective * (1 / width + 1 / count),  # Gaussian rows: n d / (n + d) effective dimensions
+    }
+    figures = {name: float(value) for name, value in figures.items()}
+    if not figures["drift_share"] >= MIN_DRIFT_SHARE:
+        return figures, f"{count} rows share too little drift ({figures['drift_share']:.2f})"
+    if not figures["isotropy"] >= MIN_ISOTROPY:
+        return figures, f"{count} rows differ by more than noise (isotropy {figures['isotropy']:.2f})"
+    if not figures["spread"] <= MAX_SPREAD:
+        return figures, f"{count} rows are not at one distance (spread {figures['spread']:.2f} of a Gaussian's)"
+    return figures, None

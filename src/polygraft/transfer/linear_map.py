@@ -1,0 +1,100 @@
+"""A linear map from one embedding space to another, fitted on tokens that both know.
+
+Legend: N rows, a width of the source, b width of the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK_ROWS = 8192
+CSLS_NEIGHBOURS = 10
+CSLS_MAX_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """y = x W + c: `weight` (a, b) and `intercept` (b,), float64."""
+
+    weight: Tensor
+    intercept: Tensor
+
+    def __call__(self, rows_Na: Tensor) -> Tensor:
+        return rows_Na.double() @ self.weight + self.intercept
+
+
+def fit_ridge(
+    source: Tensor, source_ids: np.ndarray, target: Tensor, target_ids: np.ndarray, weights: np.ndarray, ridge: float
+) -> LinearMap:
+    """Minimise sum_n w_n |x_n W + c - y_n|^2 + ridge * trace(S) / a * |W|^2, S the weighted scatter of the x_n.
+
+    The penalty is relative to the mean eigenvalue of S, so that the same `ridge` means the same at every width, number
+    of rows and scale of the embeddings: 1 halves a direction of mean variance. c is not penalised. Normal equations in
+    float64, streamed: O(a^2 + a b) memory beyond the two matrices.
+
+    Args:
+        source, target: (rows, a) and (rows, b), any float dtype; x_n = source[source_ids[n]], y_n likewise.
+        weights: (N,) positive.
+    """
+    weights_N = torch.from_numpy(weights).double()
+    total = weights_N.sum()
+    a, b = source.shape[1], target.shape[1]
+    mean_a, mean_b = torch.zeros(a, dtype=torch.float64), torch.zeros(b, dtype=torch.float64)
+    for x, y, w in _blocks(source, source_ids, target, target_ids, weights_N):
+        mean_a += w @ x / total
+        mean_b += w @ y / total
+    scatter_aa, cross_ab = torch.zeros(a, a, dtype=torch.float64), torch.zeros(a, b, dtype=torch.float64)
+    for x, y, w in _blocks(source, source_ids, target, target_ids, weights_N):
+        weighted = (x - mean_a).T * w
+        scatter_aa += weighted @ (x - mean_a)
+        cross_ab += weighted @ (y - mean_b)
+    system = scatter_aa + ridge * scatter_aa.trace() / a * torch.eye(a, dtype=torch.float64)
+    # lstsq, not solve: with fewer rows than a and no ridge the scatter is singular, and the shortest W is wanted
+    weight_ab = torch.linalg.lstsq(system, cross_ab, driver="gelsd").solution
+    return LinearMap(weight_ab, mean_b - mean_a @ weight_ab)
+
+
+def _blocks(
+    source: Tensor, source_ids: np.ndarray, target: Tensor, target_ids: np.ndarray, weights_N: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for start in range(0, len(source_ids), BLOCK_ROWS):
+        stop = start + BLOCK_ROWS
+        x = source[torch.from_numpy(source_ids[start:stop])].double()
+        y = target[torch.from_numpy(target_ids[start:stop])].double()
+        yield x, y, weights_N[start:stop]
+
+
+def r_squared(predicted_Nb: Tensor, true_Nb: Tensor) -> float:
+    """Return the share of the true rows' variance about their mean that the predictions explain."""
+    residual = (predicted_Nb.double() - true_Nb.double()).square().sum()
+    return float(1 - residual / (true_Nb.double() - true_Nb.double().mean(0)).square().sum().clamp_min(1e-300))
+
+
+def csls_precision(predicted_Nb: Tensor, true_Nb: Tensor, k: int = CSLS_NEIGHBOURS) -> float:
+    """Return how often a prediction's nearest true row is its own, by cross-domain similarity local scaling.
+
+    Both sides are centred and normalised; similarity 2 cos(p, t) - r(p) - r(t), with r the mean cosine to the k nearest
+    of the other side, which discounts hubs (Conneau et al. 2018, Word translation without parallel data, section 2.3).
+    """
+    p, t = (torch.nn.functional.normalize((m - m.mean(0)).double(), dim=1) for m in (predicted_Nb, true_Nb))
+    cosine_NN = p @ t.T
+    k = min(k, len(cosine_NN))
+    near_p, near_t = (cosine_NN.topk(k, dim=axis).values.mean(axis, keepdim=True) for axis in (1, 0))
+    best = (2 * cosine_NN - near_p - near_t).argmax(1)
+    return float((best == torch.arange(len(best))).double().mean())
+
+
+def mean_pairwise_cosine(rows_Nd: Tensor) -> float:
+    """Return the mean cosine over all pairs of different rows, in O(N d): |sum of unit rows|^2 counts every pair."""
+    count = len(rows_Nd)
+    if count < 2:
+        return float("nan")
+    summed_d = torch.zeros(rows_Nd.shape[1], dtype=torch.float64)
+    for block in rows_Nd.split(BLOCK_ROWS):
+        summed_d += torch.nn.functional.normalize(block.double(), dim=1).sum(0)
+    return float((summed_d.square().sum() - count) / (count * (count - 1)))

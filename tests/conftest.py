@@ -1,0 +1,113 @@
+"""Shared fixtures: tiny tokenizers of the real classes in the real layouts, and tiny models of the real architectures."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import sentencepiece
+import torch
+from sentencepiece import sentencepiece_model_pb2
+from transformers import (
+    MBart50Tokenizer,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+    XLMRobertaTokenizer,
+)
+from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
+
+SENTENCES = [
+    "The library reads and writes compressed files. It supports many formats.",
+    "This package contains the development files. You need it to build programs.",
+    "A small editor for text files, with syntax highlighting. It runs in a terminal.",
+    "La bibliothèque lit et écrit des fichiers compressés. Elle gère plusieurs formats.",
+    "Ce paquet contient les fichiers de développement. Il est utile aux programmeurs.",
+    "Das Paket enthält die Dateien für Entwickler. Es wird zum Bauen von Programmen gebraucht.",
+    "Бібліотека читає та записує стиснені файли. Вона підтримує багато форматів.",
+    "Цей пакунок містить файли для розробників. Він потрібен для збирання програм.",
+    "Невеликий редактор текстових файлів з підсвічуванням синтаксису. Працює у терміналі.",
+    "このパッケージには開発用ファイルが含まれています。プログラムのビルドに必要です。",
+    "이 패키지는 개발 파일을 포함합니다. 프로그램을 빌드하는 데 필요합니다.",
+    "Mały edytor plików tekstowych z podświetlaniem składni. Działa w terminalu.",
+]
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    return SENTENCES
+
+
+@pytest.fixture(scope="session")
+def pieces() -> tuple[list[tuple[str, float]], bytes]:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_writer=model, model_type="unigram", vocab_size=400,
+        hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="nmt_nfkc", minloglevel=2,
+    )  # fmt: skip
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    specials = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    return specials + [(p.piece, p.score) for p in proto.pieces[3:]], proto.normalizer_spec.precompiled_charsmap
+
+
+@pytest.fixture(scope="session")
+def xlmr_tokenizer(pieces) -> XLMRobertaTokenizer:
+    vocab, charsmap = pieces
+    return XLMRobertaTokenizer(vocab=[*vocab, ("<mask>", 0.0)], _spm_precompiled_charsmap=charsmap, model_max_length=64)
+
+
+@pytest.fixture(scope="session")
+def mbart_tokenizer(pieces) -> MBart50Tokenizer:
+    vocab, charsmap = pieces
+    vocab = [*vocab, *((code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES), ("<mask>", 0.0)]
+    tokenizer = MBart50Tokenizer(
+        vocab=vocab, _spm_precompiled_charsmap=charsmap, src_lang="en_XX", tgt_lang="en_XX", model_max_length=64
+    )
+    tokenizer.add_tokens(["da_DK"], special_tokens=True)  # as the nano mBART has it: a language added after <mask>
+    return tokenizer
+
+
+@pytest.fixture
+def tiny_xlmr(xlmr_tokenizer) -> XLMRobertaForMaskedLM:
+    torch.manual_seed(1)
+    config = XLMRobertaConfig(
+        vocab_size=len(xlmr_tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=66, type_vocab_size=1,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return XLMRobertaForMaskedLM(config).eval()
+
+
+@pytest.fixture
+def tiny_mbart(mbart_tokenizer) -> MBartForConditionalGeneration:
+    torch.manual_seed(2)
+    config = MBartConfig(
+        vocab_size=len(mbart_tokenizer), d_model=48, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=96, decoder_ffn_dim=96, max_position_embeddings=64,
+        scale_embedding=True, activation_function="relu", dropout=0.0, attention_dropout=0.0,
+        decoder_start_token_id=2, forced_eos_token_id=2,
+    )  # fmt: skip
+    return MBartForConditionalGeneration(config).eval()
+
+
+@pytest.fixture
+def tiny_xlmr_dir(tiny_xlmr, xlmr_tokenizer, tmp_path) -> Path:
+    folder = tmp_path / "tiny-xlmr"
+    tiny_xlmr.save_pretrained(folder)
+    xlmr_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_mbart_dir(tiny_mbart, mbart_tokenizer, tmp_path) -> Path:
+    folder = tmp_path / "tiny-mbart"
+    tiny_mbart.save_pretrained(folder)
+    mbart_tokenizer.save_pretrained(folder)
+    return folder

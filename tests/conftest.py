@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny tokenizers of the real classes in the real layouts, and tiny models of the real architectures."""
+"""Shared fixtures: tiny tokenizers of the real classes and layouts, and tiny models of the real architectures."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import polygraft
 from polygraft.cli import app
-from polygraft.cli_errors import quieten
+from polygraft.cli_errors import quieten, without_shard_bars
 from polygraft.errors import CheckpointError, DataError, RecipeError, TransferError
 from polygraft.recipe import MLM, Denoising, Evaluate, PairData, TextData
 
@@ -298,7 +298,7 @@ def test_finetune_hands_over_settings_and_pairs(stage, tmp_path):
 
 
 def test_evaluate_hands_over_settings_and_pairs(stage, tmp_path):
-    calls = stage("evaluate", systems={"model": {"all": {"chrf++": {"score": 31.24567}}}})
+    calls = stage("evaluate", systems={"model": {"all": {"chrf++": {"score": 31.24567, "low": 30.0, "high": 33.5}}}})
     result = invoke(
         "evaluate", "--model", "m", "--test-file", "t.jsonl", "--output-dir", str(tmp_path / "o"), "--num-beams", "1",
         "--set", "lead_tokens=4",
@@ -309,7 +309,13 @@ def test_evaluate_hands_over_settings_and_pairs(stage, tmp_path):
     assert pairs.test_file == "t.jsonl"
     assert model == "m"
     assert out_dir == tmp_path / "o"
-    assert "systems.model.all.chrf++.score: 31.25" in result.stdout
+    assert [c.strip() for c in result.stdout.splitlines()[3].split("│")[1:-1]] == [
+        "model",
+        "all",
+        "chrf++",
+        "31.25",
+        "30 to 33.5",
+    ]
 
 
 def test_transfer_hands_over_both_sources(stage, tmp_path):
@@ -345,7 +351,8 @@ TRANSFER_PROBLEMS = {
 @pytest.mark.parametrize(("options", "expected"), TRANSFER_PROBLEMS.values(), ids=TRANSFER_PROBLEMS)
 def test_bad_options_of_transfer(options, expected):
     result = invoke("transfer", "--target", "t", "--output-dir", "o", *options)
-    assert result.exit_code == 2 and all(part in result.stderr for part in expected), result.output
+    assert result.exit_code == 2, result.output
+    assert all(part in result.stderr for part in expected)
 
 
 @pytest.fixture
@@ -376,7 +383,8 @@ def test_generate_from_file_to_file(shout, tmp_path):
     result = invoke(
         "generate", "--model", "m", "--input-file", str(source), "--output-file", str(out), "--batch-size", "3"
     )
-    assert result.exit_code == 0 and result.stdout == "", result.output
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
     assert out.read_text() == "ONE\nTWO\n"
     assert shout["settings"].per_device_eval_batch_size == 3
 
@@ -430,6 +438,20 @@ def test_advice_of_libraries_is_silenced_and_warnings_stay():
     quieten()
     assert not import_utils.logger.isEnabledFor(logging.WARNING)  # "install torchvision to use …", per class
     assert modeling_utils.logger.isEnabledFor(logging.WARNING)  # weights that are missing or do not fit
+
+
+def test_bars_over_checkpoint_files_are_hidden_but_downloads_are_shown():
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.is_progress_bar_enabled()
+    try:
+        without_shard_bars()
+        assert not transformers_logging.is_progress_bar_enabled()
+        assert not are_progress_bars_disabled()
+    finally:
+        if before:
+            transformers_logging.enable_progress_bar()
 
 
 def test_output_is_utf8_whatever_the_locale(shout, monkeypatch):

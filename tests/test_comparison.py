@@ -55,7 +55,8 @@ def test_intervals_cover_and_false_alarms_are_rare(seeds, seed_noise):
         hurt += found.word == "hurt"
     assert 0.92 < covered / runs < 0.98
     assert (helped + hurt) / runs < 0.05 + 0.03  # two-sided error 5%, three standard errors of 500 runs
-    assert helped and hurt  # both kinds of false alarm occur: the test is not vacuously conservative
+    assert helped
+    assert hurt
 
 
 def test_real_effects_are_found():

@@ -3,8 +3,10 @@
     python examples/nano/pretrain.py xlmr  --out outputs/nano
     python examples/nano/pretrain.py mbart --out outputs/nano
 
-The target learns in two phases. First with few spans missing and the sentences in order, where the quickest way down
-is to copy from the source, so that cross-attention is learned early; then with mBART's own noise.
+The target learns in phases: first with few spans missing and the sentences in order, where the quickest way down is
+to copy from the source, on whole documents, then on pieces so short that source and output all but line up, then on
+longer ones; at last with mBART's own noise. Without the short pieces it stayed a language model that ignores its
+source.
 """
 
 from __future__ import annotations
@@ -17,19 +19,32 @@ import torch
 from polygraft import adapt
 from polygraft.recipe import MLM, Budget, Denoising, TextData, Training
 
-SHARED = {
-    "per_device_train_batch_size": 32, "max_length_tokens": 128, "eval_steps": 0.1, "save_steps": 0.05,
-}  # fmt: skip
+SHARED = {"eval_steps": 0.1, "save_steps": 0.05, "warmup_steps": 0.02}
+COPYING = {**SHARED, "lr_scheduler_type": "constant", "mask_ratio": 0.15, "permute_sentences": False}
 PHASES: dict[str, list[Training]] = {
     "xlmr": [
-        MLM(budget=Budget(minutes=70), learning_rate=1.5e-3, warmup_steps=0.02, mlm_probability=0.2, **SHARED),
+        MLM(
+            budget=Budget(minutes=70), learning_rate=1.5e-3, mlm_probability=0.2, max_length_tokens=128,
+            per_device_train_batch_size=32, **SHARED,
+        ),
     ],
     "mbart": [
         Denoising(
-            budget=Budget(minutes=20), learning_rate=2e-3, warmup_steps=0.02, lr_scheduler_type="constant",
-            mask_ratio=0.15, permute_sentences=False, **SHARED,
+            budget=Budget(minutes=20), learning_rate=2e-3, max_length_tokens=128, per_device_train_batch_size=32,
+            **COPYING,
         ),
-        Denoising(budget=Budget(minutes=50), learning_rate=2e-3, warmup_steps=0.01, **SHARED),
+        Denoising(
+            budget=Budget(minutes=6), learning_rate=2e-3, max_length_tokens=24, per_device_train_batch_size=64,
+            **COPYING,
+        ),
+        Denoising(
+            budget=Budget(minutes=6), learning_rate=2e-3, max_length_tokens=64, per_device_train_batch_size=32,
+            **COPYING,
+        ),
+        Denoising(
+            budget=Budget(minutes=34), learning_rate=2e-3, max_length_tokens=128, per_device_train_batch_size=16,
+            **SHARED,
+        ),
     ],
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__, cli_stages
-from polygraft.cli_errors import Commands
+from polygraft.cli_errors import Commands, without_shard_bars
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes, dump_recipe, json_schema, load_recipe
@@ -55,6 +55,7 @@ def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None
     settings = _load(recipe, set_, output_dir)
     from polygraft import pipeline
 
+    without_shard_bars()
     _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings)))
 
 

@@ -85,3 +85,12 @@ def quieten() -> None:
         import warnings
 
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|huggingface_hub)(\.|$)")
+
+
+def without_shard_bars() -> None:
+    """Hides transformers' bars over the few files of a checkpoint; bars of downloads stay. Imports transformers."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # which takes the hub's bars along
+    enable_progress_bars()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from polygraft import cli_options as o
+from polygraft.cli_errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
 from polygraft.recipe import MLM, Denoising, Embeddings, Evaluate, Finetune, PairData, Settings, TextData
 
@@ -189,8 +190,12 @@ def _run(
     """Runs a stage unless its result is already in `out_dir`, and prints the result; other results are not replaced."""
     from polygraft.pipeline import run_stage
 
+    without_shard_bars()
     record = run_stage(stage, out_dir, section, inputs, seed, work, replace=False)
-    _print_result(record["result"])
+    if stage == "evaluate":
+        _print_scores(record["result"])
+    else:
+        _print_result(record["result"])
     typer.echo(f"{stage}: done, in {out_dir}")
 
 
@@ -230,6 +235,22 @@ def _print_result(result: dict[str, Any]) -> None:
     """The numbers of a stage, one per line; nested ones as `rows.copied`."""
     for key, value in _flat(result):
         typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    """A table of scores with their intervals, the model beside the lead baseline."""
+    from rich.console import Console
+    from rich.table import Table
+
+    systems: dict[str, dict[str, Any]] = result["systems"]
+    table = Table("system", "language", "score", "value", "interval")
+    for system, languages in systems.items():
+        for language, scores in languages.items():
+            for name, score in scores.items():
+                low, high = score.get("low"), score.get("high")
+                interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+                table.add_row(system, language, name, f"{score['score']:.4g}", interval)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
 def _flat(result: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,8 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
     source, model = recipe.source, recipe.target
     pairs, text = recipe.pairs, recipe.text
     if recipe.adapt and source and text:
-        out, settings = folder / "adapt", recipe.adapt
-        run_stage("adapt", out, settings, [source, text], seed, lambda: adapt.run(settings, source, text, seed, out))
+        out, settings, raw = folder / "adapt", recipe.adapt, source
+        run_stage("adapt", out, settings, [raw, text], seed, lambda: adapt.run(settings, raw, text, seed, out))
         source = str(out)
     if recipe.transfer:
         out, how, base = folder / "transfer", recipe.transfer, model
@@ -94,7 +94,7 @@ def run_stage(
     stage: str,
     out_dir: Path,
     settings: Settings,
-    inputs: list[str | Settings | None],
+    inputs: Sequence[str | Settings | None],
     seed: int | None,
     function: Callable[[], dict[str, Any]],
     *,
@@ -181,7 +181,7 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _flat(inputs: list[str | Settings | None]) -> list[str]:
+def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
     """List checkpoints and the files that data sections name."""
     names: list[str] = []
     for item in inputs:

@@ -7,7 +7,8 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -19,7 +20,12 @@ class Progress:
         self.title, self.started, self.last_line = title, time.monotonic(), time.monotonic()
         self.first_share: float | None = None
         self.note = ""
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         console = Console(stderr=True)
         self.bar = Bar(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
 
@@ -46,9 +52,13 @@ class Progress:
         elif share >= 1.0 or now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
             done = share - self.first_share
-            left = f", {clock((1 - share) * (now - self.started) / done)} left" if 0 < done and share < 1 else ""
+            left = f", {clock((1 - share) * (now - self.started) / done)} left" if done > 0 and share < 1 else ""
             note = f", {self.note}" if self.note else ""
-            print(f"{self.title}: {share:.0%}{note}, {clock(now - self.started)} passed{left}", file=sys.stderr, flush=True)
+            print(
+                f"{self.title}: {share:.0%}{note}, {clock(now - self.started)} passed{left}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def clock(seconds: float) -> str:

@@ -127,7 +127,7 @@ class PairData(Settings):
     train_file: str
     """A .jsonl, .json, .csv or .parquet file, or a bundled polygraft/sample/… name."""
     validation_file: str | None = None
-    """Development pairs, on which the best checkpoint is chosen; without it, `validation_split` of the training pairs."""
+    """Development pairs, which choose the best checkpoint; without it, `validation_split` of the training pairs."""
     validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the training pairs held out when there is no `validation_file`."""
     test_file: str | None = None
@@ -181,6 +181,8 @@ class Finetune(Training):
 class Evaluate(Settings):
     """Decoding and scoring of the test pairs."""
 
+    max_source_length_tokens: PositiveInt = 512
+    """Longer inputs are truncated, as in fine-tuning; special tokens included."""
     num_beams: PositiveInt = 4
     """Beams of the search; 1 is greedy."""
     max_new_tokens: PositiveInt = 64

@@ -13,21 +13,24 @@ import json
 import math
 import shutil
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from polygraft import machine
-from polygraft.data.layout import IGNORED
+from polygraft.data.batching import LengthGroupedSampler
 from polygraft.errors import CheckpointError
 from polygraft.models import checkpoints
+from polygraft.objectives.noise import Noise
 from polygraft.progress import Progress
 from polygraft.recipe import Training
 
@@ -37,11 +40,25 @@ STEPS_WITH_FLOPS_COUNTED = 3  # the rest is extrapolated per padded token: count
 CHECKPOINTS = "checkpoints"
 
 
+class SizedDataset(Protocol):
+    """A map-style dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
 class Objective(Protocol):
     """What a training task offers (polygraft.objectives)."""
 
+    @property
+    def noise(self) -> Noise | None: ...
+
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]: ...
-    def loss(self, model: nn.Module, **batch: Tensor) -> Tensor: ...
+
+    @property
+    def loss(self) -> Callable[..., Tensor]: ...
+
+    def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]: ...
     def tokens(self, batch: dict[str, Tensor]) -> Tensor: ...
 
 
@@ -49,9 +66,9 @@ class Spending(TrainerCallback, ExportableState):
     """Count what is spent, and end, evaluate, save and log at shares of the budget. Saved with every checkpoint."""
 
     def __init__(self, settings: Training, steps_per_epoch: int, progress: Progress, spent: dict | None = None) -> None:
-        unit, amount = settings.budget.unit, settings.budget.amount
-        # An epoch is a known number of steps, so that it can be counted in steps like everything else.
-        self.unit, self.amount = ("steps", math.ceil(amount * steps_per_epoch)) if unit == "epochs" else (unit, amount)
+        self.unit, self.amount = settings.budget.unit, settings.budget.amount
+        if self.unit == "epochs":  # a known number of steps, so that epochs are counted in steps
+            self.unit, self.amount = "steps", math.ceil(self.amount * steps_per_epoch)
         self.settings, self.progress = settings, progress
         self.spent = {"steps": 0, "tokens": 0, "flops": 0.0, "minutes": 0.0, "padded": 0, "counted": 0, **(spent or {})}
         self.last_share = self.share
@@ -104,13 +121,23 @@ class Spending(TrainerCallback, ExportableState):
 class StageTrainer(Trainer):
     """A Trainer whose model computes the objective's summed loss."""
 
+    objective: Objective
+    eval_objective: Objective
+    eval_data: Any
+
     def __init__(self, *, objective: Objective, spending: Spending, eval_objective: Objective, **kwargs: Any) -> None:
         super().__init__(data_collator=objective.collate, **kwargs)
         self.objective, self.eval_objective, self.spending = objective, eval_objective, spending
+        self.eval_data = kwargs["eval_dataset"]
         self.model_accepts_loss_kwargs = True  # have the labels of the whole accumulated batch counted
         self._loss_shifts_labels = False
 
-    def compute_loss(  # type: ignore[override]
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        data: Any = self.train_dataset
+        lengths = [len(data[i]["input_ids"]) for i in range(len(data))]
+        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+
+    def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """Return the summed loss over the number of labels, times the processes whose gradients are averaged."""
@@ -141,30 +168,27 @@ class StageTrainer(Trainer):
         """Learning rates as a function of the share of the budget that is spent."""
         settings, spending = self.spending.settings, self.spending
         self.lr_scheduler = LambdaLR(
-            optimizer or self.optimizer,
+            self.optimizer,  # type: ignore[arg-type]
             lambda _: learning_rate_factor(settings, spending.share, int(spending.spent["steps"])),
         )
         return self.lr_scheduler
 
     @torch.inference_mode()
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
-        """Return and log `eval_loss`, the mean over all labels (and `eval_masked_loss` for denoising)."""
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Return and log `eval_loss`, the mean over all labels ()."""
         model = self.accelerator.unwrap_model(self.model).eval()
-        sums = torch.zeros(4, dtype=torch.float64)
         loader = DataLoader(
-            self.eval_dataset, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.eval_objective.collate
+            self.eval_data, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.eval_objective.collate
         )
+        sums: dict[str, float] = defaultdict(float)
+        counts: dict[str, int] = defaultdict(int)
         for batch in loader:
             batch = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
             with self.compute_loss_context_manager():
-                sums[0] += self.eval_objective.loss(model, **batch).double().cpu()
-                sums[1] += (batch["labels"] != IGNORED).sum().cpu()
-                if "masked" in batch:
-                    masked_sum, count = self.eval_objective.masked_loss(model, batch)
-                    sums[2:] += torch.stack([masked_sum.double(), count.double()]).cpu()
-        metrics = {"eval_loss": float(sums[0] / sums[1])}
-        if sums[3] > 0:
-            metrics["eval_masked_loss"] = float(sums[2] / sums[3])
+                for name, (total, count) in self.eval_objective.eval_sums(model, batch).items():
+                    sums[name] += float(total)
+                    counts[name] += int(count)
+        metrics = {name: sums[name] / max(1, counts[name]) for name in sums}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -195,7 +219,7 @@ def train(
     settings: Training,
     objective: Objective,
     eval_objective: Objective,
-    data: tuple[Dataset, Dataset],
+    data: tuple[SizedDataset, SizedDataset],
     *,
     seed: int,
     out_dir: Path,
@@ -212,6 +236,8 @@ def train(
     checkpoint = last_checkpoint(out_dir)
     progress = Progress(out_dir.name)
     spending = Spending(settings, max(1, math.ceil(len(train_data) / per_step)), progress, _spent_at(checkpoint))
+    if objective.noise:
+        objective.noise.batches = int(spending.spent["steps"]) * settings.gradient_accumulation_steps
     bf16 = machine.use_bf16(settings.precision)
     if not torch.cuda.is_available():
         machine.keep_freed_memory()

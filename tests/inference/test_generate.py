@@ -70,7 +70,9 @@ def test_blank_inputs_have_blank_outputs_and_keep_their_places(sharp_mbart, mbar
         sharp_mbart, mbart_tokenizer, texts, ["en_XX"] * 4, ["en_XX"] * 4, BEAMS, lambda *done: calls.append(done)
     )
     assert (outputs[0], outputs[2]) == ("", "")
-    assert outputs[1] and outputs[3] and outputs[1] != outputs[3]
+    assert outputs[1]
+    assert outputs[3]
+    assert outputs[1] != outputs[3]
     assert calls == [(4, 4)]
     assert decode(sharp_mbart, mbart_tokenizer, ["", ""], ["en_XX"] * 2, ["en_XX"] * 2, BEAMS) == ["", ""]
     assert decode(sharp_mbart, mbart_tokenizer, [], [], [], BEAMS) == []

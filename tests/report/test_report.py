@@ -88,9 +88,10 @@ def write_stage(folder: Path, arm: str, seed: int, stage: str, rng: random.Rando
         result = {"method": "embeddings", "mode": mode, "rows": {"dead": 1204, "learned": 6788}, "plan": "plan.json"}
         result["diagnostics"] = {"source_reliance": 0.21}
     record = {
-        "stage": stage, "status": "done", "fingerprint": f"{stage}-{arm}-{seed}", "settings": settings_of(stage),
-        "inputs": {"model": "polygraft/nano-mbart", "pairs": {"train_file": "polygraft/sample/uk/train.jsonl",
-                                                              "source_lang": "uk"}},
+        "stage": stage, "status": "done", "fingerprint": f"{stage}-{arm}-{seed}",
+        "settings": {**settings_of(stage), "seed": seed},
+        "inputs": {"polygraft/nano-mbart": "5e0c0ffee5e0c0ffee", "file:polygraft/sample/uk/train.jsonl": "0dd0dd0dd0dd"},
+        "data": [{"train_file": "polygraft/sample/uk/train.jsonl", "source_lang": "uk", "test_file": None}],
         "versions": {"polygraft": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"}, "git_commit": "0123abc",
         "machine": {"platform": "Linux-6.1-x86_64", "python": "3.11.9", "cpus": 2, "device": "cpu"},
         "started": f"2026-01-02T03:{10 + seed}:05+00:00", "seconds": 21.4 if first else 3.2,
@@ -151,7 +152,7 @@ def scores_of(arm: str, shift: float, languages: list[str], documents: int) -> d
 def comparison(treatment: str, control: str, metric: str, effect: float, half: float, word: str) -> dict[str, Any]:
     return {
         "word": word, "treatment": treatment, "control": control, "metric": metric, "effect": effect,
-        "low": effect - half, "high": effect + half, "confidence": 0.95, "p_value": 0.03,
+        "low": effect - half, "high": effect + half, "confidence": 0.95, "p_value": 0.03, "p_value_holm": 0.0444,
     }  # fmt: skip
 
 
@@ -274,6 +275,7 @@ def test_page_leads_with_the_verdict_and_shows_every_arm(page):
     scores = page[page.index('id="scores"') : page.index('id="losses"')]
     for arm, chrf in (("plain", "17.4"), ("direct", "22.6"), ("detour", "23.1"), ("lead baseline", "24.8")):
         assert f">{arm}</span>" in scores and chrf in scores
+    assert page.count(">0.044<") == 3 and "p = 0.030" in page  # Holm-adjusted but for the verdict
     assert "22.0 to 24.2" in scores  # detour's chrF++ interval, the mean of its seeds'
     assert "seeds 4.260 to 4.320" in scores
 
@@ -283,6 +285,8 @@ def test_page_shows_settings_versions_and_machine(page):
     for said in ("train_file: polygraft/sample/uk/train.jsonl", "poisson_lambda", "budget.tokens", "5.23.0", "0123abc",
                  "Linux-6.1-x86_64", "2026-01-02 03:11:05 UTC", "812 MB", "3.9 TFLOP"):  # fmt: skip
         assert said in text, said
+    assert "polygraft/nano-mbart checkpoint, fingerprint 5e0c0ffee5e0 " in text
+    assert "Fine-tuning: plain (3 seeds 1, 2, 3); direct (3 seeds 1, 2, 3); detour (3 seeds 1, 2, 3)" in text
     assert "budget.epochs" not in text  # a unit that was not given is no setting
 
 
@@ -465,6 +469,23 @@ def test_one_broken_line_is_left_out_and_said(tmp_path):
     assert said in write(root).read_text(encoding="utf-8")
 
 
+def test_a_running_stage_is_said_and_counts_as_unfinished(tmp_path):
+    root = make_run(tmp_path / "run", [1])
+    path = root / "detour" / "seed-1" / "finetune" / "stage.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["result"], record["seconds"], record["peak_memory_bytes"]
+    dump(path, record | {"status": "running"})
+    assert "Arm detour, seed 1, is incomplete: finetune (running)." in write(root).read_text(encoding="utf-8")
+
+
+def test_without_a_verdict_costs_are_summed_for_finished_arms_only(tmp_path):
+    root = make_run(tmp_path / "run", [1])
+    cut(root, "verdict.json", "detour/*/adapt_target/stage.json")
+    text = assert_well_formed(write(root).read_text(encoding="utf-8")).text
+    costs = text[text.index("What each arm cost") : text.index("What is missing")]
+    assert "plain 0.0 s 0 0 FLOP direct 25 s 150 k 3.9 TFLOP detour {0} {0} {0}".format(formats.MISSING) in costs
+
+
 def test_unequal_test_sets_are_said(tmp_path):
     root = make_run(tmp_path / "run", [1])
     dump(root / "plain" / "seed-1" / "evaluate" / "scores.json", scores_of("plain", 0, ["uk_UA"], 23))
@@ -541,6 +562,7 @@ def test_model_card_says_what_the_checkpoint_is(tmp_path):
     for said in ("# demo · detour", "uk/train.jsonl", "23.1", "22.0 to 24.2", "24.8", "nc:6", "learning_rate",
                  "Adapting the source (mlm)", "Transfer (repair)", "5.23.0", "24 test documents"):  # fmt: skip
         assert said in card, said
+    assert "**all**" not in card  # one language
     assert model_card(folder / "finetune", folder / "evaluate") == card
     assert write_model_card(folder / "finetune", folder / "evaluate").read_text(encoding="utf-8") == card
 
@@ -549,8 +571,8 @@ def test_model_card_survives_missing_pieces_and_hides_absolute_paths(tmp_path):
     finetune, evaluate = tmp_path / "a" / "finetune", tmp_path / "a" / "evaluate"
     finetune.mkdir(parents=True)
     assert "has not been evaluated" in model_card(finetune, evaluate)
-    inputs = {"model": "/home/someone/models/mine", "pairs": {"train_file": "/home/someone/a|b<i>.jsonl"}}
-    dump(finetune / "stage.json", {"inputs": inputs})
+    inputs = {"/home/someone/models/mine": "0123", "file:/home/someone/a|b<i>.jsonl": "4567"}
+    dump(finetune / "stage.json", {"inputs": inputs, "data": [{"train_file": "/home/someone/a|b<i>.jsonl"}]})
     card = model_card(finetune, evaluate)
     assert "/home" not in card and "`mine`" in card and "a\\|b&lt;i>.jsonl" in card
 

@@ -1,1 +1,1 @@
-"""Training tasks. Each has `collate` (rows → batch), `loss` (model, batch → summed loss) and `tokens` (batch → count)."""
+"""Training tasks: how rows become a batch (`collate`), and what the batch's summed loss is (`loss`)."""

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from polygraft.data.layout import IGNORED, Layout
+from polygraft.data.layout import IGNORED
+from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import Seq2Seq, make_batch, token_losses
 
 SENTENCE_ENDS = ".!?…。！？"
@@ -17,19 +18,20 @@ SENTENCE_ENDS = ".!?…。！？"
 class Denoising(Seq2Seq):
     """Span infilling with Poisson lengths, sentence permutation, and the loss over the whole original."""
 
+    noise: Noise
+
     def __init__(
-        self, tokenizer: Any, mask_ratio: float, poisson_lambda: float, permute_sentences: bool, seed: int | None = None
+        self, tokenizer: Any, mask_ratio: float, poisson_lambda: float, permute_sentences: bool, noise: Noise
     ) -> None:
-        """With a `seed`, every call corrupts the same batch alike (evaluation); without, anew (torch's generator)."""
         super().__init__(tokenizer)
-        self.mask, self.seed = tokenizer.mask_token_id, seed
+        self.mask, self.noise = tokenizer.mask_token_id, noise
         self.ratio, self.poisson_lambda, self.permute = mask_ratio, poisson_lambda, permute_sentences
         pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         self.ends_sentence_V = np.array([piece[-1:] in SENTENCE_ENDS and piece != "" for piece in pieces])
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Return a sequence-to-sequence batch plus `masked` [B, T] bool: labels whose token the input lacks."""
-        generator = np.random.default_rng(self.seed if self.seed is not None else int(torch.randint(2**62, ())))
+        generator = np.random.default_rng(self.noise.next_seed())
         sources, labels, masked = [], [], []
         for row in rows:
             noisy, missing = self.corrupt(row["input_ids"], generator)
@@ -78,7 +80,7 @@ class Denoising(Seq2Seq):
         sizes = np.asarray(lengths, dtype=np.int64)
         return gaps + np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes
 
-    def loss(self, model: nn.Module, *, masked: Tensor | None = None, **batch: Tensor) -> Tensor:
+    def loss(self, model: Any, *, masked: Tensor | None = None, **batch: Tensor) -> Tensor:
         """Return the summed cross-entropy of the whole original (`masked` only serves evaluation)."""
         return super().loss(model, **batch)
 
@@ -87,9 +89,11 @@ class Denoising(Seq2Seq):
         """Count the real tokens of the originals."""
         return (batch["labels"] != IGNORED).sum()
 
-    @staticmethod
-    def masked_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (summed loss, count) over the tokens that the input lacks; copied tokens would hide the signal."""
-        batch = dict(batch)
-        masked_BT = batch.pop("masked")
-        return token_losses(model, batch)[masked_BT].sum(), masked_BT.sum()
+    def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return loss and count over all labels, and over the tokens that the input lacks: copied ones hide those."""
+        masked_BT = batch["masked"]
+        losses_BT = token_losses(model, {name: tensor for name, tensor in batch.items() if name != "masked"})
+        return {
+            "eval_loss": (losses_BT.sum(), (batch["labels"] != IGNORED).sum()),
+            "eval_masked_loss": (losses_BT[masked_BT].sum(), masked_BT.sum()),
+        }

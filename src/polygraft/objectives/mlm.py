@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polygraft.data.layout import IGNORED, pad_rows
 from polygraft.errors import CheckpointError
+from polygraft.objectives.noise import Noise
 
 KEPT_MASKED, RANDOM_BELOW = 0.8, 0.9  # of the chosen positions, 80% become <mask>, 10% another token, 10% stay
 
@@ -20,11 +21,10 @@ KEPT_MASKED, RANDOM_BELOW = 0.8, 0.9  # of the chosen positions, 80% become <mas
 class MaskedLM:
     """Dynamic 80/10/10 masking of real tokens, and its loss."""
 
-    def __init__(self, tokenizer: Any, mlm_probability: float, seed: int | None = None) -> None:
-        """With a `seed`, every call draws the same masks for the same batch shape (evaluation); without, new ones."""
+    def __init__(self, tokenizer: Any, mlm_probability: float, noise: Noise) -> None:
         self.bos, self.eos = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.pad, self.mask = tokenizer.pad_token_id, tokenizer.mask_token_id
-        self.probability, self.seed = mlm_probability, seed
+        self.probability, self.noise = mlm_probability, noise
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[tokenizer.all_special_ids] = True
         self.special_V = special
@@ -34,11 +34,10 @@ class MaskedLM:
         """Return input_ids, attention_mask and labels, [B, T] int64; labels are -100 but where a token was chosen."""
         input_ids = pad_rows([[self.bos, *row["input_ids"].tolist(), self.eos] for row in rows], self.pad)
         attention_mask = (input_ids != self.pad).long()
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        input_ids, labels = self.corrupt(input_ids, generator)
+        input_ids, labels = self.corrupt(input_ids, torch.Generator().manual_seed(self.noise.next_seed()))
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
-    def corrupt(self, ids_BT: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def corrupt(self, ids_BT: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Choose real tokens independently with the given probability and corrupt them 80/10/10."""
         chosen_BT = torch.rand(ids_BT.shape, generator=generator) < self.probability
         chosen_BT &= ~self.special_V[ids_BT]
@@ -52,7 +51,7 @@ class MaskedLM:
         return torch.where(replaced_BT, substitutes_BT, corrupted_BT), labels_BT
 
     @staticmethod
-    def loss(model: nn.Module, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+    def loss(model: Any, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy in nats, summed over chosen positions (fp32 scalar).
 
         The full model's own loss is this sum divided by the number of labels; its logits of the other positions,
@@ -63,13 +62,17 @@ class MaskedLM:
         logits_NV = masked_lm_head(model)(hidden_BTD[chosen_BT])
         return F.cross_entropy(logits_NV.float(), labels[chosen_BT], reduction="sum")
 
+    def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the summed loss and the number of labels."""
+        return {"eval_loss": (self.loss(model, **batch), (batch["labels"] != IGNORED).sum())}
+
     @staticmethod
     def tokens(batch: dict[str, Tensor]) -> Tensor:
         """Count the real tokens read."""
         return batch["attention_mask"].sum()
 
 
-def masked_lm_head(model: nn.Module) -> nn.Module:
+def masked_lm_head(model: Any) -> nn.Module:
     """Return the module that turns hidden states into logits: `lm_head` of the RoBERTa family, `cls` of BERT's."""
     for name in ("lm_head", "cls"):
         if isinstance(getattr(model, name, None), nn.Module):

@@ -1,4 +1,7 @@
-"""Sequence-to-sequence learning on labelled pairs. B batch, S source positions, T target positions, D width, N labels."""
+"""Sequence-to-sequence learning on labelled pairs.
+
+B batch, S source positions, T target positions, D width, N labels, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from polygraft.data.layout import IGNORED, Layout, pad_rows
+from polygraft.objectives.noise import Noise
 
 
 class Seq2Seq:
     """Pad pairs (labels with -100), shift labels right, and take the cross-entropy of the labels."""
+
+    noise: Noise | None = None  # nothing is random here; its heir, denoising, has some
 
     def __init__(self, tokenizer: Any, label_smoothing_factor: float = 0.0) -> None:
         self.layout, self.smoothing = Layout.of(tokenizer), label_smoothing_factor
@@ -21,10 +27,14 @@ class Seq2Seq:
         """Return input_ids, attention_mask [B, S], decoder_input_ids and labels [B, T], all int64."""
         return make_batch(self.layout, [row["input_ids"] for row in rows], [row["labels"] for row in rows])
 
-    def loss(self, model: nn.Module, *, labels: Tensor, **inputs: Tensor) -> Tensor:
+    def loss(self, model: Any, *, labels: Tensor, **inputs: Tensor) -> Tensor:
         """Return the (label-smoothed) cross-entropy in nats, summed over labels (fp32 scalar)."""
         logits_NV, labels_N = label_logits(model, labels, **inputs)
         return F.cross_entropy(logits_NV, labels_N, reduction="sum", label_smoothing=self.smoothing)
+
+    def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the summed loss and the number of labels."""
+        return {"eval_loss": (self.loss(model, **batch), (batch["labels"] != IGNORED).sum())}
 
     @staticmethod
     def tokens(batch: dict[str, Tensor]) -> Tensor:

@@ -12,13 +12,13 @@ from polygraft.report.folder import ALL_LANGUAGES, STAGES, Reader, mapping, numb
 from polygraft.report.formats import count, date, decimal, flops, interval, plain, seconds
 from polygraft.report.page import write_atomically
 from polygraft.report.scores import metric_hint, metric_name, places_of
-from polygraft.report.stages_view import STAGE_NAMES, flat
+from polygraft.report.stages_view import STAGE_NAMES, data_of, flat, inputs_of
 
 CARD_NAME = "README.md"
 FOLDER = "path/to/this/folder"
 
 
-def _shareable(name: str, value: str) -> str:
+def _shareable(value: str) -> str:
     """An absolute path is only true on the machine that trained: a card keeps its last part."""
     return Path(value).name if value.startswith(("/", "~")) or value[1:3] in (":\\", ":/") else value
 
@@ -37,7 +37,16 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _settings_table(rows: list[tuple[str, str]]) -> list[str]:
-    return _table(["setting", "value"], [[f"`{name}`", _shareable(name, value)] for name, value in rows])
+    return _table(["setting", "value"], [[f"`{name}`", _shareable(value)] for name, value in rows])
+
+
+def _inputs_table(record: dict[str, Any]) -> list[str]:
+    return _table(["read by fine-tuning", ""], [[_shareable(name), kind] for name, kind in inputs_of(record)])
+
+
+def _checkpoint(record: dict[str, Any]) -> str | None:
+    """The model that fine-tuning started from, where no recipe says what the whole began with."""
+    return next((name for name in mapping(record.get("inputs")) if not name.startswith("file:")), None)
 
 
 def _languages(scores: dict[str, Any], tokenizer: dict[str, Any]) -> tuple[str, list[str]]:
@@ -48,9 +57,9 @@ def _languages(scores: dict[str, Any], tokenizer: dict[str, Any]) -> tuple[str, 
     return targets[0], targets
 
 
-def _source_code(inputs: dict[str, Any], target: str, tokenizer: dict[str, Any]) -> str:
+def _source_code(record: dict[str, Any], target: str, tokenizer: dict[str, Any]) -> str:
     """The input's language code: that of the pairs, in the tokenizer's spelling, else that of the output."""
-    wanted = next((value for name, value in flat(inputs) if name.rpartition(".")[2] == "source_lang"), "")
+    wanted = dict(data_of(record)).get("source_lang", "")
     known = [str(code) for code in tokenizer.get("extra_special_tokens") or []] + [target]
     stem = wanted.replace("-", "_").partition("_")[0].lower()
     return wanted if wanted in known else next((code for code in known if stem and code.split("_")[0] == stem), target)
@@ -78,7 +87,10 @@ def _loading(tokenizer: dict[str, Any], source: str, target: str, evaluate: dict
 def _score_lines(scores: dict[str, Any]) -> list[str]:
     systems = mapping(scores.get("systems"))
     lines: list[str] = []
-    for language, by_metric in mapping(systems.get("model")).items():
+    by_language = mapping(systems.get("model"))
+    if len(by_language) == 2:  # a single language: "all" would say the same again
+        by_language.pop(ALL_LANGUAGES, None)
+    for language, by_metric in by_language.items():
         lead = mapping(mapping(systems.get("lead")).get(language))
         rows = []
         for metric, entry in mapping(by_metric).items():
@@ -130,18 +142,17 @@ def model_card(finetune_dir: Path, evaluate_dir: Path) -> str:
     record, evaluated = reader.json(finetune_dir / "stage.json"), reader.json(evaluate_dir / "stage.json")
     scores = reader.json(evaluate_dir / "scores.json")
     tokenizer, config = (reader.json(finetune_dir / name) for name in ("tokenizer_config.json", "config.json"))
-    inputs = mapping(record.get("inputs"))
     recipe_file = finetune_dir.resolve().parents[2] / "recipe.yaml" if len(finetune_dir.resolve().parts) > 4 else None
     recipe = reader.yaml(recipe_file)[0] if recipe_file and recipe_file.is_file() else {}
-    base = str(recipe.get("target") or inputs.get("model") or "") or None
+    base = str(recipe.get("target") or _checkpoint(record) or "") or None
     target, languages = _languages(scores, tokenizer)
-    source = _source_code(inputs, target, tokenizer)
+    source = _source_code(record, target, tokenizer)
     arm = finetune_dir.resolve().parent.parent.name if recipe else ""
     title = " · ".join(str(part) for part in (recipe.get("name"), arm) if part) or finetune_dir.resolve().name
     settings = flat(mapping(record.get("settings")))
     provenance = [*flat(mapping(record.get("versions"))), *flat(mapping(record.get("machine")))]
     provenance += [("git commit", plain(record.get("git_commit"))), ("started", date(record.get("started")))]
-    named = _shareable("base_model", base) if base else None
+    named = _shareable(base) if base else None
     origin = f"`{_cell(named)}`" if named else "a checkpoint that was not recorded"
     return "\n".join(
         [
@@ -162,7 +173,8 @@ def model_card(finetune_dir: Path, evaluate_dir: Path) -> str:
             *(_history_lines(finetune_dir.parent, reader) or ["No stage.json says how.", ""]),
             "## Data and models it was made from",
             "",
-            *(_settings_table(flat(inputs)) or ["Not recorded.", ""]),
+            *(_inputs_table(record) or ["Not recorded.", ""]),
+            *_settings_table(data_of(record)),
             "## Fine-tuning settings",
             "",
             *(_settings_table(settings) or ["Not recorded.", ""]),

@@ -136,7 +136,8 @@ def settings_groups(run: Run) -> list[dict[str, Any]]:
         for stage in run.stages:
             if stage.name != name or not stage.record:
                 continue
-            rows = flat(stage.settings)
+            # The seed alone does not make the settings others; it stands beside the group's name.
+            rows = flat({name: value for name, value in stage.settings.items() if name != "seed"})
             key = f"{name} {rows}"
             group = groups.setdefault(key, {"stage": STAGE_NAMES[name], "key": name, "rows": rows, "used": {}})
             group["used"].setdefault(stage.arm, []).append(str(stage.seed))
@@ -147,12 +148,32 @@ def settings_groups(run: Run) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
+def inputs_of(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """The checkpoints and files that a stage read, with their kinds and the beginnings of their fingerprints."""
+    rows = []
+    for name, fingerprint in mapping(record.get("inputs")).items():
+        kind = "file" if name.startswith("file:") else "checkpoint"
+        # A hub name's fingerprint is the name itself.
+        mark = plain(fingerprint)
+        rows.append((name.removeprefix("file:"), kind if mark == name else f"{kind}, fingerprint {mark[:12]}"))
+    return rows
+
+
+def data_of(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """How a stage read its data files: the settings of its data sections that are given."""
+    sections = record.get("data")
+    found = (
+        [mapping(section) for section in sections if isinstance(section, dict)] if isinstance(sections, list) else []
+    )
+    return [row for section in found for row in flat({key: v for key, v in section.items() if v is not None})]
+
+
 def inputs(run: Run) -> list[dict[str, Any]]:
     """What each stage read: models and files, as stage.json names them."""
     return [
-        {"name": stage.arm, "seed": stage.seed, "stage": stage.name, "rows": flat(mapping(stage.record.get("inputs")))}
+        {"name": stage.arm, "seed": stage.seed, "stage": stage.name, "rows": rows}
         for stage in run.stages
-        if mapping(stage.record.get("inputs"))
+        if (rows := inputs_of(stage.record) + data_of(stage.record))
     ]
 
 

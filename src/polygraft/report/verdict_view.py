@@ -70,14 +70,13 @@ def _comparison_rows(run: Run) -> list[dict[str, str]]:
     for item in _comparisons(run.verdict):
         if _is_primary(item, run.verdict):
             continue
-        adjusted = item["p_value_holm"] if "p_value_holm" in item else item.get("p_value")
         rows.append(
             {
                 "pair": _pair(item),
                 "metric": str(item.get("metric", MISSING)),
                 "effect": decimal(item.get("effect"), 3, signed=True),
                 "interval": interval(item.get("low"), item.get("high"), 3, signed=True),
-                "p": p_value(adjusted),
+                "p": p_value(item.get("p_value_holm")),
                 "better": "lower is better" if lower_is_better(item) else "higher is better",
                 "word": str(item.get("word", MISSING)),
                 "badge": BADGES.get(str(item.get("word")), ("open", ""))[0],
@@ -88,10 +87,10 @@ def _comparison_rows(run: Run) -> list[dict[str, str]]:
 
 def _measured_cost(stages: list[Stage]) -> dict[str, float]:
     """As verdict.json counts: adapt, transfer and adapt_target, mean over seeds; for runs that have no verdict."""
-    done = [stage for stage in stages if stage.record]
-    spent = [stage for stage in done if stage.name in ("adapt", "transfer", "adapt_target")]
-    seeds = len({stage.seed for stage in done})
-    if not done:
+    spent = [stage for stage in stages if stage.name in ("adapt", "transfer", "adapt_target")]
+    seeds = len({stage.seed for stage in stages})
+    # An arm that has not spent all of its budget would look cheap; one that has run nothing would look free.
+    if not all(stage.finished for stage in spent) or not any(stage.record for stage in stages):
         return {}
     cost = {"seconds": sum(number(stage.record.get("seconds")) or 0.0 for stage in spent) / seeds}
     for key in ("flops", "tokens"):
@@ -106,8 +105,9 @@ def costs(run: Run) -> list[dict[str, Any]]:
     for arm in run.arms:
         measured = _measured_cost([stage for seed_run in arm.runs for stage in seed_run.stages])
         cost = mapping(stated.get(arm.name)) if stated else measured
-        if cost:
-            rows.append({"name": arm.name, "arm": arm.index, "cost": cost})
+        rows.append({"name": arm.name, "arm": arm.index, "cost": cost})
+    if not any(row["cost"] for row in rows):
+        return []
     dearest = max((number(row["cost"].get("seconds")) or 0.0 for row in rows), default=0.0)
     for row in rows:
         cost = row.pop("cost")

@@ -29,7 +29,7 @@ from polygraft.transfer import embeddings
 from polygraft.transfer.plan import Inputs, Plan, check_plan, format_plan, tied_names
 
 METHODS = {"embeddings": embeddings}
-PROBE_TEXTS = 200
+PROBE_TEXTS, PROBE_CHARACTERS = 200, 300
 SAMPLE_TEXTS = [  # what the two tokenizers are compared on beside the user's text
     "This package reads and writes compressed files.",
     "Ce paquet lit et écrit des fichiers compressés.",
@@ -111,7 +111,8 @@ def _load(
     else:
         source_tokenizer = checkpoints.load_tokenizer(str(next(iter(names.values()))))
         vocabulary = map_vocabularies(tokenizer, rows, source_tokenizer, next(iter(shapes.values()))[0])
-        alike = alike_share(source_tokenizer, tokenizer, [*texts[:PROBE_TEXTS], *SAMPLE_TEXTS])
+        probe = [*(one[:PROBE_CHARACTERS] for one in texts[:PROBE_TEXTS]), *SAMPLE_TEXTS]
+        alike = alike_share(source_tokenizer, tokenizer, probe)
         warnings = check_vocabularies(vocabulary, alike)
     counts = token_counts(tokenizer, texts, rows) if texts else np.zeros(rows, dtype=np.int64)
     tokens = tokens_by_id(tokenizer, rows, "target")

@@ -64,9 +64,8 @@ class Changes:
 
 def required(settings: Embeddings) -> tuple[str, ...]:
     """Name the inputs without which a mode cannot run."""
-    return {"recentre": (), "repair": ("source_after",), "delta": ("source_before", "source_after", "text")}[
-        settings.mode
-    ]
+    both = ("source_before", "source_after", "text")
+    return {"recentre": (), "repair": ("source_after",), "delta": both}[settings.mode]
 
 
 def plan(inputs: Inputs) -> Plan:
@@ -143,7 +142,7 @@ def _dead_entries(owner: str, sets: dict[str, np.ndarray], repair: bool) -> list
 
 def _delta_entries(owner: str, sets: dict[str, np.ndarray]) -> list[Entry]:
     why = "occurs in the text: what adaptation changed in the source's row is added, mapped"
-    return [Entry(owner, "text tokens, moved", sets["seen"], "target + source", DELTA, why)]
+    return [Entry(owner, "text tokens, changed", sets["seen"], "target + source", DELTA, why)]
 
 
 def _kept_entries(owner: str, inputs: Inputs, sets: dict[str, np.ndarray]) -> list[Entry]:
@@ -175,7 +174,7 @@ def fit(plan: Plan, inputs: Inputs) -> Fit | None:
     if len(ids) < MIN_FIT_ROWS:
         raise TransferError(
             f"only {len(ids)} tokens have rows that both models learned (at least {MIN_FIT_ROWS} are needed to fit "
-            "the map between their embeddings). Use mode: recentre, or a source that was trained on the same vocabulary."
+            "the map between their embeddings). Use mode: recentre, or a source with the same vocabulary."
         )
     target = embedding_matrix(inputs.target)
     heldout, ids = np.sort(ids[::HELDOUT_EVERY]), np.sort(np.delete(ids, np.s_[::HELDOUT_EVERY]))

@@ -1,0 +1,86 @@
+"""The detector of never-learned rows, on matrices whose dead rows are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from polygraft.transfer.dead_rows import find_dead_rows
+
+INITIAL = 0.02  # standard deviation of initial noise
+
+
+def trained_rows(count, width, seed=0):
+    """Rows like those of a trained tied matrix: a falling spectrum, and the drift the stronger the rarer the token."""
+    generator = torch.Generator().manual_seed(seed)
+    drift = torch.randn(width, generator=generator) * 1.0 / width**0.5
+    spectrum = 0.5 / torch.arange(1, width + 1) ** 0.5
+    rows = torch.randn(count, width, generator=generator) * spectrum * 0.4
+    rareness = torch.rand(count, 1, generator=generator)
+    return rows + 0.85 * rareness * drift + INITIAL * torch.randn(count, width, generator=generator), drift
+
+
+def planted(count, dead, width, pad=True, seed=0):
+    rows, drift = trained_rows(count, width, seed)
+    generator = torch.Generator().manual_seed(seed + 100)
+    ids = np.sort(np.random.default_rng(seed).choice(np.arange(1, count), dead, replace=False))
+    rows[torch.from_numpy(ids)] = drift + INITIAL * torch.randn(dead, width, generator=generator)
+    rows[0] = drift if pad else 0.0
+    return rows, ids
+
+
+@pytest.mark.parametrize("anchor", ["pad", "zero pad", "wrong row"])
+@pytest.mark.parametrize(
+    ("count", "dead", "width"), [(3000, 1400, 64), (3000, 90, 128), (3000, 2800, 64), (400, 150, 48)]
+)
+def test_finds_exactly_the_planted_rows(count, dead, width, anchor):
+    rows, ids = planted(count, dead, width, pad=anchor == "pad")
+    wrong = int(np.setdiff1d(np.arange(1, count), ids)[0])
+    found = find_dead_rows(rows, np.arange(1, count), [wrong if anchor == "wrong row" else 0])
+    assert np.array_equal(found.ids, ids)
+    assert found.ids.dtype == np.int64
+    # radius of a Gaussian ball INITIAL * sqrt(width); spread 1 is the Gaussian's; measured 0.93 to 1.04
+    assert found.figures["radius"] == pytest.approx(INITIAL * width**0.5, rel=0.03)
+    assert found.figures["spread"] == pytest.approx(1.0, abs=0.12)
+    assert found.figures["isotropy"] > 0.9
+
+
+def test_fp16_storage_changes_nothing():
+    rows, ids = planted(2000, 500, 64)
+    assert np.array_equal(find_dead_rows(rows.half(), np.arange(1, 2000), [0]).ids, ids)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("width", [48, 256])
+def test_finds_none_where_all_rows_were_trained(width, seed):
+    rows, drift = trained_rows(2000, width, seed)
+    rows[0] = drift
+    found = find_dead_rows(rows, np.arange(1, 2000), [0])
+    assert len(found.ids) == 0
+    assert "around row 0" in found.reason
+
+
+def test_finds_none_in_fresh_random_weights():
+    fresh = INITIAL * torch.randn(2000, 64, generator=torch.Generator().manual_seed(1))
+    found = find_dead_rows(fresh, np.arange(2000), [1])
+    assert len(found.ids) == 0
+    assert "share too little drift" in found.reason
+
+
+def test_only_candidates_are_returned():
+    rows, ids = planted(2000, 500, 64)
+    candidates = np.arange(1, 1000)
+    assert np.array_equal(find_dead_rows(rows, candidates, [0]).ids, ids[ids < 1000])
+
+
+def test_scale_of_the_model_does_not_matter():
+    rows, ids = planted(2000, 500, 64)
+    for factor in (1e-3, 50.0):
+        assert np.array_equal(find_dead_rows(rows * factor, np.arange(1, 2000), [0]).ids, ids)
+
+
+def test_few_rows_are_no_ball():
+    rows, _ = planted(2000, 6, 64)
+    assert len(find_dead_rows(rows, np.arange(1, 2000), [0]).ids) == 0
+    assert len(find_dead_rows(rows, np.arange(1, 5), [0]).ids) == 0

@@ -71,7 +71,7 @@ def test_a_batch_without_a_chosen_token_still_has_labels(xlmr_tokenizer):
 
 
 def test_loss_and_gradients_equal_the_full_models(xlmr_tokenizer, tiny_xlmr, rows):
-    """Independent reference: XLMRobertaForMaskedLM's own loss. Measured: loss 0 to 5e-7, gradients at most 3e-8."""
+    """Independent reference: XLMRobertaForMaskedLM's own loss. Measured on 10 draws: at most 1e-6 and 6e-8."""
     batch = MaskedLM(xlmr_tokenizer, PROBABILITY, Noise(1, fixed=True)).collate(rows[:16])
     full = tiny_xlmr(**batch).loss
     reference = torch.autograd.grad(full, list(tiny_xlmr.parameters()))

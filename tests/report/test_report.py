@@ -90,7 +90,7 @@ def write_stage(folder: Path, arm: str, seed: int, stage: str, rng: random.Rando
     record = {
         "stage": stage, "status": "done", "fingerprint": f"{stage}-{arm}-{seed}",
         "settings": {**settings_of(stage), "seed": seed},
-        "inputs": {"polygraft/nano-mbart": "5e0c0ffee5e0c0ffee", "file:polygraft/sample/uk/train.jsonl": "0dd0dd0dd0dd"},
+        "inputs": {"polygraft/nano-mbart": "5e0c0ffee5e0c0ffee", "file:polygraft/sample/uk/train.jsonl": "0dd0dd0dd0"},
         "data": [{"train_file": "polygraft/sample/uk/train.jsonl", "source_lang": "uk", "test_file": None}],
         "versions": {"polygraft": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"}, "git_commit": "0123abc",
         "machine": {"platform": "Linux-6.1-x86_64", "python": "3.11.9", "cpus": 2, "device": "cpu"},
@@ -483,7 +483,10 @@ def test_without_a_verdict_costs_are_summed_for_finished_arms_only(tmp_path):
     cut(root, "verdict.json", "detour/*/adapt_target/stage.json")
     text = assert_well_formed(write(root).read_text(encoding="utf-8")).text
     costs = text[text.index("What each arm cost") : text.index("What is missing")]
-    assert "plain 0.0 s 0 0 FLOP direct 25 s 150 k 3.9 TFLOP detour {0} {0} {0}".format(formats.MISSING) in costs
+    assert (
+        f"plain 0.0 s 0 0 FLOP direct 25 s 150 k 3.9 TFLOP detour {formats.MISSING} {formats.MISSING} {formats.MISSING}"
+        in costs
+    )
 
 
 def test_unequal_test_sets_are_said(tmp_path):

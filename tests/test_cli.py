@@ -309,13 +309,8 @@ def test_evaluate_hands_over_settings_and_pairs(stage, tmp_path):
     assert pairs.test_file == "t.jsonl"
     assert model == "m"
     assert out_dir == tmp_path / "o"
-    assert [c.strip() for c in result.stdout.splitlines()[3].split("│")[1:-1]] == [
-        "model",
-        "all",
-        "chrf++",
-        "31.25",
-        "30 to 33.5",
-    ]
+    cells = [cell.strip() for cell in result.stdout.splitlines()[3].split("│")[1:-1]]
+    assert cells == ["model", "all", "chrf++", "31.25", "30 to 33.5"]
 
 
 def test_transfer_hands_over_both_sources(stage, tmp_path):

@@ -81,7 +81,7 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
         "evaluate", scored, recipe.evaluate, [str(tuned), test_only(pairs)], None,
         lambda: evaluate.run(recipe.evaluate, str(tuned), pairs, scored),
     )  # fmt: skip
-    (tuned / "README.md").write_text(report.model_card(tuned, scored), encoding="utf-8")
+    report.write_model_card(tuned, scored)
 
 
 def test_only(pairs: PairData) -> PairData:
@@ -105,9 +105,13 @@ def run_stage(
     `inputs` are checkpoints (names or folders) and data sections. With `replace=False` a finished stage with other
     settings, or a folder that is not a stage's, is left alone and a PolygraftError says so.
     """
-    described = {str(i): fingerprint_of(i) for i in _flat(inputs)}
-    content = {"format": FORMAT, "stage": stage, "settings": settings.model_dump(), "seed": seed, "inputs": described}
-    content["data"] = [i.model_dump() for i in inputs if isinstance(i, Settings)]
+    described = {name: fingerprint_of(name) for name in _flat(inputs)}
+    data = [section.model_dump() for section in inputs if isinstance(section, Settings)]
+    content = {
+        "format": FORMAT, "stage": stage, "settings": settings.model_dump(), "seed": seed,
+        "data": [{key: value for key, value in section.items() if not key.endswith("_file")} for section in data],
+        "inputs": [described[name] for name in _flat(inputs)],  # contents count, not names
+    }  # fmt: skip
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     found = read_record(out_dir)
     if found and found["fingerprint"] == fingerprint and found["status"] == "done":
@@ -118,9 +122,9 @@ def run_stage(
         if shared:
             shutil.copytree(shared, out_dir, copy_function=_link)
             return read_record(out_dir) or {}
-    record = {
+    record: dict[str, Any] = {
         "stage": stage, "status": "running", "fingerprint": fingerprint,
-        "settings": {**settings.model_dump(), "seed": seed}, "inputs": described, "data": content["data"],
+        "settings": {**settings.model_dump(), "seed": seed}, "inputs": described, "data": data,
         "versions": machine.versions(), "git_commit": git_commit(), "machine": machine.describe(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip

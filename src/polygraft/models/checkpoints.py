@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
@@ -72,7 +73,7 @@ def _load_model(kind: Any, name: str, what: str) -> PreTrainedModel:
 def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
     try:
         return kind.from_pretrained(resolve(name), trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{name}: cannot load its {what}: {reason}.{offline} {REMEDY}") from error

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBartTokenizer
 
 from polygraft import evaluate
+from polygraft.data.dataset import pair_codes
 from polygraft.data.files import write_atomically
 from polygraft.errors import CheckpointError, DataError, RecipeError
 from polygraft.metrics import copy_rate
@@ -164,7 +165,7 @@ def test_languages_of_rows(mbart_tokenizer):
     rows = [{"from": "uk", "to": "ja"}, {"from": "fr_XX", "to": "en"}]
 
     def codes(**settings):
-        return evaluate.row_languages(rows, PairData(train_file="x", **settings), mbart_tokenizer)
+        return pair_codes(rows, PairData(train_file="x", **settings), mbart_tokenizer)
 
     assert codes(source_lang="de") == (["de_DE"] * 2, ["de_DE"] * 2)
     assert codes(source_lang_column="from") == (["uk_UA", "fr_XX"], ["uk_UA", "fr_XX"])

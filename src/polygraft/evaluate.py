@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from polygraft.data.dataset import pair_columns, pair_dataset, tokenize
+from polygraft.data.dataset import pair_codes, pair_columns, pair_dataset, tokenize
 from polygraft.data.files import write_atomically
-from polygraft.data.languages import to_code
 from polygraft.data.layout import IGNORED, Layout
 from polygraft.data.reading import read_rows
 from polygraft.errors import CheckpointError, RecipeError
@@ -41,7 +40,7 @@ def run(settings: Evaluate, model: str, pairs: PairData, out_dir: Path) -> dict[
         raise RecipeError("pairs.test_file: missing, but `evaluate` scores it. Name a file of held-out pairs.")
     rows = read_rows(pairs.test_file, pair_columns(pairs))[: settings.max_samples]
     tokenizer = load_tokenizer(model)
-    source_codes, target_codes = row_languages(rows, pairs, tokenizer)
+    source_codes, target_codes = pair_codes(rows, pairs, tokenizer)
     network: Any = load_seq2seq(model)
     network.to(best_device()).eval()
     texts = [row[pairs.text_column] for row in rows]
@@ -78,20 +77,6 @@ def _shown_on(bar: Progress) -> OnProgress:
     return lambda done, total: bar.update(done / total)
 
 
-def row_languages(rows: Sequence[dict[str, Any]], pairs: PairData, tokenizer: Any) -> tuple[list[str], list[str]]:
-    """The tokenizer's language codes of each row's input and output; the output's is the input's unless given."""
-
-    def codes(lang: str, column: str | None) -> list[str]:
-        names = [row[column] if column else lang for row in rows]
-        known = {name: to_code(name, tokenizer) for name in set(names)}
-        return [known[name] for name in names]
-
-    sources = codes(pairs.source_lang, pairs.source_lang_column)
-    if pairs.target_lang is None and pairs.target_lang_column is None:
-        return sources, sources
-    return sources, codes(pairs.target_lang or pairs.source_lang, pairs.target_lang_column)
-
-
 @torch.inference_mode()
 def reference_losses(
     model: Any,
@@ -107,7 +92,8 @@ def reference_losses(
     predicts it with certainty, and a free token would dilute differences by one part in the reference's length.
     """
     longest = max_length_tokens(model, tokenizer)
-    items = pair_dataset(rows, pairs, tokenizer, longest, longest).items
+    longest_source = min(longest, settings.max_source_length_tokens)
+    items = pair_dataset(rows, pairs, tokenizer, longest_source, longest).items
     layout = Layout.of(tokenizer)
     losses, counts = [0.0] * len(items), [len(item["labels"]) - 1 for item in items]
     done = 0

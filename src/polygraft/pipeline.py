@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -129,6 +130,7 @@ def run_stage(
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     write_record(out_dir, record)
+    print(f"== {'/'.join(out_dir.parts[-3:]) if replace else stage}", file=sys.stderr, flush=True)
     started = time.monotonic()
     result = function()
     record |= {

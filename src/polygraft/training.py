@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 import shutil
 import time
@@ -116,6 +117,15 @@ class Spending(TrainerCallback, ExportableState):
         if every >= 1:
             return self.spent["steps"] % round(every) == 0
         return math.floor(self.share / every + 1e-9) > math.floor(self.last_share / every + 1e-9)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tied weights are stored once, which Trainer reports as missing keys at every reload."""
+    return "missing keys" not in record.getMessage() and "mtime may not be reliable" not in record.getMessage()
+
+
+for _name in ("transformers.trainer", "transformers.trainer_utils"):
+    logging.getLogger(_name).addFilter(_is_news)
 
 
 class StageTrainer(Trainer):

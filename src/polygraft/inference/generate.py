@@ -28,15 +28,14 @@ def max_length_tokens(model: Any, tokenizer: Any) -> int:
     return int(min(tokenizer.model_max_length, model.config.max_position_embeddings))
 
 
-def encode_sources(model: Any, tokenizer: Any, texts: Sequence[str], source_codes: Sequence[str]) -> list[list[int]]:
-    """Token ids of inputs in the layout of the tokenizer's mBART family, cut with a warning to the model's maximum."""
-    layout, longest = Layout.of(tokenizer), max_length_tokens(model, tokenizer)
+def encode_sources(tokenizer: Any, texts: Sequence[str], source_codes: Sequence[str], longest: int) -> list[list[int]]:
+    """Token ids of inputs in the layout of the tokenizer's mBART family, cut with a warning to `longest` tokens."""
+    layout = Layout.of(tokenizer)
     contents = tokenize(tokenizer, texts)
     if too_long := sum(len(content) > longest - 2 for content in contents):
         logger.warning(
-            "%d of %d inputs are longer than the model's %d tokens; their ends were cut off.",
-            too_long, len(texts), longest,
-        )  # fmt: skip
+            "%d of %d inputs are longer than %d tokens; their ends were cut off.", too_long, len(texts), longest
+        )
     languages = tokenizer.convert_tokens_to_ids(list(source_codes))
     return [layout.wrap(ids[: longest - 2], code) for ids, code in zip(contents, languages, strict=True)]
 
@@ -79,7 +78,8 @@ def decode(
     `source_codes` and `target_codes` are the tokenizer's own codes (`uk_UA`), one per text. Equal to
     `model.generate(**tokenizer(text), forced_bos_token_id=…)` with the same beams. `progress` gets (done, total).
     """
-    sources = encode_sources(model, tokenizer, texts, source_codes)
+    longest = min(max_length_tokens(model, tokenizer), settings.max_source_length_tokens)
+    sources = encode_sources(tokenizer, texts, source_codes, longest)
     outputs = [""] * len(texts)
     wanted = [i for i, text in enumerate(texts) if text.strip()]
     done = len(texts) - len(wanted)

@@ -5,7 +5,6 @@ Legend: N rows, a width of the source, b width of the target.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,32 +40,21 @@ def fit_ridge(
         source, target: (rows, a) and (rows, b), any float dtype; x_n = source[source_ids[n]], y_n likewise.
         weights: (N,) positive.
     """
-    weights_N = torch.from_numpy(weights).double()
-    total = weights_N.sum()
     a, b = source.shape[1], target.shape[1]
-    mean_a, mean_b = torch.zeros(a, dtype=torch.float64), torch.zeros(b, dtype=torch.float64)
-    for x, y, w in _blocks(source, source_ids, target, target_ids, weights_N):
-        mean_a += w @ x / total
-        mean_b += w @ y / total
-    scatter_aa, cross_ab = torch.zeros(a, a, dtype=torch.float64), torch.zeros(a, b, dtype=torch.float64)
-    for x, y, w in _blocks(source, source_ids, target, target_ids, weights_N):
-        weighted = (x - mean_a).T * w
-        scatter_aa += weighted @ (x - mean_a)
-        cross_ab += weighted @ (y - mean_b)
+    moments = torch.zeros(a + 1, a + 1 + b, dtype=torch.float64)  # [x 1]^T diag(w) [x 1 y], one pass
+    for start in range(0, len(weights), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        x = source[torch.from_numpy(source_ids[block])].double()
+        y = target[torch.from_numpy(target_ids[block])].double()
+        x1 = torch.nn.functional.pad(x, (0, 1), value=1.0)
+        moments += (x1 * torch.from_numpy(weights[block])[:, None]).T @ torch.cat([x1, y], dim=1)
+    means = moments[a] / moments[a, a]  # of [x 1 y]
+    centred = moments[:a] - torch.outer(moments[:a, a], means)
+    scatter_aa, cross_ab = centred[:, :a], centred[:, a + 1 :]
     system = scatter_aa + ridge * scatter_aa.trace() / a * torch.eye(a, dtype=torch.float64)
     # lstsq, not solve: with fewer rows than a and no ridge the scatter is singular, and the shortest W is wanted
     weight_ab = torch.linalg.lstsq(system, cross_ab, driver="gelsd").solution
-    return LinearMap(weight_ab, mean_b - mean_a @ weight_ab)
-
-
-def _blocks(
-    source: Tensor, source_ids: np.ndarray, target: Tensor, target_ids: np.ndarray, weights_N: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    for start in range(0, len(source_ids), BLOCK_ROWS):
-        stop = start + BLOCK_ROWS
-        x = source[torch.from_numpy(source_ids[start:stop])].double()
-        y = target[torch.from_numpy(target_ids[start:stop])].double()
-        yield x, y, weights_N[start:stop]
+    return LinearMap(weight_ab, means[a + 1 :] - means[:a] @ weight_ab)
 
 
 def r_squared(predicted_Nb: Tensor, true_Nb: Tensor) -> float:

@@ -1,0 +1,87 @@
+"""Every command and every line of Python in the README is run, and so is every recipe; only budgets are cut."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = [
+    "seeds=[1]", "finetune.budget={steps: 2}", "evaluate.max_samples=6", "evaluate.num_beams=1",
+    "evaluate.max_new_tokens=4", "verdict.resamples=100",
+]  # fmt: skip
+NANO = {
+    "source": "polygraft/nano-xlmr", "target": "polygraft/nano-mbart",
+    "text.train_file": "polygraft/sample/uk/adapt.parquet", "pairs.train_file": "polygraft/sample/uk/train.parquet",
+    "pairs.validation_file": "polygraft/sample/uk/validation.parquet",
+    "pairs.test_file": "polygraft/sample/uk/test.parquet",
+}  # fmt: skip
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def shortened(recipe: Path) -> str:
+    """The options that cut a recipe's budgets, in all its arms."""
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    cuts = list(SHORT)
+    for arm, sections in (content.get("arms") or {}).items():
+        cuts += [f"arms.{arm}.{s}.budget={{steps: 2}}" for s in sections if s in ("adapt", "adapt_target")]
+    return " ".join(f"--set '{cut}'" for cut in cuts)
+
+
+def shell(command: str, cwd: Path) -> subprocess.CompletedProcess:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        ["bash", "-ec", command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_stage_commands_then_python(tmp_path):
+    (commands,) = [block for block in blocks("sh") if "polygraft adapt" in block]
+    result = shell(commands.replace("--steps 20", "--steps 2"), tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    (code,) = blocks("python")
+    result = shell(f"{sys.executable} - <<'CODE'\n{code}\nCODE", tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.startswith("[")
+
+
+def test_recipe_commands(tmp_path):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (commands,) = [block for block in blocks("sh") if "polygraft run" in block]
+    cuts = shortened(ROOT / "recipes" / "demo.yaml")
+    commands = re.sub(r"(polygraft run recipes/\S+)", rf"\1 {cuts}", commands)
+    result = shell(commands, tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "not enough evidence" in result.stdout
+    assert (tmp_path / "outputs/demo/report.html").is_file()
+
+
+@pytest.mark.parametrize("recipe", sorted(p.name for p in (ROOT / "recipes").glob("*.yaml") if p.name != "demo.yaml"))
+def test_every_other_recipe(tmp_path, recipe):
+    path = ROOT / "recipes" / recipe
+    nano = " ".join(f"--set {key}={value}" for key, value in NANO.items())
+    small = "--set finetune.per_device_train_batch_size=4 --set finetune.gradient_accumulation_steps=1"
+    result = shell(f"polygraft run {path} {nano} {small} {shortened(path)}", tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_every_link_leads_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_make_targets_of_the_readme_exist(target):
+    assert f"make {target}" in README
+    result = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"demo": "recipes/demo.yaml", "test": "pytest"}[target] in result.stdout

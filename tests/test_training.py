@@ -14,7 +14,6 @@ from polygraft.data.dataset import TextDataset
 from polygraft.models import checkpoints
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
-from polygraft.progress import Progress
 from polygraft.recipe import MLM, Budget
 from polygraft.training import Spending, StageTrainer, learning_rate_factor, train
 
@@ -117,7 +116,7 @@ def test_resumed_equals_uninterrupted(tiny_xlmr, xlmr_tokenizer, data, tmp_path,
     resumed = run(tiny_xlmr, xlmr_tokenizer, data, tmp_path / "cut", **how)
     assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "cut")) == 0.0
     assert largest_difference(start, weights(tmp_path / "cut")) > 1e-4
-    for key in ("steps", "tokens", "train_loss", "eval_loss"):
+    for key in ("steps", "tokens", "train_loss", "eval_loss", "eval_loss_first"):
         assert resumed[key] == whole[key]
     assert resumed["flops"] == pytest.approx(whole["flops"], rel=1e-9)
     assert not (tmp_path / "cut" / training.CHECKPOINTS).exists()
@@ -160,10 +159,10 @@ def test_flops_and_minutes_end_the_training(tiny_xlmr, xlmr_tokenizer, data, tmp
 
 
 def test_saved_model_is_the_best_one(tiny_xlmr, xlmr_tokenizer, data, tmp_path):
-    """A learning rate that destroys the model after a good first step: the best checkpoint is not the last."""
+    """A learning rate that shakes the model: the best evaluation is not the last, and no other rule would save it."""
     result = run(
         tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out", keep_best=True, learning_rate=0.3, warmup_steps=0.0,
-        lr_scheduler_type="constant", eval_steps=1, budget=Budget(steps=5),
+        lr_scheduler_type="constant", eval_steps=1, save_steps=1.0, budget=Budget(steps=5),
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     evals = [line["eval_loss"] for line in lines if line["step"] and "eval_loss" in line]
@@ -214,9 +213,12 @@ def test_interrupted_checkpoint_is_not_trusted(tmp_path):
     assert training.last_checkpoint(tmp_path) is None
 
 
-def test_spending_survives_saving():
-    spending = Spending(settings(), 8, Progress("x"), {"steps": 3, "tokens": 99})
-    state = spending.state()["attributes"]["spent"]
-    again = Spending(settings(), 8, Progress("x"), state)
+def test_spending_survives_saving(tmp_path):
+    spending = Spending(settings(), 8, False, "x")
+    spending.spent |= {"steps": 3, "tokens": 99}
+    state = {"stateful_callbacks": {"Spending": spending.state()}}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    again = Spending(settings(), 8, False, "x")
+    again.resume(tmp_path)
     assert again.spent == spending.spent
     assert again.share == 0.5

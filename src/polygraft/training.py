@@ -66,22 +66,30 @@ class Objective(Protocol):
 class Spending(TrainerCallback, ExportableState):
     """Count what is spent, and end, evaluate, save and log at shares of the budget. Saved with every checkpoint."""
 
-    def __init__(self, settings: Training, steps_per_epoch: int, progress: Progress, spent: dict | None = None) -> None:
+    def __init__(self, settings: Training, steps_per_epoch: int, save_evaluated: bool, title: str) -> None:
+        """With `save_evaluated` there is a checkpoint for every evaluation, so that the best one can be kept."""
         self.unit, self.amount = settings.budget.unit, settings.budget.amount
         if self.unit == "epochs":  # a known number of steps, so that epochs are counted in steps
             self.unit, self.amount = "steps", math.ceil(self.amount * steps_per_epoch)
-        self.settings, self.progress = settings, progress
-        self.spent = {"steps": 0, "tokens": 0, "flops": 0.0, "minutes": 0.0, "padded": 0, "counted": 0, **(spent or {})}
-        self.last_share = self.share
+        self.settings, self.save_evaluated, self.progress = settings, save_evaluated, Progress(title)
+        self.spent = {"steps": 0, "tokens": 0, "flops": 0.0, "minutes": 0.0, "padded": 0, "counted": 0.0}
+        self.first: dict[str, float] = {}  # the evaluation before the first step
+        self.last_share = 0.0
         self.resumed_at = time.monotonic()
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from what was spent when a checkpoint was saved."""
+        saved = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]["Spending"]
+        self.spent, self.first = saved["attributes"]["spent"], saved["attributes"]["first"]
+        self.last_share = self.share
 
     @property
     def share(self) -> float:
         return min(1.0, self.spent[self.unit] / self.amount)
 
     def state(self) -> dict:
-        """What Trainer writes into trainer_state.json, and `resumed` reads."""
-        return {"args": {}, "attributes": {"spent": dict(self.spent)}}
+        """What Trainer writes into trainer_state.json, and `resume` reads."""
+        return {"args": {}, "attributes": {"spent": dict(self.spent), "first": dict(self.first)}}
 
     def add_batch(self, tokens: int, padded_tokens: int, flops: float | None) -> None:
         """Count one forward and backward pass; without `flops`, by the rate of the counted ones."""
@@ -105,6 +113,7 @@ class Spending(TrainerCallback, ExportableState):
         control.should_log |= done or self._crossed(1 / LOGS_PER_BUDGET)
         control.should_evaluate |= done or self._crossed(self.settings.eval_steps)
         control.should_save |= not done and self._crossed(self.settings.save_steps)
+        control.should_save |= self.save_evaluated and control.should_evaluate
         self.last_share = self.share
         self.progress.update(self.share, int(self.spent["tokens"]))
         return control
@@ -239,13 +248,14 @@ def train(
 
     An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints, which is removed at the end. With
     `keep_best` the saved model is the one with the lowest validation loss instead of the last. Returns steps, tokens,
-    flops, train_seconds, train_loss, eval_loss and eval_loss_first.
+    flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first step).
     """
     train_data, eval_data = data
     per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     checkpoint = last_checkpoint(out_dir)
-    progress = Progress(out_dir.name)
-    spending = Spending(settings, max(1, math.ceil(len(train_data) / per_step)), progress, _spent_at(checkpoint))
+    spending = Spending(settings, math.ceil(len(train_data) / per_step), keep_best, out_dir.name)
+    if checkpoint:
+        spending.resume(checkpoint)
     if objective.noise:
         objective.noise.batches = int(spending.spent["steps"]) * settings.gradient_accumulation_steps
     bf16 = machine.use_bf16(settings.precision)
@@ -259,11 +269,12 @@ def train(
         eval_objective=eval_objective, callbacks=[spending],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
-    first = None if checkpoint else trainer.evaluate()
-    with progress:
+    if not checkpoint:
+        spending.first = trainer.evaluate()
+    with spending.progress:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     del model.forward
-    return _finish(trainer, tokenizer, out_dir, first)
+    return _finish(trainer, tokenizer, out_dir)
 
 
 def _arguments(
@@ -277,7 +288,7 @@ def _arguments(
         per_device_train_batch_size=settings.per_device_train_batch_size,
         per_device_eval_batch_size=2 * settings.per_device_train_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        train_sampling_strategy="group_by_length", remove_unused_columns=False, dataloader_pin_memory=False,
+        remove_unused_columns=False, dataloader_pin_memory=False,
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer keep the best.
         logging_strategy="no", eval_strategy="steps", eval_steps=UNLIMITED_STEPS, save_strategy="steps",
         save_steps=UNLIMITED_STEPS, save_total_limit=2, load_best_model_at_end=keep_best,
@@ -293,21 +304,14 @@ def last_checkpoint(out_dir: Path) -> Path | None:
     return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
-def _spent_at(checkpoint: Path | None) -> dict | None:
-    if checkpoint is None:
-        return None
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    return state["stateful_callbacks"]["Spending"]["attributes"]["spent"]
-
-
-def _finish(trainer: StageTrainer, tokenizer: Any, out_dir: Path, first: dict | None) -> dict[str, Any]:
+def _finish(trainer: StageTrainer, tokenizer: Any, out_dir: Path) -> dict[str, Any]:
     """Save model, tokenizer and log, remove the checkpoints, and sum up."""
-    spent, history = trainer.spending.spent, trainer.state.log_history
+    spent, first, history = trainer.spending.spent, trainer.spending.first, trainer.state.log_history
     losses = [line["loss"] for line in history if "loss" in line]
     if losses and not math.isfinite(losses[-1]):
         raise CheckpointError(f"training diverged (loss {losses[-1]}). Lower learning_rate or raise warmup_steps.")
     evals = [line["eval_loss"] for line in history if "eval_loss" in line]
-    lines = [{"step": 0, "tokens": 0, "seconds": 0.0, **first}] if first else []
+    lines = [{"step": 0, "tokens": 0, "seconds": 0.0, **first}]
     lines += [line for line in history if line.get("step") and ("loss" in line or "eval_loss" in line)]
     (out_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     checkpoints.save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out_dir)
@@ -316,5 +320,5 @@ def _finish(trainer: StageTrainer, tokenizer: Any, out_dir: Path, first: dict | 
         "steps": int(spent["steps"]), "tokens": int(spent["tokens"]), "flops": spent["flops"],
         "train_seconds": round(60 * spent["minutes"], 2), "train_loss": losses[-1] if losses else None,
         "eval_loss": min(evals, default=None) if trainer.args.load_best_model_at_end else evals[-1] if evals else None,
-        "eval_loss_first": first["eval_loss"] if first else None,
+        "eval_loss_first": first["eval_loss"],
     }  # fmt: skip

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from polygraft import machine
+from polygraft.data.files import write_atomically
 from polygraft.data.reading import find_file
 from polygraft.errors import PolygraftError
 from polygraft.recipe import PairData, Recipe, Settings, TextData
@@ -153,9 +154,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write stage.json in one step: it is either the old record or the new one, never half of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (STAGE_FILE + ".partial")
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / STAGE_FILE)
+    write_atomically(folder / STAGE_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _clear(out_dir: Path, found: dict[str, Any] | None, replace: bool) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from polygraft.data.files import write_atomically
 from polygraft.report.folder import ALL_LANGUAGES, STAGES, Reader, mapping, number
 from polygraft.report.formats import count, date, decimal, flops, interval, plain, seconds
-from polygraft.report.page import write_atomically
 from polygraft.report.scores import metric_hint, metric_name, places_of
 from polygraft.report.stages_view import STAGE_NAMES, data_of, flat, inputs_of
 
@@ -187,4 +187,6 @@ def model_card(finetune_dir: Path, evaluate_dir: Path) -> str:
 
 def write_model_card(finetune_dir: Path, evaluate_dir: Path) -> Path:
     """Write the model card to `finetune_dir`/README.md, atomically; return its path."""
-    return write_atomically(Path(finetune_dir) / CARD_NAME, model_card(finetune_dir, evaluate_dir))
+    path = Path(finetune_dir) / CARD_NAME
+    write_atomically(path, model_card(finetune_dir, evaluate_dir))
+    return path

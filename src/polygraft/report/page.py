@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from polygraft.errors import PolygraftError
+from polygraft.data.files import write_atomically
 from polygraft.report import plots, scores, stages_view, transfer_view, verdict_view
 from polygraft.report.folder import Run, read_run
 from polygraft.report.formats import MISSING, plural
@@ -63,27 +61,13 @@ def render(run_dir: Path) -> str:
     return environment.get_template("page.html.j2").render(_context(read_run(run_dir)))
 
 
-def write_atomically(path: Path, text: str) -> Path:
-    """Write `text` so that `path` is at no moment half-written. Raises PolygraftError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # What no encoding can hold (a lone surrogate from a JSON escape) must not cost the page.
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        remedy = "Free some disk space or make the folder writable"
-        raise PolygraftError(f"cannot write {path}: {error.strerror}. {remedy}.") from error
-    return path
-
-
 def write(run_dir: Path) -> Path:
     """Write `run_dir`/report.html from what the run has left so far; return its path.
 
     Raises:
         DataError: `run_dir` is not a folder.
-        PolygraftError: the page cannot be written.
+        OSError: the page cannot be written.
     """
     run_dir = Path(run_dir)
-    return write_atomically(run_dir / PAGE_NAME, render(run_dir))
+    write_atomically(run_dir / PAGE_NAME, render(run_dir))
+    return run_dir / PAGE_NAME

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 SEED_ROWS = 64  # rows nearest to a seed that start a search; fewer dead rows than a quarter of them do not matter
-MAX_ROUNDS = 30  # of growing; real balls were complete after 4 to 10
+MAX_ROUNDS = 30  # of growing; the balls of measured matrices were complete after 4 to 6
 SIGMAS = 4.0
 MAX_SPREAD = 3.0  # a ball's spread of radii, in units of the Gaussian's: beyond it, it is a cloud of trained rows
 MIN_DRIFT_SHARE = 0.5  # |g|^2 / mean |e|^2, the mean pairwise cosine of the ball
@@ -100,19 +99,19 @@ def _judge(ball_Nd: Tensor) -> tuple[dict[str, float], str | None]:
     if count < SEED_ROWS // 4:
         return {}, f"only {count} rows"
     drift_d = ball_Nd.mean(0)
+    drift_share = float(drift_d.square().sum() / torch.linalg.vector_norm(ball_Nd, dim=1).square().mean())
+    if not drift_share >= MIN_DRIFT_SHARE:
+        return {}, f"{count} rows share too little drift ({drift_share:.2f})"
     noise_Nd = ball_Nd - drift_d
     radii_N = noise_Nd.norm(dim=1)
     covariance_dd = noise_Nd.T @ noise_Nd
-    effective = covariance_dd.trace() ** 2 / covariance_dd.square().sum()
-    figures: dict[str, Any] = {
-        "drift_share": drift_d.square().sum() / ball_Nd.square().sum(1).mean(),
-        "radius": radii_N.median(),
-        "spread": radii_N.std() / radii_N.mean() * (2 * width) ** 0.5,
-        "isotropy": effective * (1 / width + 1 / count),  # Gaussian rows: n d / (n + d) effective dimensions
+    effective = covariance_dd.trace().square() / covariance_dd.square().sum()
+    figures = {
+        "drift_share": drift_share,
+        "radius": float(radii_N.median()),
+        "spread": float(radii_N.std() / radii_N.mean()) * (2 * width) ** 0.5,
+        "isotropy": float(effective) * (1 / width + 1 / count),  # Gaussian rows: n d / (n + d) effective dimensions
     }
-    figures = {name: float(value) for name, value in figures.items()}
-    if not figures["drift_share"] >= MIN_DRIFT_SHARE:
-        return figures, f"{count} rows share too little drift ({figures['drift_share']:.2f})"
     if not figures["isotropy"] >= MIN_ISOTROPY:
         return figures, f"{count} rows differ by more than noise (isotropy {figures['isotropy']:.2f})"
     if not figures["spread"] <= MAX_SPREAD:

@@ -26,7 +26,7 @@ MAX_ROUNDS = 30  # of growing; the balls of measured matrices were complete afte
 SIGMAS = 4.0
 MAX_SPREAD = 3.0  # a ball's spread of radii, in units of the Gaussian's: beyond it, it is a cloud of trained rows
 MIN_DRIFT_SHARE = 0.5  # |g|^2 / mean |e|^2, the mean pairwise cosine of the ball
-MIN_ISOTROPY = 0.5  # effective dimensions of the noise / those that as many Gaussian rows would have
+MIN_ISOTROPY = 0.25  # effective dimensions of the noise / those of as many Gaussian rows; trained: 0.06, dead: 0.6 to 1
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ All three rewrite rows of the target's one tied matrix, which is its encoder's i
 layer at once. With s the target's embedding scale, e_A and e_B rows of source and target, and W, c the ridge map
 e_A(v) W + c ~ s e_B(v) over rows that both models have learned:
 
-    recentre   e_B(v) = mean + rho (e_B(v) - g)                        for the rows v that B never learned
+    recentre   e_B(v) = mean + rho (e_B(v) - g) / |e_B(v) - g|           for the rows v that B never learned
     repair     e_B(v) = mean + rho (m(v) - mean m), m = (e_A W + c) / s  for those of them that A has learned
     delta      e_B(v) += alpha n_v / (n_v + k) [d(v) - mean d of unseen rows] W / s,   d = e_A after - e_A before
 
@@ -86,9 +86,10 @@ def plan(inputs: Inputs) -> Plan:
     changed = _delta_entries(owner, sets) if mode == "delta" else _dead_entries(owner, sets, mode == "repair")
     entries = [entry for entry in changed if entry.ids is not None and len(entry.ids)]
     sets["changed"] = _joined([entry.ids for entry in entries if entry.ids is not None])
-    warnings = [] if len(dead.ids) or mode == "delta" else [f"no row that was never learned was found ({dead.reason})"]
-    if mode == "delta" and len(dead.ids):
-        warnings.append(f"{len(dead.ids)} rows of the target were never learned, and delta leaves them so")
+    lost = len(sets["dead"]) + len(sets["dead_codes"])
+    warnings = [] if lost or mode == "delta" else [f"no row that was never learned was found ({dead.reason})"]
+    if mode == "delta" and lost:
+        warnings.append(f"{lost} rows of the target were never learned, and delta leaves them so")
     figures = {f"dead_rows_{name}": value for name, value in dead.figures.items()}
     kept = _kept_entries(owner, inputs, sets)
     return Plan([*entries, *kept, *keep_whole(inputs.target, owner, tied)], tied, sets, figures, warnings)
@@ -101,7 +102,7 @@ def embedding_matrix(model: PreTrainedModel) -> Tensor:
 
 def _row_sets(inputs: Inputs, dead: DeadRows) -> dict[str, np.ndarray]:
     """Sort the target's rows by what each side has learned of them."""
-    vocabulary = inputs.vocabulary
+    vocabulary, matrix = inputs.vocabulary, embedding_matrix(inputs.target)
     source = inputs.source_after if inputs.source_after is not None else inputs.source_before
     tokens, codes = vocabulary.ordinary, vocabulary.language_code
     mapped = tokens[vocabulary.source_of[tokens] >= 0] if source is not None else tokens[:0]
@@ -112,11 +113,15 @@ def _row_sets(inputs: Inputs, dead: DeadRows) -> dict[str, np.ndarray]:
         learned = mapped[~np.isin(vocabulary.source_of[mapped], source_dead)]
     else:
         learned = mapped
+    # Codes compete with each other at the first position, so those of unknown languages stray from the ball. But a code
+    # is seen in every document of its language or never: what is nearer to the drift than half its length never was.
+    strayed = (matrix[torch.from_numpy(codes)] - dead.drift).norm(dim=1) < dead.drift.norm() / 2
+    dead_codes = codes[strayed.numpy()] if len(dead.ids) else codes[:0]
     return {
         "dead": np.intersect1d(dead.ids, tokens),
-        "dead_codes": np.intersect1d(dead.ids, codes),
+        "dead_codes": dead_codes,
         "trained": np.setdiff1d(tokens, dead.ids),
-        "trained_codes": np.setdiff1d(codes, dead.ids),
+        "trained_codes": np.setdiff1d(codes, dead_codes),
         "mapped": mapped,
         "learned_by_source": learned,
         "fit": np.setdiff1d(learned, dead.ids),
@@ -227,7 +232,8 @@ def _new_rows(transform: str, ids: np.ndarray, plan: Plan, fitted: Fit | None, i
         trained = matrix[torch.from_numpy(sets["trained_codes"])]
     if transform in (RECENTRE, RECENTRE_CODES):
         drift = matrix[torch.from_numpy(_joined([sets["dead"], sets["dead_codes"]]))].mean(0)
-        return place(matrix[torch.from_numpy(ids)] - drift, trained, settings.norm_scale)
+        own = torch.nn.functional.normalize(matrix[torch.from_numpy(ids)] - drift, dim=1)
+        return place(own, trained, settings.norm_scale)
     if fitted is None:
         raise TransferError(f"'{transform}' needs a fitted map.")
     if transform == REPAIR:

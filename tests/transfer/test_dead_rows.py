@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from polygraft.models.checkpoints import load_masked_lm, load_seq2seq, load_tokenizer
 from polygraft.transfer.dead_rows import find_dead_rows
 
 INITIAL = 0.02  # standard deviation of initial noise
@@ -62,6 +63,17 @@ def test_finds_none_where_all_rows_were_trained(width, seed):
     assert "around row 0" in found.reason
 
 
+def test_a_tight_cluster_with_structure_is_no_noise():
+    """Rows at one distance from a common vector that differ in three dimensions only have been learned."""
+    generator = torch.Generator().manual_seed(1)
+    offsets = torch.nn.functional.normalize(torch.randn(500, 3, generator=generator), dim=1)
+    rows = torch.ones(500, 64)
+    rows[:, :3] += offsets
+    found = find_dead_rows(rows, np.arange(500), [0])
+    assert len(found.ids) == 0
+    assert "differ by more than noise (isotropy 0.05)" in found.reason
+
+
 def test_finds_none_in_fresh_random_weights():
     fresh = INITIAL * torch.randn(2000, 64, generator=torch.Generator().manual_seed(1))
     found = find_dead_rows(fresh, np.arange(2000), [1])
@@ -85,3 +97,21 @@ def test_few_rows_are_no_ball():
     rows, _ = planted(2000, 6, 64)
     assert len(find_dead_rows(rows, np.arange(1, 2000), [0]).ids) == 0
     assert len(find_dead_rows(rows, np.arange(1, 5), [0]).ids) == 0
+
+
+def test_a_whole_trained_matrix_is_no_ball():
+    """Nano XLM-R, all of whose rows were learned, has a strong common drift: its rows once passed for never-seen."""
+    matrix = load_masked_lm("polygraft/nano-xlmr").get_input_embeddings().weight
+    found = find_dead_rows(matrix, np.arange(4, len(matrix) - 1), [1])
+    assert len(found.ids) == 0, found.reason
+
+
+def test_rows_that_the_nano_target_never_read():
+    """It read seven languages. (A few more codes occur in Debian's texts, as names of locales.)"""
+    matrix = load_seq2seq("polygraft/nano-mbart").get_input_embeddings().weight
+    tokenizer = load_tokenizer("polygraft/nano-mbart")
+    found = set(find_dead_rows(matrix, np.arange(4, len(matrix)), [1]).ids.tolist())
+    read = ["en_XX", "it_IT", "da_DK", "fr_XX", "de_DE", "pt_XX", "ja_XX", "▁the", "▁und", "▁fichiers"]
+    unread = ["uk_UA", "pl_PL", "es_XX", "cs_CZ", "ar_AR", "▁пакунок", "▁бібліотека"]
+    assert not found & set(tokenizer.convert_tokens_to_ids(read))
+    assert found >= set(tokenizer.convert_tokens_to_ids(unread))

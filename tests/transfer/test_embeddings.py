@@ -13,10 +13,11 @@ from transformers import AutoModelForSeq2SeqLM
 
 from polygraft import transfer
 from polygraft.errors import TransferError
+from polygraft.models import checkpoints
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
 from polygraft.recipe import Embeddings, TextData
 from polygraft.transfer import embeddings
-from polygraft.transfer.plan import Inputs, check_plan, format_plan
+from polygraft.transfer.plan import Inputs, Plan, check_plan, format_plan
 
 SHARED = "model.shared.weight"
 
@@ -216,6 +217,22 @@ def test_diagnostics_count_scripts(pair):
     json.dumps(figures, allow_nan=False)
 
 
+def test_rows_that_are_frequent_in_the_text_weigh_more(pair):
+    generator = torch.Generator().manual_seed(9)
+    trained = np.setdiff1d(pair.vocabulary.ordinary, pair.dead)
+    pair.target[trained] += 0.3 * torch.randn(len(trained), 48, generator=generator)
+    favoured = trained[::3]
+    residuals = []
+    for count in (0, 10**15):
+        pair.counts[:] = 0
+        pair.counts[favoured] = count
+        inputs = pair.inputs("repair")
+        fitted = embeddings.fit(embeddings.plan(inputs), inputs)
+        mapped = fitted.map(pair.source[pair.vocabulary.source_of[favoured]]) / 48**0.5
+        residuals.append(float((mapped - pair.target[favoured]).norm()))
+    assert residuals[1] < 0.97 * residuals[0]
+
+
 def test_too_few_common_rows_are_refused(pair):
     generator = torch.Generator().manual_seed(3)
     alive = np.setdiff1d(pair.vocabulary.ordinary, pair.dead)[40:]
@@ -267,6 +284,18 @@ def test_run_writes_a_checkpoint_that_is_tied_when_reloaded(folders, pair, mode)
     assert json.loads((folders.out / "diagnostics.json").read_text()) == result["diagnostics"]
     assert result["plan"] == "plan.json"
     assert (result["method"], result["mode"]) == ("embeddings", mode)
+
+
+def test_a_checkpoint_that_is_not_what_was_planned_is_refused(pair, tmp_path, mbart_tokenizer, monkeypatch):
+    plan = embeddings.plan(pair.inputs("recentre"))
+    with pytest.raises(TransferError, match=r"saved model ties .* planned were {}"):
+        transfer._save(pair.target_model, mbart_tokenizer, Plan(plan.entries, {}), tmp_path / "untied")
+    other = copy.deepcopy(pair.target_model)
+    other.model.decoder.layers[0].fc1.bias.data += 1
+    save = checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda model, tokenizer, folder: save(other, tokenizer, folder))
+    with pytest.raises(TransferError, match=r"changed by saving and reloading: model.decoder.layers.0.fc1.bias\."):
+        transfer._save(pair.target_model, mbart_tokenizer, plan, tmp_path / "changed")
 
 
 def test_dry_run_writes_nothing(folders):

@@ -38,8 +38,8 @@ def run_polygraft(folder: Path, precision: str) -> dict[str, float]:
     file = folder / "text.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts()), encoding="utf-8")
     settings = MLM(
-        budget=Budget(epochs=1), learning_rate=RATE, per_device_train_batch_size=BATCH_DOCUMENTS, eval_steps=1.0,
-        save_steps=1.0, mlm_probability=PROBABILITY, max_length_tokens=BLOCK, precision=precision,
+        budget=Budget(epochs=1), learning_rate=RATE, per_device_train_batch_size=BATCH_DOCUMENTS, eval_steps=1e6,
+        save_steps=1e6, mlm_probability=PROBABILITY, max_length_tokens=BLOCK, precision=precision,
     )  # fmt: skip
     out = folder / "out"
     out.mkdir()

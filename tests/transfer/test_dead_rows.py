@@ -74,6 +74,17 @@ def test_a_tight_cluster_with_structure_is_no_noise():
     assert "differ by more than noise (isotropy 0.05)" in found.reason
 
 
+def test_pad_away_from_the_centre_speaks_against_a_ball():
+    rows, ids = planted(2000, 500, 64)
+    assert np.array_equal(find_dead_rows(rows, np.arange(1, 2000), pad=0).ids, ids)
+    rows[0, 0] += INITIAL * 64**0.5  # by one radius
+    found = find_dead_rows(rows, np.arange(1, 2000), pad=0)
+    assert len(found.ids) == 0
+    assert "<pad> is not at the centre of the 500 rows (1.0" in found.reason
+    rows[0] = 0  # no proof, but nothing against it
+    assert np.array_equal(find_dead_rows(rows, np.arange(1, 2000), pad=0).ids, ids)
+
+
 def test_finds_none_in_fresh_random_weights():
     fresh = INITIAL * torch.randn(2000, 64, generator=torch.Generator().manual_seed(1))
     found = find_dead_rows(fresh, np.arange(2000), [1])
@@ -102,7 +113,7 @@ def test_few_rows_are_no_ball():
 def test_a_whole_trained_matrix_is_no_ball():
     """Nano XLM-R, all of whose rows were learned, has a strong common drift: its rows once passed for never-seen."""
     matrix = load_masked_lm("polygraft/nano-xlmr").get_input_embeddings().weight
-    found = find_dead_rows(matrix, np.arange(4, len(matrix) - 1), [1])
+    found = find_dead_rows(matrix, np.arange(4, len(matrix) - 1), pad=1)
     assert len(found.ids) == 0, found.reason
 
 
@@ -110,7 +121,7 @@ def test_rows_that_the_nano_target_never_read():
     """It read seven languages. (A few more codes occur in Debian's texts, as names of locales.)"""
     matrix = load_seq2seq("polygraft/nano-mbart").get_input_embeddings().weight
     tokenizer = load_tokenizer("polygraft/nano-mbart")
-    found = set(find_dead_rows(matrix, np.arange(4, len(matrix)), [1]).ids.tolist())
+    found = set(find_dead_rows(matrix, np.arange(4, len(matrix)), pad=1).ids.tolist())
     read = ["en_XX", "it_IT", "da_DK", "fr_XX", "de_DE", "pt_XX", "ja_XX", "▁the", "▁und", "▁fichiers"]
     unread = ["uk_UA", "pl_PL", "es_XX", "cs_CZ", "ar_AR", "▁пакунок", "▁бібліотека"]
     assert not found & set(tokenizer.convert_tokens_to_ids(read))

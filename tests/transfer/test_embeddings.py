@@ -71,16 +71,16 @@ def unchanged(before, after, changed):
 def test_repair_recovers_the_map_and_the_rows(pair):
     before = pair.target.clone()
     plan, fitted, _, figures = carry_out(pair.inputs("repair"))
-    torch.testing.assert_close(fitted.map.weight.float(), pair.weight, atol=1e-4, rtol=0)  # measured 4e-6
+    torch.testing.assert_close(fitted.map.weight.float(), pair.weight, atol=1e-4, rtol=0)
     assert figures["heldout_r2"] > 1 - 1e-8
     assert figures["csls_precision_at_1"] == 1.0
     assert np.array_equal(plan.row_sets["dead"], pair.dead)
-    # around the mean of the trained rows, at their median distance, and otherwise a shifted and scaled truth
+    # around the mean of the trained rows, at 0.8 of their median distance, and otherwise a shifted and scaled truth
     trained = before[np.setdiff1d(pair.vocabulary.ordinary, pair.dead)]
     truth = pair.truth[pair.vocabulary.source_of[pair.dead]]
     offsets = truth - truth.mean(0)
     distance = (trained - trained.mean(0)).norm(dim=1).median()
-    expected = trained.mean(0) + offsets * distance / offsets.norm(dim=1).median()
+    expected = trained.mean(0) + 0.8 * offsets * distance / offsets.norm(dim=1).median()
     torch.testing.assert_close(pair.target[pair.dead], expected, atol=1e-4, rtol=0)
     assert unchanged(before, pair.target, np.concatenate([pair.dead, pair.dead_codes]))
 
@@ -141,7 +141,7 @@ def test_dead_language_codes_become_languages(pair):
 
 
 def test_codes_that_strayed_from_the_ball_are_still_unknown(pair):
-    """As measured on nano mBART: codes of unknown languages at 2 to 5 radii from the drift, known ones at 16 to 17."""
+    """As in nano mBART: codes named in texts as locales lie 2 to 5 radii from the drift, known languages 20 or more."""
     generator = torch.Generator().manual_seed(7)
     stray = pair.dead_codes[:3]
     pair.target[stray] += 0.1 * torch.randn(3, 48, generator=generator)

@@ -27,7 +27,8 @@ SIGMAS = 4.0
 MAX_SPREAD = 3.0  # a ball's spread of radii, in units of the Gaussian's: beyond it, it is a cloud of trained rows
 MIN_DRIFT_SHARE = 0.8  # |g|^2 / mean |e|^2, the mean pairwise cosine of the ball; dead 0.88 to 0.997, nano XLM-R 0.73
 MAX_SHARE_OF_ROWS = 0.95  # a model that learned anything has more rows outside the ball than that
-MIN_ISOTROPY = 0.25  # effective dimensions of the noise / those of as many Gaussian rows; trained: 0.06, dead: 0.6 to 1
+MIN_ISOTROPY = 0.25  # effective dimensions of the noise / those of Gaussian rows; trained 0.06 to 0.5, dead 0.5 to 1
+MAX_PAD_OFFSET = 0.25  # |e_pad - g| / radius; measured: dead 0.03 to 0.06, clouds of trained rows 0.4 to 5
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,28 @@ class DeadRows:
     reason: str
 
 
-def find_dead_rows(matrix: Tensor, candidates: np.ndarray, anchors: Sequence[int] = ()) -> DeadRows:
+def find_dead_rows(
+    matrix: Tensor, candidates: np.ndarray, anchors: Sequence[int] = (), pad: int | None = None
+) -> DeadRows:
     """Find the ball of never-seen rows, if there is one.
 
     Args:
         matrix: (rows, d), any float dtype.
         candidates: int64 ids of the rows that may be dead.
-        anchors: ids of rows that surely were no targets (``<pad>``, ``<s>``, rows without a token): where to look
-            first. Wrong or missing anchors cost time, not correctness.
+        anchors: ids of rows that surely were no targets (``<s>``, rows without a token): where to look first. Wrong or
+            missing anchors cost time, not correctness.
+        pad: id of ``<pad>``: the first anchor, and, unless its row is zero, the proof: it has to lie at the centre of
+            the ball. Better to miss dead rows, with a reason, than to overwrite trained ones.
 
     Returns:
         The dead rows among `candidates`; none, with the reason, where no ball passes the checks.
     """
     rows_Vd = matrix.detach()[torch.from_numpy(candidates)].float()
+    pad_d = matrix[pad].detach().float() if pad is not None and matrix[pad].any() else None
     reasons = []
-    for name, start_d in _starts(matrix, rows_Vd, anchors):
+    for name, start_d in _starts(matrix, rows_Vd, anchors if pad is None else [pad, *anchors]):
         inside = _grow(rows_Vd, start_d)
-        figures, fault = _judge(rows_Vd[inside], len(rows_Vd))
+        figures, fault = _judge(rows_Vd[inside], len(rows_Vd), pad_d)
         if fault is None:
             ids = np.sort(candidates[inside.numpy()])
             return DeadRows(ids, rows_Vd[inside].mean(0), figures, f"a ball of {len(ids)} rows around {name}")
@@ -94,7 +100,7 @@ def _grow(rows_Vd: Tensor, start_d: Tensor) -> Tensor:
     return inside_V.nonzero().squeeze(1)
 
 
-def _judge(ball_Nd: Tensor, rows: int) -> tuple[dict[str, float], str | None]:
+def _judge(ball_Nd: Tensor, rows: int, pad_d: Tensor | None) -> tuple[dict[str, float], str | None]:
     """Measure a ball, and say what is wrong with it as one of never-seen rows (None: nothing)."""
     count, width = ball_Nd.shape
     if count < SEED_ROWS // 4:
@@ -117,6 +123,10 @@ def _judge(ball_Nd: Tensor, rows: int) -> tuple[dict[str, float], str | None]:
         return figures, f"{count} rows differ by more than noise (isotropy {figures['isotropy']:.2f})"
     if not figures["spread"] <= MAX_SPREAD:
         return figures, f"{count} rows are not at one distance (spread {figures['spread']:.2f} of a Gaussian's)"
+    if pad_d is not None:
+        figures["pad_offset"] = float((pad_d - drift_d).norm()) / figures["radius"]
+        if not figures["pad_offset"] <= MAX_PAD_OFFSET + count**-0.5:  # the second term: the mean's sampling error
+            return figures, f"<pad> is not at the centre of the {count} rows ({figures['pad_offset']:.2f} radii away)"
     if count > MAX_SHARE_OF_ROWS * rows:
         return figures, f"{count} of {rows} rows, nearly all"
     return figures, None

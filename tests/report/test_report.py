@@ -111,7 +111,7 @@ def write_transfer(folder: Path, arm: str, seed: int) -> None:
            "origin": "target", "transform": "keep", "reason": "not part of this method"} for i in range(6)),
     ]  # fmt: skip
     tied = {"lm_head.weight": "model.shared.weight", "model.encoder.embed_tokens.weight": "model.shared.weight"}
-    plan = {"entries": entries, "tied": tied, "figures": {"drift_share": 0.88}, "warnings": []}
+    plan = {"entries": entries, "tied": tied, "figures": {"dead_rows_drift_share": 0.88}, "warnings": []}
     dump(folder / "plan.json", plan)
     dump(
         folder / "diagnostics.json",

@@ -12,12 +12,14 @@ EXPLANATIONS = {
     "dead_rows": "Embedding rows that the target never learned, in all and per script: their tokens did not occur in "
     "its training, so the rows are noise around a common drift.",
     "dead_language_codes": "Language codes among the rows that the target never learned.",
-    "drift_share": "Share of the never-learned rows' squared length that is one common direction: what the tied "
-    "output matrix does to every token that never occurs.",
-    "radius": "Median distance of the never-learned rows from their common drift.",
-    "spread": "How much these distances vary, where 1 is pure Gaussian noise.",
-    "isotropy": "How evenly the never-learned rows fill all directions once the drift is gone: 1 is pure noise, which "
-    "means that nothing is lost by replacing them.",
+    "dead_rows_drift_share": "Share of the never-learned rows' squared length that is one common direction: what the "
+    "tied output matrix does to every token that never occurs.",
+    "dead_rows_radius": "Median distance of the never-learned rows from their common drift.",
+    "dead_rows_spread": "How much these distances vary, where 1 is pure Gaussian noise.",
+    "dead_rows_isotropy": "How evenly the never-learned rows fill all directions once the drift is gone: 1 is pure "
+    "noise, which means that nothing is lost by replacing them.",
+    "dead_rows_pad_offset": "Distance of the row of <pad>, which is never a target, from the common drift, in radii: "
+    "near 0 if these rows were never targets either.",
     "fit_rows": "Tokens that both models know, on which the linear map between their embeddings was fitted.",
     "heldout_rows": "Tokens kept out of the fit, on which the map is judged.",
     "heldout_r2": "Share of the target embeddings' variance that the map explains on tokens it was not fitted on: "

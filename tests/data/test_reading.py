@@ -1,0 +1,97 @@
+"""Bad files, each with the message that a user sees."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from polygraft.data.languages import language_codes, to_code
+from polygraft.data.reading import read_rows
+from polygraft.errors import DataError
+
+ROWS = [{"text": "перший", "summary": "1"}, {"text": "second, with a comma", "summary": "2"}]
+
+
+def write(path):
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(ROWS))
+    elif path.suffix == ".csv":
+        path.write_text('text,summary\nперший,1\n"second, with a comma",2\n')
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_formats(tmp_path, suffix):
+    rows = read_rows(str(write(tmp_path / f"data{suffix}")), ["text", "summary"])
+    assert [(row["text"], row["summary"], row["id"]) for row in rows] == [
+        ("перший", "1", "1"),
+        ("second, with a comma", "2", "2"),
+    ]
+
+
+def test_text_lines_and_own_ids(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n  \ntwo\r\n")
+    assert [row["anything"] for row in read_rows(str(tmp_path / "a.txt"), ["anything"])] == ["one", "two"]
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "id": "doc-7"}')
+    assert read_rows(str(tmp_path / "a.jsonl"), ["text"])[0]["id"] == "doc-7"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("empty.txt", b"", ["empty.txt", "holds no text"]),
+        ("blank.txt", b"\n \n", ["holds no text"]),
+        ("bad.jsonl", b'{"text": "a"}\n{"text": "b"\n', ["bad.jsonl, line 2", "broken JSON"]),
+        ("list.jsonl", b"[1, 2]\n", ["line 1", "JSON object"]),
+        ("number.jsonl", b'{"text": 3}\n', ["line 1", "'text' holds 3", "text was expected"]),
+        ("column.jsonl", b'{"txt": "a"}\n', ["no column 'text'", "Columns here: 'txt'"]),
+        ("column.csv", b"body,title\na,b\n", ["no column 'text'", "'body', 'title'"]),
+        ("short.csv", b"summary,text\na\n", ["line 2", "'text' holds null"]),
+        ("latin.txt", "first\ncafé\n".encode("latin-1"), ["line 2, byte 4 (0xe9)", "UTF-8"]),
+        ("array.json", b'[{"text": "a"},\n {"text": }]', ["line 2", "broken JSON"]),
+        ("table.parquet", b"not parquet", ["not a Parquet file"]),
+        ("table.xlsx", b"x", ["unknown format '.xlsx'", ".parquet"]),
+    ],
+)
+def test_bad_files(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read_rows(str(tmp_path / name), ["text"])
+    for part in expected:
+        assert part in str(error.value)
+
+
+def test_missing_file_folder_and_bundled_name(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_rows(str(tmp_path / "nowhere.txt"), ["text"])
+    with pytest.raises(DataError, match="is a folder"):
+        read_rows(str(tmp_path), ["text"])
+    with pytest.raises(DataError, match=r"not bundled.*polygraft/sample/uk/train\.parquet"):
+        read_rows("polygraft/sample/xx/train.parquet", ["text"])
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("uk", "uk_UA"), ("uk_UA", "uk_UA"), ("ukr_Cyrl", "uk_UA"), ("en", "en_XX"), ("eng_Latn", "en_XX"),
+     ("zho_Hans", "zh_CN"), ("pt-BR", "pt_XX"), ("da", "da_DK")],
+)  # fmt: skip
+def test_language_names(mbart_tokenizer, name, code):
+    assert to_code(name, mbart_tokenizer) == code
+
+
+@pytest.mark.parametrize("name", ["xx", "klingon", "", "u"])
+def test_unknown_languages_are_refused(mbart_tokenizer, name):
+    with pytest.raises(DataError, match="Nearest"):
+        to_code(name, mbart_tokenizer)
+
+
+def test_all_codes_are_found(mbart_tokenizer):
+    codes = language_codes(mbart_tokenizer)
+    assert len(codes) == 53  # mBART-50's 52 and Danish
+    assert codes[0] == "ar_AR"
+    assert codes[-1] == "da_DK"

@@ -57,7 +57,9 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
-def text_dataset(rows: list[dict[str, Any]], data: TextData, tokenizer: Any, max_length: int, coded: bool) -> TextDataset:
+def text_dataset(
+    rows: list[dict[str, Any]], data: TextData, tokenizer: Any, max_length: int, coded: bool
+) -> TextDataset:
     """Tokenize rows and cut them into pieces of at most `max_length` minus two special tokens.
 
     `coded` says that the model has language codes (mBART); otherwise the language is -1.
@@ -74,7 +76,9 @@ def text_dataset(rows: list[dict[str, Any]], data: TextData, tokenizer: Any, max
     return TextDataset(documents, languages)
 
 
-def pair_dataset(rows: list[dict[str, Any]], data: PairData, tokenizer: Any, max_source: int, max_target: int) -> PairDataset:
+def pair_dataset(
+    rows: list[dict[str, Any]], data: PairData, tokenizer: Any, max_source: int, max_target: int
+) -> PairDataset:
     """Tokenize pairs into the layout of the tokenizer's mBART family, truncated to the two lengths."""
     layout = Layout.of(tokenizer)
     sources = tokenize(tokenizer, [row[data.text_column] for row in rows])
@@ -136,6 +140,8 @@ def _read_split(train: str, validation: str | None, share: float, columns: list[
         return rows, read_rows(validation, columns)
     held_out = max(1, round(len(rows) * share))
     if held_out >= len(rows):
-        raise DataError(f"{train}: {len(rows)} row(s) are too few to hold some out. Give a validation_file, or more rows.")
+        raise DataError(
+            f"{train}: {len(rows)} row(s) are too few to hold some out. Give a validation_file, or more rows."
+        )
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     return [rows[i] for i in sorted(order[held_out:])], [rows[i] for i in sorted(order[:held_out])]

@@ -1,10 +1,15 @@
-"""Shared fixtures: tiny tokenizers of the real classes and layouts, and tiny models of the real architectures."""
+"""Shared fixtures: tiny tokenizers and models of the real classes and layouts, a recipe, and the command line."""
 
 from __future__ import annotations
 
 import io
 import os
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import sentencepiece
 import torch
+import yaml
 from sentencepiece import sentencepiece_model_pb2
 from transformers import (
     MBart50Tokenizer,
@@ -23,6 +29,12 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
+from typer.testing import CliRunner
+
+import polygraft
+from polygraft.cli import app
+from polygraft.errors import RecipeError
+from polygraft.recipe_io import load_recipe
 
 SENTENCES = [
     "The library reads and writes compressed files. It supports many formats.",
@@ -111,3 +123,88 @@ def tiny_mbart_dir(tiny_mbart, mbart_tokenizer, tmp_path) -> Path:
     tiny_mbart.save_pretrained(folder)
     mbart_tokenizer.save_pretrained(folder)
     return folder
+
+
+BASE_RECIPE = """\
+name: demo
+source: polygraft/nano-xlmr
+text:
+  train_file: text.txt
+  lang: uk
+pairs:
+  train_file: train.jsonl
+  test_file: test.jsonl
+adapt:
+  budget: {steps: 100}
+transfer: {}
+finetune:
+  budget:
+    epochs: 2
+"""
+BASE_ARMS = """\
+arms:
+  plain: {adapt: null, transfer: null}
+  detour:
+    adapt: {learning_rate: 1e-3}
+verdict: {treatment: detour, control: plain}
+"""
+
+
+@pytest.fixture(scope="session")
+def base_recipe() -> str:
+    return BASE_RECIPE
+
+
+@pytest.fixture(scope="session")
+def base_arms() -> str:
+    return BASE_ARMS
+
+
+@pytest.fixture
+def base_data() -> dict[str, Any]:
+    return yaml.safe_load(BASE_RECIPE)
+
+
+@pytest.fixture
+def write_recipe(tmp_path) -> Callable[[str], Path]:
+    def _write(text: str) -> Path:
+        path = tmp_path / "r.yaml"
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return path
+
+    return _write
+
+
+@pytest.fixture(scope="session")
+def message_of() -> Callable[..., str]:
+    """Loads a recipe that is wrong, and gives back what is said of it."""
+
+    def _message(path: Path, overrides: tuple[str, ...] = ()) -> str:
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(path, list(overrides))
+        return str(caught.value)
+
+    return _message
+
+
+@pytest.fixture(scope="session")
+def invoke() -> Callable[..., Any]:
+    """Runs a command of polygraft in this process."""
+
+    def _invoke(*arguments: str, stdin: str | bytes | None = None) -> Any:
+        return CliRunner().invoke(app, list(arguments), input=stdin)
+
+    return _invoke
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Puts a module with the given functions in the place of one of polygraft's, whether or not it was imported."""
+
+    def _fake(name: str, **functions: Any) -> None:
+        module = SimpleNamespace(**functions)
+        monkeypatch.setitem(sys.modules, f"polygraft.{name}", module)
+        if "." not in name:
+            monkeypatch.setattr(polygraft, name, module, raising=False)
+
+    return _fake

@@ -41,8 +41,8 @@ def simulated_pair(rng, seeds, effect, seed_noise=0.03, documents=60, arm_by_doc
     )
 
 
-# Measured with 1500 runs of each of 16 settings, 3 and 5 seeds, 60 and 200 documents: coverage 0.947 to 0.974 (0.979 to
-# 0.990 where neither seeds nor arms differ but in noise per document), "helped" without an effect 0.006 to 0.033.
+# Measured with 1500 runs of each of 16 settings, 3 and 5 seeds, 60 and 200 documents: coverage 0.929 to 0.990 (at least
+# 0.979 where neither seeds nor arms differ but in noise per document), "helped" without an effect 0.006 to 0.033.
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("seed_noise", [0.03, 0.15])
 def test_intervals_cover_and_false_alarms_are_rare(seeds, seed_noise):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = [
     "seeds=[1]", "finetune.budget={steps: 2}", "evaluate.max_samples=6", "evaluate.num_beams=1",
-    "evaluate.max_new_tokens=4", "verdict.resamples=100",
+    "evaluate.max_new_tokens=4",
 ]  # fmt: skip
 NANO = {
     "source": "polygraft/nano-xlmr", "target": "polygraft/nano-mbart",
@@ -28,11 +28,12 @@ def blocks(language: str) -> list[str]:
 
 
 def shortened(recipe: Path) -> str:
-    """The options that cut a recipe's budgets, in all its arms."""
+    """The options that cut a recipe's budgets, at its top and in all its arms."""
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    cuts = list(SHORT)
-    for arm, sections in (content.get("arms") or {}).items():
-        cuts += [f"arms.{arm}.{s}.budget={{steps: 2}}" for s in sections if s in ("adapt", "adapt_target")]
+    cuts = [*SHORT, *["verdict.resamples=100"] * ("verdict" in content)]
+    arms = {f"arms.{arm}.": sections for arm, sections in content.get("arms", {}).items()}
+    for place, sections in {"": content, **arms}.items():
+        cuts += [f"{place}{s}.budget={{steps: 2}}" for s in sections if s in ("adapt", "adapt_target")]
     return " ".join(f"--set '{cut}'" for cut in cuts)
 
 

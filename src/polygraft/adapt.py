@@ -9,14 +9,15 @@ from typing import Any
 
 from transformers import set_seed
 
-from polygraft.data.dataset import read_text, text_dataset
+from polygraft.data.dataset import read_text, row_codes, text_dataset
 from polygraft.models import checkpoints
+from polygraft.models.trimming import restore, trim
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.recipe import MLM, TextData
 from polygraft.recipe import Denoising as DenoisingSettings
-from polygraft.training import Objective, train
+from polygraft.training import Objective, remove_checkpoints, train
 
 EVAL_NOISE = Noise(seed=1, fixed=True)  # the same corruption of the validation text in every evaluation, arm and seed
 
@@ -24,18 +25,27 @@ EVAL_NOISE = Noise(seed=1, fixed=True)  # the same corruption of the validation 
 def run(settings: MLM | DenoisingSettings, model: str, text: TextData, seed: int, out_dir: Path) -> dict[str, Any]:
     """Train `model` (hub name, folder or bundled name) on `text` and save it into `out_dir`; see `training.train`."""
     set_seed(seed)
-    tokenizer = checkpoints.load_tokenizer(model)
+    coded = not isinstance(settings, MLM)  # whether the model has language codes
+    load = checkpoints.load_seq2seq if coded else checkpoints.load_masked_lm
+    network, full_tokenizer = load(model), checkpoints.load_tokenizer(model)
+    splits = train_rows, validation_rows = read_text(text, seed)
+    tokenizer = full_tokenizer
+    if settings.trim_vocabulary:
+        tokenizer = trim(network, tokenizer, [row[text.text_column] for rows in splits for row in rows])
     make: Callable[[Noise], Objective]
     if isinstance(settings, MLM):
-        network, coded = checkpoints.load_masked_lm(model), False
         make = partial(MaskedLM, tokenizer, settings.mlm_probability)
     else:
-        network, coded = checkpoints.load_seq2seq(model), True
         make = partial(Denoising, tokenizer, settings.mask_ratio, settings.poisson_lambda, settings.permute_sentences)
     length = min(settings.max_length_tokens, checkpoints.max_positions(network))
-    train_rows, validation_rows = read_text(text, seed)
     data = (
         text_dataset(train_rows, text, tokenizer, length, coded),
         text_dataset(validation_rows, text, tokenizer, length, coded),
     )
-    return train(network, tokenizer, settings, make(Noise(seed)), make(EVAL_NOISE), data, seed=seed, out_dir=out_dir)
+    result = train(network, tokenizer, settings, make(Noise(seed)), make(EVAL_NOISE), data, seed=seed, out_dir=out_dir)
+    if settings.trim_vocabulary:
+        network = restore(network, tokenizer, load(model), full_tokenizer)
+    languages = set(row_codes(train_rows, text.lang, text.lang_column, tokenizer)) if coded else None
+    checkpoints.save(network, full_tokenizer, out_dir, languages)
+    remove_checkpoints(out_dir)
+    return result

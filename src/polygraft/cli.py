@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polygraft import __version__, cli_stages
+from polygraft import __version__, cli_checkpoints, cli_stages
 from polygraft.cli_errors import Commands, without_shard_bars
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe
@@ -90,6 +90,7 @@ def report(
 
 for stage_verb in (
     cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
+    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_checkpoints.convert,
 ):  # fmt: skip
     app.command()(stage_verb)
 
@@ -112,13 +113,10 @@ def _stages(recipe: Recipe) -> list[str]:
 def _needed_data(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
     """Each data file that the recipe reads, with the columns it must have."""
     text, pairs = recipe.text, recipe.pairs
-    needed: list[tuple[str, tuple[str, ...]]] = []
+    needed = [(name, pairs.columns) for name in (pairs.train_file, pairs.validation_file, pairs.test_file)]
     if text is not None:
-        columns = tuple(filter(None, (text.text_column, text.lang_column)))
-        needed += [(name, columns) for name in (text.train_file, text.validation_file) if name]
-    names = (pairs.text_column, pairs.summary_column, pairs.source_lang_column, pairs.target_lang_column)
-    columns = tuple(filter(None, names))
-    return needed + [(name, columns) for name in (pairs.train_file, pairs.validation_file, pairs.test_file) if name]
+        needed = [(name, text.columns) for name in (text.train_file, text.validation_file)] + needed
+    return [(name, tuple(columns)) for name, columns in needed if name]
 
 
 def _check_data(arms: dict[str, Recipe]) -> dict[str, int]:

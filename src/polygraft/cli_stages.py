@@ -55,7 +55,9 @@ def adapt(
     section, text = o.settings("polygraft adapt", [(kind, training), (TextData, data)], set_)
     from polygraft import adapt as stage
 
-    _run("adapt", output_dir, section, [model, text], seed, lambda: stage.run(section, model, text, seed, output_dir))
+    run_verb(
+        "adapt", output_dir, section, [model, text], seed, lambda: stage.run(section, model, text, seed, output_dir)
+    )
 
 
 def transfer(
@@ -85,7 +87,7 @@ def transfer(
     if dry_run:
         _print_result(work())
     else:
-        _run("transfer", output_dir, section, [source_before, source, target, text], None, work)
+        run_verb("transfer", output_dir, section, [source_before, source, target, text], None, work)
 
 
 def finetune(
@@ -122,7 +124,7 @@ def finetune(
     def work() -> dict[str, Any]:
         return stage.run(section, model, pairs, seed, output_dir)
 
-    _run("finetune", output_dir, section, [model, pairs], seed, work)
+    run_verb("finetune", output_dir, section, [model, pairs], seed, work)
 
 
 def evaluate(
@@ -148,7 +150,9 @@ def evaluate(
     section, pairs = o.settings("polygraft evaluate", [(Evaluate, decoding), (PairData, data)], set_)
     from polygraft import evaluate as stage
 
-    _run("evaluate", output_dir, section, [model, pairs], None, lambda: stage.run(section, model, pairs, output_dir))
+    run_verb(
+        "evaluate", output_dir, section, [model, pairs], None, lambda: stage.run(section, model, pairs, output_dir)
+    )
 
 
 def generate(
@@ -179,7 +183,7 @@ def generate(
         write_atomically(output_file, text)
 
 
-def _run(
+def run_verb(
     stage: str,
     out_dir: Path,
     section: Settings,

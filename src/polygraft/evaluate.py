@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from polygraft.data.dataset import pair_codes, pair_columns, pair_dataset, tokenize
+from polygraft.data.dataset import pair_codes, pair_dataset, tokenize
 from polygraft.data.files import write_atomically
 from polygraft.data.layout import IGNORED, Layout
 from polygraft.data.reading import read_rows
@@ -38,7 +38,7 @@ def run(settings: Evaluate, model: str, pairs: PairData, out_dir: Path) -> dict[
     """
     if pairs.test_file is None:
         raise RecipeError("pairs.test_file: missing, but `evaluate` scores it. Name a file of held-out pairs.")
-    rows = read_rows(pairs.test_file, pair_columns(pairs))[: settings.max_samples]
+    rows = read_rows(pairs.test_file, pairs.columns)[: settings.max_samples]
     tokenizer = load_tokenizer(model)
     source_codes, target_codes = pair_codes(rows, pairs, tokenizer)
     network: Any = load_seq2seq(model)

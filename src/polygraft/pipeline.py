@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from polygraft import machine
 from polygraft.data.files import write_atomically
 from polygraft.data.reading import find_file
 from polygraft.errors import PolygraftError
-from polygraft.recipe import PairData, Recipe, Settings, TextData
+from polygraft.recipe import AddLanguages, PairData, Recipe, Settings, TextData
 from polygraft.recipe_io import arm_recipes
 
 STAGE_FILE = "stage.json"
@@ -51,39 +52,41 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
 
 
 def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
-    """Run one arm: adapt the source, transfer, adapt the target, fine-tune, evaluate; absent sections are skipped."""
-    from polygraft import adapt, evaluate, finetune, report, transfer
+    """Run the stages of one arm in order; absent sections are skipped."""
+    from polygraft import adapt, add_languages, evaluate, finetune, report, transfer
 
-    source, model = recipe.source, recipe.target
-    pairs, text = recipe.pairs, recipe.text
+    def stage(
+        name: str,
+        settings: Settings,
+        inputs: list[str | Settings | None],
+        seed: int | None,
+        work: Callable[[Path], dict[str, Any]],
+    ) -> str:
+        out = folder / name
+        run_stage(name, out, settings, inputs, seed, lambda: work(out))
+        return str(out)
+
+    source, model, pairs, text = recipe.source, recipe.target, recipe.pairs, recipe.text
+    if recipe.add_languages:
+        new = AddLanguages(relatives=recipe.add_languages)
+        model = stage("add_languages", new, [model], None, partial(add_languages.run, new.relatives, model))
     if recipe.adapt and source and text:
-        out, settings, raw = folder / "adapt", recipe.adapt, source
-        run_stage("adapt", out, settings, [raw, text], seed, lambda: adapt.run(settings, raw, text, seed, out))
-        source = str(out)
+        work = partial(adapt.run, recipe.adapt, source, text, seed)
+        source = stage("adapt", recipe.adapt, [source, text], seed, work)
     if recipe.transfer:
-        out, how, base = folder / "transfer", recipe.transfer, model
         # A control that needs no source must not depend on one, or a changed source would run it again.
-        before, after = (None, None) if how.mode == "recentre" else (recipe.source, source)
-        inputs = [before, after, base, text]
-        run_stage("transfer", out, how, inputs, None, lambda: transfer.run(how, before, after, base, text, out))
-        model = str(out)
+        before, after = (None, None) if recipe.transfer.mode == "recentre" else (recipe.source, source)
+        how = partial(transfer.run, recipe.transfer, before, after, model, text)
+        model = stage("transfer", recipe.transfer, [before, after, model, text], None, how)
     if recipe.adapt_target and text:
-        out, denoising, base_ = folder / "adapt_target", recipe.adapt_target, model
-        run_stage(
-            "adapt_target", out, denoising, [base_, text], seed, lambda: adapt.run(denoising, base_, text, seed, out)
-        )
-        model = str(out)
-    tuned, start = folder / "finetune", model
-    run_stage(
-        "finetune", tuned, recipe.finetune, [start, pairs.model_copy(update={"test_file": None})], seed,
-        lambda: finetune.run(recipe.finetune, start, pairs, seed, tuned),
-    )  # fmt: skip
-    scored = folder / "evaluate"
-    run_stage(
-        "evaluate", scored, recipe.evaluate, [str(tuned), test_only(pairs)], None,
-        lambda: evaluate.run(recipe.evaluate, str(tuned), pairs, scored),
-    )  # fmt: skip
-    report.write_model_card(tuned, scored)
+        work = partial(adapt.run, recipe.adapt_target, model, text, seed)
+        model = stage("adapt_target", recipe.adapt_target, [model, text], seed, work)
+    labelled = pairs.model_copy(update={"test_file": None})
+    tune = partial(finetune.run, recipe.finetune, model, pairs, seed)
+    tuned = stage("finetune", recipe.finetune, [model, labelled], seed, tune)
+    score = partial(evaluate.run, recipe.evaluate, tuned, pairs)
+    scored = stage("evaluate", recipe.evaluate, [tuned, test_only(pairs)], None, score)
+    report.write_model_card(Path(tuned), Path(scored))
 
 
 def test_only(pairs: PairData) -> PairData:

@@ -74,6 +74,9 @@ class Training(Settings):
     """Optimizer steps between evaluations on the validation data; below 1, a share of the budget."""
     save_steps: PositiveFloat = 0.25
     """Optimizer steps between checkpoints to resume from; below 1, a share of the budget."""
+    trim_vocabulary: bool = False
+    """Train with only the rows of the vocabulary that the stage's text needs; the saved checkpoint is a full one, its
+    other rows unchanged. Saves memory and time; the losses then normalise over fewer classes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; "auto" is bf16 on a GPU that has it, else fp32. Weights stay fp32."""
 
@@ -120,6 +123,11 @@ class TextData(Settings):
     lang_column: str | None = None
     """The column that names each row's language, for files of several languages; overrides `lang`."""
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that each file must have, the text first."""
+        return [self.text_column, *([self.lang_column] if self.lang_column else [])]
+
 
 class PairData(Settings):
     """Labelled pairs: text and summary, or source and translation."""
@@ -147,6 +155,12 @@ class PairData(Settings):
     max_train_samples: PositiveInt | None = None
     """Use only the first so many training pairs."""
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that each file must have, the text first."""
+        languages = [column for column in (self.source_lang_column, self.target_lang_column) if column]
+        return [self.text_column, self.summary_column, *languages]
+
 
 class Embeddings(Settings):
     """Transfer through the embedding matrices (see docs/methods.md)."""
@@ -166,6 +180,22 @@ class Embeddings(Settings):
     norm_scale: PositiveFloat | None = None
     """`repair`, `recentre`: distance of the new rows from the mean, relative to the median of well-trained rows;
     without it 0.8 for rows mapped from the source and 1 for recentred ones, the best of each on development text."""
+
+
+class AddLanguages(Settings):
+    """Languages that the target has no code for."""
+
+    relatives: dict[str, str]
+    """New code -> the known language whose row it starts from."""
+
+
+class Trim(Settings):
+    """A checkpoint's vocabulary, reduced to what a text needs."""
+
+    train_file: list[str]
+    """Files of text, as for `adapt` and `finetune`."""
+    text_column: list[str] = ["text"]
+    """The columns whose text is needed (`text` and `summary` for pairs)."""
 
 
 class Finetune(Training):
@@ -226,6 +256,8 @@ class Recipe(Settings):
     """The masked language model that learns from the text: hub name, folder, or polygraft/nano-xlmr."""
     target: str = "polygraft/nano-mbart"
     """The sequence-to-sequence model that is fine-tuned: hub name, folder, or polygraft/nano-mbart."""
+    add_languages: dict[str, str] | None = None
+    """Languages to add to the target, each with the known one whose row it starts from: {da_DK: sv_SE}."""
     text: TextData | None = None
     """Monolingual text; needed by `adapt` and `adapt_target`."""
     pairs: PairData

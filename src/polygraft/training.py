@@ -30,7 +30,6 @@ from transformers.trainer_callback import ExportableState
 from polygraft import machine
 from polygraft.data.batching import LengthGroupedSampler
 from polygraft.errors import CheckpointError
-from polygraft.models import checkpoints
 from polygraft.objectives.noise import Noise
 from polygraft.progress import Progress
 from polygraft.recipe import Training
@@ -244,11 +243,12 @@ def train(
     out_dir: Path,
     keep_best: bool = False,
 ) -> dict[str, Any]:
-    """Train a model on (training, validation) data until the budget is spent and save it into `out_dir`.
+    """Train a model, in place, on (training, validation) data until the budget is spent.
 
-    An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints, which is removed at the end. With
-    `keep_best` the saved model is the one with the lowest validation loss instead of the last. Returns steps, tokens,
-    flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first step).
+    An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints; `remove_checkpoints` once the model is
+    saved. With `keep_best` the model ends as it was at the lowest validation loss. Writes metrics.jsonl; returns steps,
+    tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first step), and `classes`, the
+    vocabulary that the losses normalise over.
     """
     train_data, eval_data = data
     per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
@@ -274,7 +274,7 @@ def train(
     with spending.progress:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     del model.forward
-    return _finish(trainer, tokenizer, out_dir)
+    return _summary(trainer, out_dir)
 
 
 def _arguments(
@@ -304,8 +304,14 @@ def last_checkpoint(out_dir: Path) -> Path | None:
     return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
-def _finish(trainer: StageTrainer, tokenizer: Any, out_dir: Path) -> dict[str, Any]:
-    """Save model, tokenizer and log, remove the checkpoints, and sum up."""
+def remove_checkpoints(out_dir: Path) -> None:
+    """Remove what only an interrupted run needs."""
+    shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
+
+
+def _summary(trainer: StageTrainer, out_dir: Path) -> dict[str, Any]:
+    """Write the log, and sum up."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
     spent, first, history = trainer.spending.spent, trainer.spending.first, trainer.state.log_history
     losses = [line["loss"] for line in history if "loss" in line]
     if losses and not math.isfinite(losses[-1]):
@@ -314,11 +320,9 @@ def _finish(trainer: StageTrainer, tokenizer: Any, out_dir: Path) -> dict[str, A
     lines = [{"step": 0, "tokens": 0, "seconds": 0.0, **first}]
     lines += [line for line in history if line.get("step") and ("loss" in line or "eval_loss" in line)]
     (out_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    checkpoints.save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out_dir)
-    shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
     return {
         "steps": int(spent["steps"]), "tokens": int(spent["tokens"]), "flops": spent["flops"],
         "train_seconds": round(60 * spent["minutes"], 2), "train_loss": losses[-1] if losses else None,
         "eval_loss": min(evals, default=None) if trainer.args.load_best_model_at_end else evals[-1] if evals else None,
-        "eval_loss_first": first["eval_loss"],
+        "eval_loss_first": first["eval_loss"], "classes": model.config.vocab_size,
     }  # fmt: skip

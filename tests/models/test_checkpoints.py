@@ -1,21 +1,37 @@
 """What can be loaded, what is refused, and what a saved folder says of itself."""
 
+import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from polygraft.errors import CheckpointError, DataError
 from polygraft.models import checkpoints
 
+TINY_BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+
 
 def test_both_kinds_load_in_fp32_with_their_tokenizers(tiny_xlmr, tiny_mbart, tiny_xlmr_dir, tiny_mbart_dir):
-    tiny_mbart.half().save_pretrained(tiny_mbart_dir)
+    tiny_mbart.bfloat16().save_pretrained(tiny_mbart_dir)
     source = checkpoints.load_masked_lm(str(tiny_xlmr_dir))
     target = checkpoints.load_seq2seq(str(tiny_mbart_dir))
     assert {p.dtype for p in target.parameters()} == {torch.float32}
     assert torch.equal(source.get_input_embeddings().weight, tiny_xlmr.get_input_embeddings().weight)
+    assert torch.equal(target.model.shared.weight, tiny_mbart.model.shared.weight.float())
     assert type(checkpoints.load_tokenizer(str(tiny_mbart_dir))).__name__ == "MBart50Tokenizer"
 
 
@@ -26,10 +42,7 @@ def test_refused_folders(tmp_path, tiny_xlmr_dir):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         checkpoints.load_masked_lm(str(tmp_path / "empty"))
     weights = tiny_xlmr_dir / "model.safetensors"
-    shutil.move(weights, tiny_xlmr_dir / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pickled.*save_pretrained"):
-        checkpoints.load_masked_lm(str(tiny_xlmr_dir))
-    (tiny_xlmr_dir / "pytorch_model.bin").unlink()
+    weights.unlink()
     with pytest.raises(CheckpointError, match="no weights"):
         checkpoints.load_masked_lm(str(tiny_xlmr_dir))
     weights.write_bytes(b"not safetensors")
@@ -37,14 +50,98 @@ def test_refused_folders(tmp_path, tiny_xlmr_dir):
         checkpoints.load_masked_lm(str(tiny_xlmr_dir))
 
 
-def test_hub_name_offline_and_unknown_bundled_name(monkeypatch):
-    with pytest.raises(CheckpointError, match=r"cannot load.*HF_HUB_OFFLINE"):
-        checkpoints.load_masked_lm("somebody/some-model-that-is-not-here")
+def test_pickled_weights_are_refused_and_the_remedy_works(tiny_mbart, tiny_mbart_dir, tmp_path):
+    (tiny_mbart_dir / "model.safetensors").unlink()
+    torch.save(tiny_mbart.state_dict(), tiny_mbart_dir / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pickled.*polygraft convert --model"):
+        checkpoints.load_seq2seq(str(tiny_mbart_dir))
+    checkpoints.convert(str(tiny_mbart_dir), tmp_path / "safe")
+    again = checkpoints.load_seq2seq(str(tmp_path / "safe"))
+    assert all(torch.equal(t, tiny_mbart.state_dict()[name]) for name, t in again.state_dict().items())
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_converting_runs_nothing(tiny_mbart, tiny_mbart_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tiny_mbart_dir / "model.safetensors").unlink()
+    torch.save({**tiny_mbart.state_dict(), "evil": Evil()}, tiny_mbart_dir / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="more than tensors"):
+        checkpoints.convert(str(tiny_mbart_dir), tmp_path / "safe")
+    assert not (tmp_path / "executed").exists()
+    assert not (tmp_path / "safe").exists()
+
+
+def test_sharded_weights(tiny_mbart, tiny_mbart_dir):
+    (tiny_mbart_dir / "model.safetensors").unlink()
+    tiny_mbart.save_pretrained(tiny_mbart_dir, max_shard_size="100KB")
+    assert len(list(tiny_mbart_dir.glob("*.safetensors"))) > 1
+    again = checkpoints.load_seq2seq(str(tiny_mbart_dir))
+    assert all(torch.equal(t, tiny_mbart.state_dict()[name]) for name, t in again.state_dict().items())
+    (next(tiny_mbart_dir.glob("*.safetensors"))).unlink()
+    with pytest.raises(CheckpointError, match="cannot load"):
+        checkpoints.load_seq2seq(str(tiny_mbart_dir))
+
+
+def test_missing_weights_are_not_made_up(tiny_mbart, tiny_mbart_dir):
+    config = json.loads((tiny_mbart_dir / "config.json").read_text())
+    (tiny_mbart_dir / "config.json").write_text(json.dumps(config | {"decoder_layers": 3}))
+    with pytest.raises(CheckpointError, match=r"26 weights .* are missing .* model\.decoder\.layers\.2"):
+        checkpoints.load_seq2seq(str(tiny_mbart_dir))
+
+
+def test_an_encoder_without_a_head_gets_one_with_a_warning(tmp_path, xlmr_tokenizer, caplog):
+    model = BertModel(BertConfig(vocab_size=len(xlmr_tokenizer), **TINY_BERT))
+    model.save_pretrained(tmp_path)
+    xlmr_tokenizer.save_pretrained(tmp_path)
+    loaded = checkpoints.load_masked_lm(str(tmp_path))
+    assert "without a language modelling head" in caplog.text
+    assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+OFFLINE = """
+import socket, sys
+def refuse(*args, **kwargs):
+    print("network attempt", args, file=sys.stderr)
+    raise OSError("no network")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from polygraft.models import checkpoints
+from polygraft.errors import CheckpointError
+print(checkpoints.load_masked_lm("somebody/tiny").config.vocab_size, len(checkpoints.load_tokenizer("somebody/tiny")))
+try:
+    checkpoints.load_masked_lm("somebody/absent")
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_hub_names_come_from_the_cache_offline_without_a_network_attempt(tiny_xlmr_dir, xlmr_tokenizer, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    model = tmp_path / "home/hub/models--somebody--tiny"
+    shutil.copytree(tiny_xlmr_dir, model / "snapshots" / commit)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(commit)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, check=True
+    )
+    size = len(xlmr_tokenizer)
+    assert result.stdout.startswith(f"{size} {size}\nsomebody/absent: cannot load")
+    assert "HF_HUB_OFFLINE is set, so the hub was not asked" in result.stdout
+    assert "network attempt" not in result.stderr
+
+
+def test_bundled_names_need_no_network(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: pytest.fail("network attempt"))
+    assert checkpoints.load_config("polygraft/nano-mbart").vocab_size == 8054
     with pytest.raises(DataError, match="not bundled"):
         checkpoints.load_seq2seq("polygraft/nano-llama")
 
 
-def test_target_has_to_be_an_mbart(tmp_path, tiny_xlmr_dir):
+def test_wrong_kinds_are_refused(tmp_path, tiny_xlmr_dir, tiny_mbart_dir):
     T5ForConditionalGeneration(
         T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     ).save_pretrained(tmp_path / "t5")
@@ -52,13 +149,24 @@ def test_target_has_to_be_an_mbart(tmp_path, tiny_xlmr_dir):
         checkpoints.load_seq2seq(str(tmp_path / "t5"))
     with pytest.raises(CheckpointError, match="'xlm-roberta'"):
         checkpoints.load_seq2seq(str(tiny_xlmr_dir))
+    with pytest.raises(CheckpointError, match=r"sequence-to-sequence model \('mbart'\).*denoising"):
+        checkpoints.load_masked_lm(str(tiny_mbart_dir))
+
+
+def test_tokenizers_that_do_not_belong_are_refused(tiny_mbart, tiny_mbart_dir, xlmr_tokenizer, mbart_tokenizer):
+    config = json.loads((tiny_mbart_dir / "config.json").read_text())
+    (tiny_mbart_dir / "config.json").write_text(json.dumps(config | {"vocab_size": len(mbart_tokenizer) - 1}))
+    with pytest.raises(CheckpointError, match=r"tokenizer has id \d+ \('da_DK'\), but the model only \d+ rows"):
+        checkpoints.load_tokenizer(str(tiny_mbart_dir))
+    shutil.rmtree(tiny_mbart_dir)
+    tiny_mbart.save_pretrained(tiny_mbart_dir)
+    xlmr_tokenizer.save_pretrained(tiny_mbart_dir)
+    with pytest.raises(CheckpointError, match="is a XLMRobertaTokenizer; an mBART needs one of"):
+        checkpoints.load_tokenizer(str(tiny_mbart_dir))
 
 
 def test_positions_that_a_model_has(tiny_xlmr, tiny_mbart):
-    bert = BertForMaskedLM(BertConfig(
-        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
-        max_position_embeddings=40,
-    ))  # fmt: skip
+    bert = BertForMaskedLM(BertConfig(vocab_size=50, max_position_embeddings=40, **TINY_BERT))
     assert [checkpoints.max_positions(m) for m in (tiny_xlmr, tiny_mbart, bert)] == [64, 64, 40]
     longest = torch.full((1, 64), 5)
     assert tiny_xlmr(input_ids=longest).logits.shape[1] == 64
@@ -68,9 +176,56 @@ def test_positions_that_a_model_has(tiny_xlmr, tiny_mbart):
 
 def test_output_language(tiny_mbart, mbart_tokenizer, tmp_path):
     language = mbart_tokenizer.convert_tokens_to_ids("uk_UA")
-    checkpoints.save(tiny_mbart, mbart_tokenizer, tmp_path)
-    checkpoints.set_output_language(tmp_path, tiny_mbart, mbart_tokenizer, language)
+    checkpoints.save(tiny_mbart, mbart_tokenizer, tmp_path, ["uk_UA"])
     again = checkpoints.load_seq2seq(str(tmp_path))
     assert again.generation_config.forced_bos_token_id == language
     out = again.generate(torch.tensor([[language, 5, 6, 2]]), max_new_tokens=4, num_beams=1)
     assert out[0, :2].tolist() == [2, language]
+    checkpoints.save(again, mbart_tokenizer, tmp_path)  # not said: stays
+    assert checkpoints.load_seq2seq(str(tmp_path)).generation_config.forced_bos_token_id == language
+    checkpoints.save(again, mbart_tokenizer, tmp_path, ["uk_UA", "en_XX"])  # two: no default
+    assert checkpoints.load_seq2seq(str(tmp_path)).generation_config.forced_bos_token_id is None
+
+
+@pytest.mark.parametrize(
+    ("name", "generation"),
+    [
+        ("mbart-large-50", {"decoder_start_token_id": 2, "forced_bos_token_id": 250048}),
+        ("mbart-large-50-many-to-one-mmt", {"decoder_start_token_id": 2, "forced_bos_token_id": 250048}),
+        ("mbart-large-cc25", {"decoder_start_token_id": 250020, "forced_bos_token_id": None}),
+    ],
+)
+def test_published_configurations_are_saved_right(published, tmp_path, name, generation):
+    """Their generation settings lie in config.json, many-to-one's forced English among them."""
+    folder, code = str(published(name)), "ro_RO" if "cc25" in name else "uk_UA"
+    model, tokenizer = checkpoints.load_seq2seq(folder), checkpoints.load_tokenizer(folder)
+    checkpoints.save(model, tokenizer, tmp_path, [code])
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    found = again.generation_config
+    assert {key: getattr(found, key) for key in generation} == generation
+    assert (
+        again.config.tokenizer_class
+        == type(tokenizer).__name__
+        == type(AutoTokenizer.from_pretrained(tmp_path)).__name__
+    )
+    batch = tokenizer("Hello", return_tensors="pt")
+    outputs = again.generate(**batch, max_new_tokens=3, num_beams=1)
+    first = outputs[0, 0] if "cc25" in name else outputs[0, 1]
+    assert int(first) == tokenizer.convert_tokens_to_ids(code)
+
+
+def test_a_copy_that_differs_is_noticed(tiny_mbart, mbart_tokenizer, tmp_path, monkeypatch):
+    write = type(tiny_mbart).save_pretrained
+
+    def spoiled(self, folder):
+        self.model.decoder.layers[0].fc1.bias.data += 1
+        write(self, folder)
+        self.model.decoder.layers[0].fc1.bias.data -= 1
+
+    monkeypatch.setattr(type(tiny_mbart), "save_pretrained", spoiled)
+    with pytest.raises(CheckpointError, match=r"changed by saving and reloading: model.decoder.layers.0.fc1.bias\."):
+        checkpoints.save(tiny_mbart, mbart_tokenizer, tmp_path / "changed")
+    monkeypatch.setattr(type(tiny_mbart), "save_pretrained", write)
+    tiny_mbart.lm_head.weight = torch.nn.Parameter(tiny_mbart.lm_head.weight.detach().clone())
+    with pytest.raises(CheckpointError, match=r"saved model ties .* its reloaded copy"):
+        checkpoints.save(tiny_mbart, mbart_tokenizer, tmp_path / "untied")

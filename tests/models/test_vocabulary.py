@@ -106,7 +106,7 @@ def test_segmentation_alike(mbart_tokenizer, xlmr_tokenizer, pieces, sentences):
 
 @pytest.mark.parametrize(
     ("shared", "alike", "outcome"),
-    [(1.0, 1.0, []), (0.4, 1.0, "40.0% of the target's tokens"), (1.0, 0.8, "80.0% of the sample texts"),
+    [(1.0, 1.0, []), (0.4, 1.0, "40.0% of the target's tokens"), (1.0, 0.8, ["only 80.0% of the sample texts"]),
      (0.7, 1.0, ["only 70.0% of the target's tokens"]), (1.0, 0.95, ["only 95.0% of the sample texts"])],
 )  # fmt: skip
 def test_thresholds(pair, shared, alike, outcome):

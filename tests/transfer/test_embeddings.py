@@ -9,15 +9,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
 
 from polygraft import transfer
 from polygraft.errors import TransferError
-from polygraft.models import checkpoints
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
 from polygraft.recipe import Embeddings, TextData
 from polygraft.transfer import embeddings
-from polygraft.transfer.plan import Inputs, Plan, check_plan, format_plan
+from polygraft.transfer.plan import Inputs, check_plan, format_plan
 
 SHARED = "model.shared.weight"
 
@@ -286,16 +292,17 @@ def test_run_writes_a_checkpoint_that_is_tied_when_reloaded(folders, pair, mode)
     assert (result["method"], result["mode"]) == ("embeddings", mode)
 
 
-def test_a_checkpoint_that_is_not_what_was_planned_is_refused(pair, tmp_path, mbart_tokenizer, monkeypatch):
-    plan = embeddings.plan(pair.inputs("recentre"))
-    with pytest.raises(TransferError, match=r"saved model ties .* planned were {}"):
-        transfer._save(pair.target_model, mbart_tokenizer, Plan(plan.entries, {}), tmp_path / "untied")
-    other = copy.deepcopy(pair.target_model)
-    other.model.decoder.layers[0].fc1.bias.data += 1
-    save = checkpoints.save
-    monkeypatch.setattr(checkpoints, "save", lambda model, tokenizer, folder: save(other, tokenizer, folder))
-    with pytest.raises(TransferError, match=r"changed by saving and reloading: model.decoder.layers.0.fc1.bias\."):
-        transfer._save(pair.target_model, mbart_tokenizer, plan, tmp_path / "changed")
+def test_a_transfer_that_unties_the_target_is_refused(folders, monkeypatch):
+    carry_out = embeddings.apply
+
+    def untying(plan, fitted, inputs):
+        inputs.target.lm_head.weight = torch.nn.Parameter(inputs.target.lm_head.weight.detach().clone())
+        return carry_out(plan, fitted, inputs)
+
+    monkeypatch.setattr(embeddings, "apply", untying)
+    with pytest.raises(TransferError, match=r"the target ties .* after the transfer, planned were .*lm_head\.weight"):
+        transfer.run(Embeddings(mode="recentre"), None, None, folders.target, None, folders.out)
+    assert not folders.out.exists()
 
 
 def test_dry_run_writes_nothing(folders):
@@ -324,16 +331,28 @@ def test_sources_of_two_shapes_are_refused(folders, tmp_path, tiny_xlmr, xlmr_to
         )
 
 
-def test_another_vocabulary_is_refused(folders, tmp_path, tiny_xlmr, pieces):
-    from transformers import XLMRobertaTokenizer
-
-    vocab, charsmap = pieces
-    renamed = [*vocab[:4], *((f"x{piece}", score) for piece, score in vocab[4:]), ("<mask>", 0.0)]
-    tiny_xlmr.save_pretrained(tmp_path / "foreign")
-    XLMRobertaTokenizer(vocab=renamed, _spm_precompiled_charsmap=charsmap).save_pretrained(tmp_path / "foreign")
-    with pytest.raises(TransferError, match="of the target's tokens are in the source's vocabulary"):
-        transfer.run(Embeddings(), None, str(tmp_path / "foreign"), folders.target, None, folders.out)
+def test_another_vocabulary_is_refused(folders, tmp_path):
+    """mBERT's case: WordPiece, words bare and continuations marked, so that few strings are the same."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "the", "##ing", "package", "##ed"]
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path / "mbert")
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "mbert")
+    with pytest.raises(TransferError, match=r"only \d+\.\d% of the target's tokens are in the source's vocabulary"):
+        transfer.run(Embeddings(), None, str(tmp_path / "mbert"), folders.target, None, folders.out)
     assert not folders.out.exists()
+
+
+def test_a_source_wider_than_its_shared_rows_is_refused(folders, tmp_path, tiny_xlmr, xlmr_tokenizer):
+    config = XLMRobertaConfig(
+        vocab_size=len(xlmr_tokenizer), hidden_size=512, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, max_position_embeddings=66, pad_token_id=1,
+    )  # fmt: skip
+    XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "wide")
+    xlmr_tokenizer.save_pretrained(tmp_path / "wide")
+    with pytest.raises(TransferError, match=r"only \d+ tokens .* the source is 512 wide and at least 512 are needed"):
+        transfer.run(Embeddings(), None, str(tmp_path / "wide"), folders.target, None, folders.out)
 
 
 def test_plan_of_the_pair_reads_well(pair):

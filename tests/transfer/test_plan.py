@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from polygraft.errors import TransferError
-from polygraft.transfer.plan import KEEP, Entry, Plan, check_plan, format_plan, keep_whole, tied_names
+from polygraft.models.checkpoints import tied_names
+from polygraft.transfer.plan import KEEP, Entry, Plan, check_plan, format_plan, keep_whole
 
 TENSORS = {"embed": torch.zeros(6, 2), "bias": torch.zeros(3), "head": torch.zeros(6, 2)}
 

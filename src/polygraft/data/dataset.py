@@ -116,32 +116,23 @@ def row_codes(rows: Sequence[dict[str, Any]], lang: str, column: str | None, tok
 
 def read_text(data: TextData, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read training and validation rows of monolingual text."""
-    columns = [data.text_column, *([data.lang_column] if data.lang_column else [])]
-    return _read_split(data.train_file, data.validation_file, data.validation_split, columns, seed)
-
-
-def pair_columns(data: PairData) -> list[str]:
-    """The columns that labelled pairs need, the text first."""
-    languages = [c for c in (data.source_lang_column, data.target_lang_column) if c]
-    return [data.text_column, data.summary_column, *languages]
+    return _read_split(data, seed)
 
 
 def read_pairs(data: PairData, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read training and validation pairs."""
-    train, validation = _read_split(
-        data.train_file, data.validation_file, data.validation_split, pair_columns(data), seed
-    )
+    train, validation = _read_split(data, seed)
     return train[: data.max_train_samples], validation
 
 
-def _read_split(train: str, validation: str | None, share: float, columns: list[str], seed: int) -> tuple[list, list]:
-    rows = read_rows(train, columns)
-    if validation:
-        return rows, read_rows(validation, columns)
-    held_out = max(1, round(len(rows) * share))
+def _read_split(data: TextData | PairData, seed: int) -> tuple[list, list]:
+    rows = read_rows(data.train_file, data.columns)
+    if data.validation_file:
+        return rows, read_rows(data.validation_file, data.columns)
+    held_out = max(1, round(len(rows) * data.validation_split))
     if held_out >= len(rows):
         raise DataError(
-            f"{train}: {len(rows)} row(s) are too few to hold some out. Give a validation_file, or more rows."
+            f"{data.train_file}: {len(rows)} row(s) are too few to hold some out. Give a validation_file, or more rows."
         )
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     return [rows[i] for i in sorted(order[held_out:])], [rows[i] for i in sorted(order[:held_out])]

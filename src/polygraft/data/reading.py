@@ -27,34 +27,49 @@ def find_file(name: str) -> Path:
 
 
 def read_rows(name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a file as dictionaries that all have `columns`.
+    """Return the rows of a file as dictionaries that all have `columns`; those whose first column is blank are dropped.
 
     A ``.txt`` file has one document per line and the single column ``text``, whatever the requested name. Every row
-    gets an ``id``: its own, if it has one, else its number in the file from 1. Rows whose first column is blank are
-    dropped.
+    gets an ``id``: its own, if it has one, else its number in the file from 1.
+
+    Raises:
+        DataError: as `iter_rows` does.
+    """
+    return [row for _, row in iter_rows(name, columns) if row[columns[0]].strip()]
+
+
+def iter_rows(name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, row) for every row of a file, also for those that `read_rows` drops.
 
     Raises:
         DataError: no such file, unknown format, not UTF-8, broken JSON (with its line), a missing or non-text column
-            (with the columns there are), or nothing left to read.
+            (with the columns there are), or nothing in the first column of any row.
     """
     path = find_file(name)
-    rows = []
+    filled = False
     for number, (line, row) in enumerate(_read(path, columns[0]), start=1):
         for column in columns:
-            if not isinstance(row.get(column), str):
-                raise DataError(_column_problem(f"{name}, line {line}", row, column))
-        if row[columns[0]].strip():
-            rows.append({**row, "id": str(row.get("id", number))})
-    if not rows:
+            if problem := _column_problem(row, column):
+                raise DataError(f"{name}, line {line}: {problem}")
+        filled = filled or bool(row[columns[0]].strip())
+        yield line, {**row, "id": str(row.get("id", number))}
+    if not filled:
         raise DataError(f"{name}: holds no text. At least one row with a filled column '{columns[0]}' is needed.")
-    return rows
 
 
-def _column_problem(place: str, row: dict[str, Any], column: str) -> str:
-    if column in row:
-        return f"{place}: column '{column}' holds {json.dumps(row[column], default=str)[:60]}, but text was expected."
-    known = ", ".join(f"'{key}'" for key in row) or "none"
-    return f"{place}: there is no column '{column}'. Columns here: {known}. Name the right one in the recipe."
+def _column_problem(row: dict[str, Any], column: str) -> str | None:
+    if column not in row:
+        known = ", ".join(f"'{key}'" for key in row) or "none"
+        return f"there is no column '{column}'. Columns here: {known}. Name the right one in the recipe."
+    value = row[column]
+    if not isinstance(value, str):
+        return f"column '{column}' holds {json.dumps(value, default=str)[:60]}, but text was expected."
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start])
+        return f"column '{column}' holds {half}, half of a character, which no tokenizer takes. Remove it."
+    return None
 
 
 def _read(path: Path, text_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -130,6 +145,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow.parquet
 
     try:
-        yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from enumerate((row for batch in file.iter_batches(batch_size=1000) for row in batch.to_pylist()), 1)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from None

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as hf_logging
 
 from polygraft.errors import CheckpointError
+from polygraft.models.tokenizers import is_cc25, right_tokenizer
 from polygraft.nano import bundled
 
 TARGET_TYPES = ("mbart",)
 REMEDY = "Give a folder with config.json, model.safetensors and a tokenizer, a hub name, or a bundled polygraft/… name."
+PICKLED = (
+    "its weights are pickled (.bin), which can run code when loaded. Convert them once: "
+    "polygraft convert --model {name} --output-dir {folder}"
+)
+
+logger = logging.getLogger(__name__)
 
 
-def resolve(name: str) -> str:
+def resolve(name: str, pickled: bool = False) -> str:
     """Return the folder behind a bundled name or a local one; a hub name is returned unchanged.
 
     Raises:
-        CheckpointError: a local folder that holds no checkpoint, or only pickled weights.
+        CheckpointError: a local folder that holds no checkpoint, or only pickled weights and not `pickled`.
     """
     path = bundled(name) or Path(name)
     if not path.exists():
@@ -31,76 +49,150 @@ def resolve(name: str) -> str:
         return name
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{name}: not a checkpoint, there is no config.json in it. {REMEDY}")
-    if not list(path.glob("*.safetensors")):
+    if not list(path.glob("*.safetensors")) and not pickled:
         if list(path.glob("*.bin")):
-            raise CheckpointError(
-                f"{name}: its weights are pickled (.bin), which can run code when loaded. "
-                "Convert them once with transformers, save_pretrained() writes model.safetensors."
-            )
+            raise CheckpointError(_pickled(name))
         raise CheckpointError(f"{name}: there are no weights (*.safetensors) in it. {REMEDY}")
     return str(path)
 
 
+def _pickled(name: str) -> str:
+    return f"{name}: {PICKLED.format(name=name, folder=f'{Path(name).name}-safetensors')}"
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """Load the configuration of a checkpoint."""
+    return _load(AutoConfig, name, "configuration")
+
+
 def load_tokenizer(name: str) -> Any:
-    """Load the tokenizer of a checkpoint."""
-    return _load(AutoTokenizer, name, "tokenizer")
+    """Load the tokenizer that a checkpoint was made with, silent mistakes of AutoTokenizer mended."""
+    config = load_config(name)
+    return right_tokenizer(_load(AutoTokenizer, name, "tokenizer"), resolve(name), config)
 
 
 def load_masked_lm(name: str) -> PreTrainedModel:
-    """Load a masked language model in fp32 (the source)."""
+    """Load a masked language model in fp32 (the source).
+
+    An encoder that comes without a language modelling head (multilingual-e5) gets a new one, with a warning.
+    """
+    config = load_config(name)
+    if config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{name}: is a sequence-to-sequence model ('{config.model_type}'), but a masked language model is needed "
+            "here. An mBART is adapted with objective: denoising."
+        )
     return _load_model(AutoModelForMaskedLM, name, "masked language model")
 
 
 def load_seq2seq(name: str) -> PreTrainedModel:
     """Load an mBART in fp32 (the target)."""
-    config = _load(AutoConfig, name, "configuration")
+    config = load_config(name)
     if config.model_type not in TARGET_TYPES:
         raise CheckpointError(f"{name}: is a '{config.model_type}' model, but the target has to be an mBART.")
     return _load_model(AutoModelForSeq2SeqLM, name, "sequence-to-sequence model")
 
 
-def _load_model(kind: Any, name: str, what: str) -> PreTrainedModel:
-    before = hf_logging.is_progress_bar_enabled()
+def load_any(name: str) -> PreTrainedModel:
+    """Load a checkpoint of either kind in fp32."""
+    return load_seq2seq(name) if load_config(name).is_encoder_decoder else load_masked_lm(name)
+
+
+def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> PreTrainedModel:
+    bars, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()  # its table of missing weights: what matters of it is said below
+    settings = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True} | kwargs
     try:
-        model = _load(kind, name, what, dtype=torch.float32, use_safetensors=True)
+        model, info = _load(kind, name, what, **settings)
     finally:
-        if before:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
             hf_logging.enable_progress_bar()
+    missing = sorted(info["missing_keys"])
+    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
+    if body or (missing and kind is not AutoModelForMaskedLM):
+        lost = body or missing
+        raise CheckpointError(f"{name}: {len(lost)} weights of its {what} are missing in its files, such as {lost[0]}.")
+    if missing:
+        logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
     return model
 
 
 def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
+    path = resolve(name, pickled=kwargs.get("use_safetensors") is False)
     try:
-        return kind.from_pretrained(resolve(name), trust_remote_code=False, **kwargs)
+        return kind.from_pretrained(path, trust_remote_code=False, **kwargs)
+    except UnpicklingError as error:
+        raise CheckpointError(f"{name}: its weights hold more than tensors, so they are not read. {REMEDY}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "model.safetensors" in reason and not offline:
+            raise CheckpointError(f"{_pickled(name)} (transformers: {reason})") from error
         raise CheckpointError(f"{name}: cannot load its {what}: {reason}.{offline} {REMEDY}") from error
 
 
-def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Write a plain Hugging Face checkpoint: safetensors, configuration, tokenizer."""
+def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages: Collection[str] | None = None) -> None:
+    """Write a plain Hugging Face checkpoint, load it again, and make sure that it is the same model.
+
+    Args:
+        output_languages: codes of the languages that the model now writes in; if it is one, plain `generate()` begins
+            with it. None leaves that as it is.
+
+    Raises:
+        CheckpointError: what was loaded again has other values or other ties.
+        OSError: the folder cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    model.config.tokenizer_class = type(tokenizer).__name__  # else cc25's class is taken for an mBART-50
+    if output_languages is not None:
+        codes = tokenizer.convert_tokens_to_ids(list(output_languages))
+        language = codes[0] if len(codes) == 1 else None
+        place = "decoder_start_token_id" if is_cc25(tokenizer) else "forced_bos_token_id"
+        setattr(model.generation_config, place, language)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _assert_saved(model, folder)
+
+
+def _assert_saved(model: PreTrainedModel, folder: Path) -> None:
+    again = _load_model(type(model), str(folder), "saved copy", dtype=model.dtype)
+    ties, found = tied_names(model), tied_names(again)
+    if ties != found:
+        raise CheckpointError(f"{folder}: the saved model ties {ties}, its reloaded copy {found}.")
+    loaded = again.state_dict()
+    changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor.cpu(), loaded[name])]
+    if changed:
+        raise CheckpointError(f"{folder}: tensors changed by saving and reloading: {', '.join(changed)}.")
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Map each tensor's name to the first name of the same memory, for all names but the first."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    tied = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.numel():
+            owner = first.setdefault((tensor.data_ptr(), tensor.shape), name)
+            if owner != name:
+                tied[name] = owner
+    return tied
+
+
+def convert(name: str, out_dir: Path) -> None:
+    """Read pickled weights, with torch's unpickler that admits nothing but tensors, and save them as safetensors.
+
+    Raises:
+        CheckpointError: no such checkpoint, or its weights hold more than tensors.
+    """
+    config = _load(AutoConfig, name, "configuration", use_safetensors=False)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForMaskedLM
+    model = _load_model(kind, name, "model", use_safetensors=False, dtype="auto")
+    tokenizer = _load(AutoTokenizer, name, "tokenizer", use_safetensors=False)
+    save(model, right_tokenizer(tokenizer, resolve(name, pickled=True), config), out_dir)
 
 
 def max_positions(model: PreTrainedModel) -> int:
     """Return the longest sequence, in tokens, that the model has positions for (XLM-R spends its padding id + 1)."""
     offset = model.config.pad_token_id + 1 if "roberta" in model.config.model_type else 0
     return model.config.max_position_embeddings - offset
-
-
-def set_output_language(folder: Path, model: PreTrainedModel, tokenizer: Any, language: int | None) -> None:
-    """Have plain `generate()` on the saved folder begin with this language's token (None: several, so no default).
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    config = model.generation_config
-    if type(tokenizer).__name__.startswith("MBartTokenizer"):  # cc25 begins with the language itself
-        config.decoder_start_token_id = language
-    else:
-        config.forced_bos_token_id = language
-    config.save_pretrained(folder)

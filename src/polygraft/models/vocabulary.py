@@ -17,7 +17,7 @@ import numpy as np
 from polygraft.data.languages import language_codes
 from polygraft.errors import TransferError
 
-MIN_SHARED, MIN_ALIKE = 0.5, 0.9
+MIN_SHARED = 0.5
 BATCH_TEXTS = 1000
 
 
@@ -158,23 +158,25 @@ def alike_share(source: Any, target: Any, texts: Sequence[str]) -> float:
 
 
 def check_vocabularies(vocabulary: VocabularyMap, alike: float) -> list[str]:
-    """Refuse a pair of vocabularies that mean different things, and return warnings about one that nearly agrees.
+    """Refuse a pair of vocabularies with too little in common, and return warnings about one that nearly agrees.
+
+    Rows that match by token can be transferred also where the two tokenizers split texts differently, as they do when
+    the source has been given further tokens: then just the shared ones are.
 
     Raises:
-        TransferError: fewer than half of the target's tokens are in the source, or fewer than 90% of the sample texts
-            are split alike.
+        TransferError: fewer than half of the target's tokens are in the source.
     """
-    problems = [
-        (vocabulary.shared_share, MIN_SHARED, "of the target's tokens are in the source's vocabulary"),
-        (alike, MIN_ALIKE, "of the sample texts are split into the same tokens by both tokenizers"),
+    shares = [
+        (vocabulary.shared_share, "of the target's tokens are in the source's vocabulary; the others keep their rows"),
+        (alike, "of the sample texts are split into the same tokens by both tokenizers; rows are matched by token"),
     ]
-    for share, least, what in problems:
-        if share < least:
-            raise TransferError(
-                f"only {share:.1%} {what} (at least {least:.0%} is needed), so rows cannot be matched by token. "
-                "Transfer between models of one vocabulary family (XLM-R and mBART), or use mode: recentre."
-            )
-    return [f"only {share:.1%} {what}" for share, _, what in problems if share < 0.99]
+    if vocabulary.shared_share < MIN_SHARED:
+        raise TransferError(
+            f"only {vocabulary.shared_share:.1%} of the target's tokens are in the source's vocabulary (at least "
+            f"{MIN_SHARED:.0%} is needed), so rows cannot be matched by token. Transfer between models of one "
+            "vocabulary family (XLM-R and mBART), or use mode: recentre."
+        )
+    return [f"only {share:.1%} {what}" for share, what in shares if share < 0.99]
 
 
 def script_of(token: str) -> str:

@@ -95,5 +95,5 @@ class Denoising(Seq2Seq):
         losses_BT = token_losses(model, {name: tensor for name, tensor in batch.items() if name != "masked"})
         return {
             "eval_loss": (losses_BT.sum(), (batch["labels"] != IGNORED).sum()),
-            "eval_masked_loss": (losses_BT[masked_BT].sum(), masked_BT.sum()),
+            "eval_masked_loss": ((losses_BT * masked_BT).sum(), masked_BT.sum()),
         }

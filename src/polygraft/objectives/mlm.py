@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polygraft.data.layout import IGNORED, pad_rows
 from polygraft.errors import CheckpointError
+from polygraft.objectives.labels import find_labels, pick
 from polygraft.objectives.noise import Noise
 
 KEPT_MASKED, RANDOM_BELOW = 0.8, 0.9  # of the chosen positions, 80% become <mask>, 10% another token, 10% stay
@@ -31,11 +32,19 @@ class MaskedLM:
         self.ordinary_ids = (~special).nonzero().squeeze(1)  # what a token may be replaced by
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return input_ids, attention_mask and labels, [B, T] int64; labels are -100 but where a token was chosen."""
+        """Return input_ids, attention_mask, labels [B, T] and label_positions [N], all int64.
+
+        Labels are -100 but where a token was chosen; their positions are those of `find_labels`.
+        """
         input_ids = pad_rows([[self.bos, *row["input_ids"].tolist(), self.eos] for row in rows], self.pad)
         attention_mask = (input_ids != self.pad).long()
         input_ids, labels = self.corrupt(input_ids, torch.Generator().manual_seed(self.noise.next_seed()))
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "labels": labels,
+            "label_positions": find_labels(labels),
+        }
 
     def corrupt(self, ids_BT: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Choose real tokens independently with the given probability and corrupt them 80/10/10."""
@@ -51,16 +60,15 @@ class MaskedLM:
         return torch.where(replaced_BT, substitutes_BT, corrupted_BT), labels_BT
 
     @staticmethod
-    def loss(model: Any, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+    def loss(model: Any, *, labels: Tensor, label_positions: Tensor, **inputs: Tensor) -> Tensor:
         """Return the cross-entropy in nats, summed over chosen positions (fp32 scalar).
 
         The full model's own loss is this sum divided by the number of labels; its logits of the other positions,
         85% of them at the usual rate, are never made.
         """
-        hidden_BTD = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        chosen_BT = labels != IGNORED
-        logits_NV = masked_lm_head(model)(hidden_BTD[chosen_BT])
-        return F.cross_entropy(logits_NV.float(), labels[chosen_BT], reduction="sum")
+        hidden_BTD = model.base_model(**inputs).last_hidden_state
+        logits_NV = masked_lm_head(model)(pick(hidden_BTD, label_positions))
+        return F.cross_entropy(logits_NV.float(), pick(labels, label_positions), reduction="sum")
 
     def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the summed loss and the number of labels."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polygraft.data.layout import IGNORED, Layout, pad_rows
+from polygraft.objectives.labels import find_labels, pick
 from polygraft.objectives.noise import Noise
 
 
@@ -24,13 +25,12 @@ class Seq2Seq:
         self.layout, self.smoothing = Layout.of(tokenizer), label_smoothing_factor
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return input_ids, attention_mask [B, S], decoder_input_ids and labels [B, T], all int64."""
+        """Return a batch of `make_batch`."""
         return make_batch(self.layout, [row["input_ids"] for row in rows], [row["labels"] for row in rows])
 
-    def loss(self, model: Any, *, labels: Tensor, **inputs: Tensor) -> Tensor:
+    def loss(self, model: Any, **batch: Tensor) -> Tensor:
         """Return the (label-smoothed) cross-entropy in nats, summed over labels (fp32 scalar)."""
-        logits_NV, labels_N = label_logits(model, labels, **inputs)
-        return F.cross_entropy(logits_NV, labels_N, reduction="sum", label_smoothing=self.smoothing)
+        return summed_loss(model, label_smoothing=self.smoothing, **batch)
 
     def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the summed loss and the number of labels."""
@@ -43,26 +43,32 @@ class Seq2Seq:
 
 
 def make_batch(layout: Layout, sources: list[list[int]], labels: list[list[int]]) -> dict[str, Tensor]:
-    """Pad sources and labels and derive the decoder's input."""
+    """Return input_ids, attention_mask [B, S], decoder_input_ids, labels [B, T] and label_positions [N], all int64."""
     input_ids, labels_BT = pad_rows(sources, layout.pad), pad_rows(labels, IGNORED)
     return {
         "input_ids": input_ids,
         "attention_mask": (input_ids != layout.pad).long(),
         "decoder_input_ids": layout.decoder_input_ids(labels_BT),
         "labels": labels_BT,
+        "label_positions": find_labels(labels_BT),
     }
 
 
-def label_logits(model: Any, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+def summed_loss(model: Any, *, label_smoothing: float = 0.0, **batch: Tensor) -> Tensor:
+    """Return the (label-smoothed) cross-entropy of a batch in nats, summed over labels (fp32 scalar)."""
+    logits_NV, labels_N = label_logits(model, **batch)
+    return F.cross_entropy(logits_NV, labels_N, reduction="sum", label_smoothing=label_smoothing)
+
+
+def label_logits(model: Any, labels: Tensor, label_positions: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the fp32 logits [N, V] of the positions that have a label, and those labels [N].
 
     Padding positions get no logits: with a vocabulary of 250,000 each would cost a megabyte.
     """
     hidden_BTD = model.base_model(**inputs, use_cache=False).last_hidden_state
-    wanted_BT = labels != IGNORED
-    logits_NV = model.lm_head(hidden_BTD[wanted_BT]).float()
+    logits_NV = model.lm_head(pick(hidden_BTD, label_positions)).float()
     bias = getattr(model, "final_logits_bias", None)
-    return (logits_NV if bias is None else logits_NV + bias), labels[wanted_BT]
+    return (logits_NV if bias is None else logits_NV + bias), pick(labels, label_positions)
 
 
 @torch.inference_mode()
@@ -71,5 +77,5 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
     labels = batch["labels"]
     logits_NV, labels_N = label_logits(model, **batch)
     losses_BT = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
-    losses_BT[labels != IGNORED] = F.cross_entropy(logits_NV, labels_N, reduction="none")
+    losses_BT.view(-1)[batch["label_positions"]] = F.cross_entropy(logits_NV, labels_N, reduction="none")
     return losses_BT

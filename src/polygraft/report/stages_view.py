@@ -12,6 +12,7 @@ from polygraft.report.folder import STAGES, Run, Stage, mapping, number
 from polygraft.report.formats import MISSING, count, date, decimal, flops, plain, plural, seconds, size
 
 STAGE_NAMES = {
+    "add_languages": "Adding languages",
     "adapt": "Adapting the source",
     "transfer": "Transfer",
     "adapt_target": "Adapting the target",

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from polygraft.errors import TransferError
+from polygraft.models.checkpoints import tied_names
 from polygraft.models.vocabulary import script_of
 from polygraft.recipe import Embeddings
 from polygraft.transfer.dead_rows import DeadRows, find_dead_rows
@@ -38,7 +39,7 @@ from polygraft.transfer.linear_map import (
     mean_pairwise_cosine,
     r_squared,
 )
-from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan, keep_whole, tied_names
+from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan, keep_whole
 
 RECENTRE, RECENTRE_CODES, REPAIR, DELTA = "recentre", "recentre among language codes", "repair", "delta"
 MIN_FIT_ROWS = 50
@@ -172,16 +173,18 @@ def fit(plan: Plan, inputs: Inputs) -> Fit | None:
     Row v weighs 1 + log(1 + n_v). Every tenth row, in an order shuffled with a fixed seed, is held out.
 
     Raises:
-        TransferError: fewer than 50 rows that both models have learned.
+        TransferError: fewer rows that both models have learned than the source is wide, or fewer than 50.
     """
     if not any(entry.transform in (REPAIR, DELTA) for entry in plan.entries):
         return None
     source = _matrix_to_map(inputs)
     ids = np.random.default_rng(0).permutation(plan.row_sets["fit"])
-    if len(ids) < MIN_FIT_ROWS:
+    least = max(MIN_FIT_ROWS, source.shape[1])  # with fewer rows than unknowns, a map fits anything
+    if len(ids) < least:
         raise TransferError(
-            f"only {len(ids)} tokens have rows that both models learned (at least {MIN_FIT_ROWS} are needed to fit "
-            "the map between their embeddings). Use mode: recentre, or a source with the same vocabulary."
+            f"only {len(ids)} tokens have rows that both models learned, but the source is {source.shape[1]} wide and "
+            f"at least {least} are needed to fit the map between their embeddings. Use mode: recentre, a narrower "
+            "source, or one that shares more of the target's vocabulary."
         )
     target = embedding_matrix(inputs.target)
     heldout, ids = np.sort(ids[::HELDOUT_EVERY]), np.sort(np.delete(ids, np.s_[::HELDOUT_EVERY]))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -89,18 +88,6 @@ class Plan:
             for e in self.entries
         ]  # fmt: skip
         return {"entries": entries, "tied": self.tied, "figures": self.figures, "warnings": self.warnings}
-
-
-def tied_names(model: nn.Module) -> dict[str, str]:
-    """Map each tensor's name to the first name of the same memory, for all names but the first."""
-    first: dict[tuple[int, torch.Size], str] = {}
-    tied = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.numel():
-            owner = first.setdefault((tensor.data_ptr(), tensor.shape), name)
-            if owner != name:
-                tied[name] = owner
-    return tied
 
 
 def keep_whole(model: nn.Module, except_for: str, tied: Mapping[str, str]) -> list[Entry]:

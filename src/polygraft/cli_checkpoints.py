@@ -1,0 +1,62 @@
+"""The verbs that change a checkpoint without training it: trim, restore, add-language, convert."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from polygraft import cli_options as o
+from polygraft.cli_stages import run_verb
+from polygraft.errors import RecipeError
+from polygraft.recipe import AddLanguages, Settings, Trim
+
+TrimFiles = Annotated[
+    list[str], typer.Option("--train-file", metavar="FILE", help="Text whose tokens are kept; give it once per file.")
+]
+TrimColumns = Annotated[
+    list[str] | None,
+    typer.Option("--text-column", metavar="COLUMN", help="A column to read; once per column (default: text)."),
+]
+Full = Annotated[str, typer.Option("--full", help="The checkpoint that was trimmed, as it was before.")]
+Languages = Annotated[
+    list[str],
+    typer.Option("--language", metavar="NEW=KNOWN", help="da_DK=sv_SE: the new code, and whose row it starts from."),
+]
+
+
+def trim(model: o.Model, train_file: TrimFiles, output_dir: o.OutputDir, text_column: TrimColumns = None) -> None:
+    """Keep only the vocabulary that a text needs: a smaller, faster checkpoint that plain transformers loads."""
+    section = Trim(train_file=train_file, text_column=text_column or ["text"])
+    from polygraft import trim as stage
+
+    inputs: list[Any] = [model, *(f"file:{name}" for name in train_file)]
+    run_verb("trim", output_dir, section, inputs, None, lambda: stage.run(section, model, output_dir))
+
+
+def restore(model: o.Model, full: Full, output_dir: o.OutputDir) -> None:
+    """Write what a trimmed checkpoint has learned back into the full one; all other rows stay bit by bit."""
+    from polygraft import trim as stage
+
+    run_verb("restore", output_dir, Settings(), [model, full], None, lambda: stage.run_restore(model, full, output_dir))
+
+
+def add_language(model: o.Model, language: Languages, output_dir: o.OutputDir) -> None:
+    """Give an mBART the code of a language that it does not have, starting from a related one."""
+    pairs = dict(item.partition("=")[::2] for item in language)
+    if wrong := [item for item in language if not all(item.partition("="))]:
+        raise RecipeError(f"polygraft add-language: --language {wrong[0]}: write new=known, such as da_DK=sv_SE.")
+    from polygraft import add_languages as stage
+
+    section = AddLanguages(relatives=pairs)
+    run_verb("add_languages", output_dir, section, [model], None, lambda: stage.run(pairs, model, output_dir))
+
+
+def convert(model: o.Model, output_dir: o.OutputDir) -> None:
+    """Save a checkpoint whose weights are pickled (.bin) as safetensors; only tensors are read, nothing is run."""
+    from polygraft.models import checkpoints
+
+    if output_dir.exists() and any(output_dir.iterdir()):
+        raise RecipeError(f"{output_dir} is not empty. Name another --output-dir.")
+    checkpoints.convert(model, output_dir)
+    typer.echo(f"convert: done, in {output_dir}")

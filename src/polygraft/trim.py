@@ -1,0 +1,41 @@
+"""Trim a checkpoint's vocabulary to a text, and restore it: what `trim_vocabulary` does inside a stage, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from polygraft.data.reading import read_rows
+from polygraft.models import checkpoints
+from polygraft.models.trimming import restore, sizes, trim
+from polygraft.recipe import Trim
+
+
+def run(settings: Trim, model: str, out_dir: Path) -> dict[str, Any]:
+    """Save `model`, either kind, with only the rows that the settings' texts need, into `out_dir`.
+
+    Models with the same pieces (XLM-R and mBART) keep the same ones for the same text.
+
+    Returns:
+        {"before", "after"}: see `trimming.sizes`.
+    """
+    network, tokenizer = checkpoints.load_any(model), checkpoints.load_tokenizer(model)
+    texts = [row[c] for file in settings.train_file for row in read_rows(file, settings.text_column)
+             for c in settings.text_column]  # fmt: skip
+    before = sizes(network)
+    trimmed = trim(network, tokenizer, texts)
+    checkpoints.save(network, trimmed, out_dir)
+    return {"before": before, "after": sizes(network)}
+
+
+def run_restore(model: str, full: str, out_dir: Path) -> dict[str, Any]:
+    """Write what the trimmed `model` has learned into the checkpoint `full` that it was trimmed from; save the result.
+
+    Returns:
+        {"before", "after"}: see `trimming.sizes`.
+    """
+    trimmed = checkpoints.load_any(model)
+    tokenizer, full_tokenizer = checkpoints.load_tokenizer(model), checkpoints.load_tokenizer(full)
+    restored = restore(trimmed, tokenizer, checkpoints.load_any(full), full_tokenizer)
+    checkpoints.save(restored, full_tokenizer, out_dir)
+    return {"before": sizes(trimmed), "after": sizes(restored)}

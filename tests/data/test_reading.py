@@ -95,3 +95,10 @@ def test_all_codes_are_found(mbart_tokenizer):
     assert len(codes) == 53  # mBART-50's 52 and Danish
     assert codes[0] == "ar_AR"
     assert codes[-1] == "da_DK"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl"])
+def test_byte_order_mark_of_excel_is_no_text(tmp_path, name):
+    content = {"a.csv": "text\nslovo\n", "a.txt": "slovo\n", "a.jsonl": '{"text": "slovo"}\n'}[name]
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert read_rows(str(tmp_path / name), ["text"])[0]["text"] == "slovo"

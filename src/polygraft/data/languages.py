@@ -31,6 +31,12 @@ def language_codes(tokenizer: Any) -> list[str]:
     return sorted(codes, key=tokenizer.convert_tokens_to_ids)
 
 
+def language_prefix(lang: str) -> str:
+    """Return the two-letter code (where there is one) of a language given as ``uk``, ``uk_UA`` or ``ukr_Cyrl``."""
+    prefix = re.split(r"[_-]", lang.strip())[0].lower()
+    return ISO_639_3.get(prefix, prefix)
+
+
 def to_code(lang: str, tokenizer: Any) -> str:
     """Return the tokenizer's own code of a language given as ``uk``, ``uk_UA``, ``uk-UA`` or ``ukr_Cyrl``.
 
@@ -40,8 +46,7 @@ def to_code(lang: str, tokenizer: Any) -> str:
     codes = language_codes(tokenizer)
     if lang in codes:
         return lang
-    prefix = re.split(r"[_-]", lang.strip())[0].lower()
-    prefix = ISO_639_3.get(prefix, prefix)
+    prefix = language_prefix(lang)
     matches = [code for code in codes if code.split("_")[0] == prefix]
     if len(matches) == 1:
         return matches[0]

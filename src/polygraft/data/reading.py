@@ -78,7 +78,7 @@ def _read(path: Path, text_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from _read_parquet(path)
         return
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # Excel begins its UTF-8 files with a mark
             if path.suffix == ".txt":
                 yield from ((n, {text_column: line.rstrip("\r\n")}) for n, line in enumerate(file, 1))
             elif path.suffix == ".jsonl":

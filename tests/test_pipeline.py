@@ -158,3 +158,25 @@ def test_arms_are_complete_recipes(recipe_data):
     assert arms["plain"].adapt is None
     assert arms["detour"].adapt is not None
     assert arms["detour"].finetune == arms["plain"].finetune
+
+
+def test_new_language_and_trimmed_vocabulary_in_a_recipe(recipe_data, tmp_path):
+    del recipe_data["verdict"]
+    trimmed = {**recipe_data["finetune"], "trim_vocabulary": True}
+    recipe_data["add_languages"] = {"be_BY": "uk"}
+    recipe_data["text"]["lang"] = recipe_data["pairs"]["source_lang"] = "be"
+    recipe_data["finetune"] = trimmed
+    recipe_data["arms"] = {"a": {"adapt_target": trimmed}, "b": {}}
+    result = run(recipe_data)
+    out = tmp_path / "out" / "tiny"
+    new = json.loads((out / "a/seed-1/add_languages/stage.json").read_text())["result"]["be_BY"]
+    assert (out / "b/seed-1/add_languages/model.safetensors").samefile(
+        out / "a/seed-1/add_languages/model.safetensors"
+    )  # made once
+    for stage in ("adapt_target", "finetune"):
+        model = AutoModelForSeq2SeqLM.from_pretrained(out / "a/seed-1" / stage)
+        assert model.generation_config.forced_bos_token_id == new
+        assert model.config.vocab_size == new + 1
+    classes = json.loads((out / "a/seed-1/finetune/stage.json").read_text())["result"]["classes"]
+    assert classes < new
+    assert f"over {classes:,} classes" in Path(result["report"]).read_text(encoding="utf-8")

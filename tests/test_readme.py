@@ -66,6 +66,13 @@ def test_recipe_commands(tmp_path):
     assert (tmp_path / "outputs/demo/report.html").is_file()
 
 
+def test_checkpoint_commands(tmp_path):
+    (commands,) = [block for block in blocks("sh") if "polygraft trim" in block]
+    result = shell(commands, tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "outputs/be/model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("recipe", sorted(p.name for p in (ROOT / "recipes").glob("*.yaml") if p.name != "demo.yaml"))
 def test_every_other_recipe(tmp_path, recipe):
     path = ROOT / "recipes" / recipe

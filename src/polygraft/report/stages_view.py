@@ -49,10 +49,16 @@ def _curves(stages: list[tuple[int, Stage]], evaluation_key: str, train_key: str
         evaluation = _points(stage, evaluation_key)
         if not train and not evaluation:
             continue
-        label = ", ".join(dict.fromkeys(stage.arm for _, stage in group))
+        label = ", ".join(dict.fromkeys(stage.arm for _, stage in group)) + _classes(stage)
         curves.append(plots.Curve("" if label in labelled else label, arm, train, evaluation))
         labelled.add(label)
     return curves
+
+
+def _classes(stage: Stage) -> str:
+    """What a trimmed vocabulary does to a loss has to be said beside it: it normalises over fewer classes."""
+    trimmed = stage.settings.get("trim_vocabulary")
+    return f" (over {count(stage.result.get('classes'))} classes)" if trimmed else ""
 
 
 def loss_plots(run: Run) -> list[Markup]:
@@ -111,7 +117,7 @@ def _stage_row(arm: int, stage: Stage, shared: str) -> dict[str, Any]:
         "flops": flops(result.get("flops")),
         "seconds": seconds(stage.record.get("seconds")),
         "memory": size(stage.record.get("peak_memory_bytes")),
-        "loss": loss if first is None or last is None else f"{decimal(first, 3)} → {loss}",
+        "loss": (loss if first is None or last is None else f"{decimal(first, 3)} → {loss}") + _classes(stage),
     }
 
 

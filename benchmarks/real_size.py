@@ -1,0 +1,184 @@
+"""The whole way at the real sizes: XLM-R-large and mBART-large-50, a few steps per stage, each in its own process.
+
+Weights are drawn at random, since figures of time and memory do not depend on them; so that the transfer has its full
+work, 40% of mBART's rows are put where never-learned rows lie, on one common drift. Tokenizer and text are real:
+Debian's package descriptions in five languages. Prints and writes peak memory and seconds of every stage, with the full
+vocabulary and with a trimmed one.
+
+    python benchmarks/real_size.py --folder /tmp/real-size --write docs/benchmarks.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import page
+
+CONFIGS = Path(__file__).parent.parent / "tests/fixtures/published"
+LANGUAGES = {"fr": "fr_XX", "de": "de_DE", "uk": "uk_UA", "pl": "pl_PL", "ko": "ko_KR"}
+DEAD_SHARE, DRIFT_LENGTH, NOISE = 0.4, 1.2, 0.01
+STEPS, DOCUMENTS, TEST_DOCUMENTS = 3, 400, 8
+TRAINING = {"per_device_train_batch_size": 8, "save_steps": 1e6, "eval_steps": 1e6}
+
+
+def create_tokenizers(folder: Path) -> None:
+    """The real tokenizers of both models, from the entries of XLM-R's."""
+    from transformers import MBart50Tokenizer, XLMRobertaTokenizer
+    from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
+
+    package = importlib.util.find_spec("semantra_multilingual")
+    if package is None or package.origin is None:
+        sys.exit("The real tokenizer is not installed: see REAL_TOKENIZER in the Makefile.")
+    path = Path(package.origin).parent / "assets/multilingual-e5-small/tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    pieces = [(piece, score) for piece, score in content["model"]["vocab"]]
+    charsmap = base64.b64decode(content["normalizer"]["normalizers"][0]["precompiled_charsmap"])
+    codes = [(code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES]
+    XLMRobertaTokenizer(vocab=pieces, _spm_precompiled_charsmap=charsmap, model_max_length=512).save_pretrained(
+        folder / "source"
+    )
+    MBart50Tokenizer(
+        vocab=[*pieces[:-1], *codes, pieces[-1]], _spm_precompiled_charsmap=charsmap, model_max_length=1024
+    ).save_pretrained(folder / "target")
+
+
+def create(folder: Path, source: str, target: str) -> dict[str, Any]:
+    """Two checkpoints of the published shapes with random weights, and text files."""
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    torch.manual_seed(0)
+    for name, config, kind in (("source", source, AutoModelForMaskedLM), ("target", target, AutoModelForSeq2SeqLM)):
+        model: Any = kind.from_config(AutoConfig.from_pretrained(CONFIGS / f"{config}.json"))
+        if name == "target":
+            with torch.no_grad():
+                matrix = model.get_input_embeddings().weight
+                dead = torch.rand(len(matrix)) < DEAD_SHARE
+                dead[1] = True  # <pad>, which marks the drift
+                drift = torch.nn.functional.normalize(torch.randn(matrix.shape[1]), dim=0) * DRIFT_LENGTH
+                matrix[dead] = drift + NOISE * torch.randn(int(dead.sum()), matrix.shape[1])
+        model.save_pretrained(folder / name)
+        del model
+    create_tokenizers(folder)
+    write_texts(folder)
+    return {}
+
+
+def write_texts(folder: Path) -> None:
+    from polygraft.data.reading import read_rows
+
+    for split, documents in (("adapt", DOCUMENTS), ("train", DOCUMENTS), ("test", TEST_DOCUMENTS)):
+        lines = []
+        for language, code in LANGUAGES.items():
+            columns = ["text"] if split == "adapt" else ["text", "summary"]
+            rows = read_rows(f"polygraft/sample/{language}/{split}.parquet", columns)[: documents // len(LANGUAGES) + 1]
+            lines += [json.dumps({c: row[c] for c in columns} | {"lang": code}, ensure_ascii=False) for row in rows]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def run_stage(folder: Path, stage: str, trimmed: bool) -> dict[str, Any]:
+    """One stage on the checkpoints in `folder`; what the stage itself returns."""
+    from polygraft import adapt, evaluate, finetune, transfer
+    from polygraft.recipe import MLM, Budget, Denoising, Embeddings, Evaluate, Finetune, PairData, TextData
+
+    text = TextData(train_file=str(folder / "adapt.jsonl"), lang_column="lang")
+    pairs = PairData(train_file=str(folder / "train.jsonl"), test_file=str(folder / "test.jsonl"),
+                     source_lang_column="lang", target_lang_column="lang")  # fmt: skip
+    how: dict[str, Any] = {"budget": Budget(steps=STEPS), "trim_vocabulary": trimmed, **TRAINING}
+    source, target, out = str(folder / "source"), str(folder / "target"), folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    if stage == "adapt":
+        return adapt.run(MLM(**how, max_length_tokens=128), source, text, 1, out)
+    if stage == "transfer":
+        return transfer.run(Embeddings(), source, source, target, text, out)
+    if stage == "adapt_target":
+        return adapt.run(Denoising(**how, max_length_tokens=128), target, text, 1, out)
+    if stage == "finetune":
+        lengths = {"max_source_length_tokens": 128, "max_target_length_tokens": 32}
+        return finetune.run(Finetune(**how, **lengths), target, pairs, 1, out)
+    return evaluate.run(Evaluate(max_new_tokens=24, per_device_eval_batch_size=8), target, pairs, out)
+
+
+def worker(args: argparse.Namespace) -> None:
+    from polygraft import machine
+
+    started = time.monotonic()
+    if args.worker == "create":
+        result = create(args.folder, args.source, args.target)
+    else:
+        result = run_stage(args.folder, args.worker, args.trimmed)
+    numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
+    seconds = time.monotonic() - started
+    print(json.dumps({"seconds": seconds, "peak_memory_bytes": machine.peak_memory_bytes(), **numbers}))
+
+
+def measure(args: argparse.Namespace, stage: str, trimmed: bool = False) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--worker", stage, "--folder", str(args.folder), "--source", args.source]
+    command += ["--target", args.target, *(["--trimmed"] if trimmed else [])]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"{stage} failed:\n{run.stderr[-3000:]}")
+    result = json.loads(run.stdout.strip().splitlines()[-1])
+    print(f"{stage}{', trimmed' if trimmed else ''}: {result}", flush=True)
+    return result
+
+
+STAGES = [
+    ("adapt", False), ("adapt", True), ("transfer", False), ("adapt_target", False), ("adapt_target", True),
+    ("finetune", False), ("finetune", True), ("evaluate", False),
+]  # fmt: skip
+
+
+def table(args: argparse.Namespace, results: list[tuple[str, bool, dict[str, Any]]]) -> str:
+    lines = [
+        f"`python benchmarks/real_size.py`, {page.about()}. {args.source} and {args.target}, random weights, real "
+        f"tokenizer and text; {STEPS} steps of {TRAINING['per_device_train_batch_size']} documents, 40 documents decoded "
+        "with 4 beams. Seconds per step and of the whole stage, loading, saving and verifying the saved copy included.",
+        "", "| stage | vocabulary | classes | seconds | seconds per step | peak memory |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for stage, trimmed, row in results:
+        step = f"{row['train_seconds'] / row['steps']:.1f}" if "steps" in row else ""
+        vocabulary = "trimmed" if trimmed else "full"
+        classes = f"{row['classes']:,}" if "classes" in row else ""
+        memory = row["peak_memory_bytes"] / 2**30
+        lines.append(f"| {stage} | {vocabulary} | {classes} | {row['seconds']:.0f} | {step} | {memory:.1f} GiB |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="for checkpoints and results; needs 15 GB")
+    parser.add_argument("--source", default="xlm-roberta-large")
+    parser.add_argument("--target", default="mbart-large-50")
+    parser.add_argument("--stage", help="only this stage")
+    parser.add_argument("--write", type=Path, help="a page whose part under '## Real sizes' is replaced")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--trimmed", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if args.worker:
+        worker(args)
+        return
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if not (args.folder / "test.jsonl").is_file():
+        measure(args, "create")
+    results = [(s, trimmed, measure(args, s, trimmed)) for s, trimmed in STAGES if args.stage in (None, s)]
+    shutil.rmtree(args.folder / "out", ignore_errors=True)
+    print(content := table(args, results))
+    if args.write:
+        page.write_section(args.write, "Real sizes", content)
+
+
+if __name__ == "__main__":
+    main()

@@ -143,8 +143,8 @@ STAGES = [
 def table(args: argparse.Namespace, results: list[tuple[str, bool, dict[str, Any]]]) -> str:
     lines = [
         f"`python benchmarks/real_size.py`, {page.about()}. {args.source} and {args.target}, random weights, real "
-        f"tokenizer and text; {STEPS} steps of {TRAINING['per_device_train_batch_size']} documents, 40 documents decoded "
-        "with 4 beams. Seconds per step and of the whole stage, loading, saving and verifying the saved copy included.",
+        f"tokenizer and text; {STEPS} steps of {TRAINING['per_device_train_batch_size']} documents, 40 documents "
+        "decoded with 4 beams. Seconds per step and of the whole stage: loading, saving, verifying the copy included.",
         "", "| stage | vocabulary | classes | seconds | seconds per step | peak memory |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for stage, trimmed, row in results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from polygraft.errors import DataError
@@ -43,7 +44,11 @@ def to_code(lang: str, tokenizer: Any) -> str:
     Raises:
         DataError: the tokenizer has no such language; the nearest codes are listed.
     """
-    codes = language_codes(tokenizer)
+    return match_code(lang, language_codes(tokenizer))
+
+
+def match_code(lang: str, codes: Sequence[str]) -> str:
+    """Return the one of `codes` that means a language, as `to_code` does."""
     if lang in codes:
         return lang
     prefix = language_prefix(lang)

@@ -36,11 +36,11 @@ PICKLED = (
 logger = logging.getLogger(__name__)
 
 
-def resolve(name: str, pickled: bool = False) -> str:
+def resolve(name: str, allow_pickled: bool = False) -> str:
     """Return the folder behind a bundled name or a local one; a hub name is returned unchanged.
 
     Raises:
-        CheckpointError: a local folder that holds no checkpoint, or only pickled weights and not `pickled`.
+        CheckpointError: a local folder that holds no checkpoint, or only pickled weights and not `allow_pickled`.
     """
     path = bundled(name) or Path(name)
     if not path.exists():
@@ -49,20 +49,40 @@ def resolve(name: str, pickled: bool = False) -> str:
         return name
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{name}: not a checkpoint, there is no config.json in it. {REMEDY}")
-    if not list(path.glob("*.safetensors")) and not pickled:
+    if not list(path.glob("*.safetensors")) and not allow_pickled:
         if list(path.glob("*.bin")):
-            raise CheckpointError(_pickled(name))
+            raise CheckpointError(pickled(name))
         raise CheckpointError(f"{name}: there are no weights (*.safetensors) in it. {REMEDY}")
     return str(path)
 
 
-def _pickled(name: str) -> str:
+def pickled(name: str) -> str:
+    """Say what is wrong with pickled weights, and the remedy."""
     return f"{name}: {PICKLED.format(name=name, folder=f'{Path(name).name}-safetensors')}"
 
 
 def load_config(name: str) -> PreTrainedConfig:
     """Load the configuration of a checkpoint."""
     return _load(AutoConfig, name, "configuration")
+
+
+def source_config(name: str) -> PreTrainedConfig:
+    """Load the configuration of a masked language model; raise CheckpointError for another kind."""
+    config = load_config(name)
+    if config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{name}: is a sequence-to-sequence model ('{config.model_type}'), but a masked language model is needed "
+            "here. An mBART is adapted with objective: denoising."
+        )
+    return config
+
+
+def target_config(name: str) -> PreTrainedConfig:
+    """Load the configuration of an mBART; raise CheckpointError for another kind."""
+    config = load_config(name)
+    if config.model_type not in TARGET_TYPES:
+        raise CheckpointError(f"{name}: is a '{config.model_type}' model, but the target has to be an mBART.")
+    return config
 
 
 def load_tokenizer(name: str) -> Any:
@@ -76,20 +96,13 @@ def load_masked_lm(name: str) -> PreTrainedModel:
 
     An encoder that comes without a language modelling head (multilingual-e5) gets a new one, with a warning.
     """
-    config = load_config(name)
-    if config.is_encoder_decoder:
-        raise CheckpointError(
-            f"{name}: is a sequence-to-sequence model ('{config.model_type}'), but a masked language model is needed "
-            "here. An mBART is adapted with objective: denoising."
-        )
+    source_config(name)
     return _load_model(AutoModelForMaskedLM, name, "masked language model")
 
 
 def load_seq2seq(name: str) -> PreTrainedModel:
     """Load an mBART in fp32 (the target)."""
-    config = load_config(name)
-    if config.model_type not in TARGET_TYPES:
-        raise CheckpointError(f"{name}: is a '{config.model_type}' model, but the target has to be an mBART.")
+    target_config(name)
     return _load_model(AutoModelForSeq2SeqLM, name, "sequence-to-sequence model")
 
 
@@ -120,7 +133,7 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> PreTrainedMod
 
 
 def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
-    path = resolve(name, pickled=kwargs.get("use_safetensors") is False)
+    path = resolve(name, allow_pickled=kwargs.get("use_safetensors") is False)
     try:
         return kind.from_pretrained(path, trust_remote_code=False, **kwargs)
     except UnpicklingError as error:
@@ -129,7 +142,7 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
         offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "model.safetensors" in reason and not offline:
-            raise CheckpointError(f"{_pickled(name)} (transformers: {reason})") from error
+            raise CheckpointError(f"{pickled(name)} (transformers: {reason})") from error
         raise CheckpointError(f"{name}: cannot load its {what}: {reason}.{offline} {REMEDY}") from error
 
 
@@ -189,10 +202,15 @@ def convert(name: str, out_dir: Path) -> None:
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForMaskedLM
     model = _load_model(kind, name, "model", use_safetensors=False, dtype="auto")
     tokenizer = _load(AutoTokenizer, name, "tokenizer", use_safetensors=False)
-    save(model, right_tokenizer(tokenizer, resolve(name, pickled=True), config), out_dir)
+    save(model, right_tokenizer(tokenizer, resolve(name, allow_pickled=True), config), out_dir)
 
 
 def max_positions(model: PreTrainedModel) -> int:
-    """Return the longest sequence, in tokens, that the model has positions for (XLM-R spends its padding id + 1)."""
-    offset = model.config.pad_token_id + 1 if "roberta" in model.config.model_type else 0
-    return model.config.max_position_embeddings - offset
+    """Return the longest sequence, in tokens, that the model has positions for."""
+    return positions_of(model.config)
+
+
+def positions_of(config: PreTrainedConfig) -> int:
+    """Return the longest sequence, in tokens, of a model of that configuration (XLM-R spends its padding id + 1)."""
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    return config.max_position_embeddings - offset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from transformers import set_seed
 
 from polygraft.data.dataset import read_text, row_codes, text_dataset
 from polygraft.models import checkpoints
-from polygraft.models.trimming import restore, trim
+from polygraft.models.trimming import full_ids, restore, trim
+from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
@@ -32,20 +32,25 @@ def run(settings: MLM | DenoisingSettings, model: str, text: TextData, seed: int
     tokenizer = full_tokenizer
     if settings.trim_vocabulary:
         tokenizer = trim(network, tokenizer, [row[text.text_column] for rows in splits for row in rows])
-    make: Callable[[Noise], Objective]
-    if isinstance(settings, MLM):
-        make = partial(MaskedLM, tokenizer, settings.mlm_probability)
-    else:
-        make = partial(Denoising, tokenizer, settings.mask_ratio, settings.poisson_lambda, settings.permute_sentences)
+    make = partial(_objective, settings)
     length = min(settings.max_length_tokens, checkpoints.max_positions(network))
-    data = (
-        text_dataset(train_rows, text, tokenizer, length, coded),
-        text_dataset(validation_rows, text, tokenizer, length, coded),
-    )
-    result = train(network, tokenizer, settings, make(Noise(seed)), make(EVAL_NOISE), data, seed=seed, out_dir=out_dir)
+    dataset = partial(text_dataset, data=text, max_length=length, coded=coded)
+    data = (dataset(train_rows, tokenizer=tokenizer), dataset(validation_rows, tokenizer=tokenizer))
+    objectives = make(tokenizer, Noise(seed)), make(tokenizer, EVAL_NOISE)
+    result = train(network, tokenizer, settings, *objectives, data, seed=seed, out_dir=out_dir)
     if settings.trim_vocabulary:
         network = restore(network, tokenizer, load(model), full_tokenizer)
+        held_out = dataset(validation_rows, tokenizer=full_tokenizer)
+        mass = unseen_mass(tokenizer, [row[text.text_column] for row in train_rows])
+        kept = full_ids(tokenizer, full_tokenizer)
+        result |= quieten_others(network, kept, make(full_tokenizer, EVAL_NOISE), held_out, mass)
     languages = set(row_codes(train_rows, text.lang, text.lang_column, tokenizer)) if coded else None
     checkpoints.save(network, full_tokenizer, out_dir, languages)
     remove_checkpoints(out_dir)
     return result
+
+
+def _objective(settings: MLM | DenoisingSettings, tokenizer: Any, noise: Noise) -> Objective:
+    if isinstance(settings, MLM):
+        return MaskedLM(tokenizer, settings.mlm_probability, noise)
+    return Denoising(tokenizer, settings.mask_ratio, settings.poisson_lambda, settings.permute_sentences, noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from transformers import set_seed
 
 from polygraft.data.dataset import pair_dataset, read_pairs
 from polygraft.models import checkpoints
-from polygraft.models.trimming import restore, trim
+from polygraft.models.trimming import full_ids, restore, trim
+from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.seq2seq import Seq2Seq
 from polygraft.recipe import Finetune, PairData
 from polygraft.training import remove_checkpoints, train
@@ -26,7 +28,8 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
         tokenizer = trim(network, tokenizer, [row[c] for rows in splits for row in rows for c in columns])
     limit = checkpoints.max_positions(network)
     lengths = min(settings.max_source_length_tokens, limit), min(settings.max_target_length_tokens, limit)
-    train_data, eval_data = (pair_dataset(rows, pairs, tokenizer, *lengths) for rows in splits)
+    dataset = partial(pair_dataset, data=pairs, max_source=lengths[0], max_target=lengths[1])
+    train_data, eval_data = (dataset(rows, tokenizer=tokenizer) for rows in splits)
     objective, eval_objective = Seq2Seq(tokenizer, settings.label_smoothing_factor), Seq2Seq(tokenizer)
     result = train(
         network, tokenizer, settings, objective, eval_objective, (train_data, eval_data),
@@ -34,6 +37,10 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
     )  # fmt: skip
     if settings.trim_vocabulary:
         network = restore(network, tokenizer, checkpoints.load_seq2seq(model), full_tokenizer)
+        held_out = dataset(splits[1], tokenizer=full_tokenizer)
+        mass = unseen_mass(tokenizer, [row[pairs.summary_column] for row in splits[0]])
+        kept = full_ids(tokenizer, full_tokenizer)
+        result |= quieten_others(network, kept, Seq2Seq(full_tokenizer), held_out, mass)
     languages = {item["language"] for item in train_data.items}
     checkpoints.save(network, full_tokenizer, out_dir, tokenizer.convert_ids_to_tokens(list(languages)))
     remove_checkpoints(out_dir)

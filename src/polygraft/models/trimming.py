@@ -104,7 +104,7 @@ def restore(
     Raises:
         CheckpointError: the two are not of one architecture, or the trimmed model has tokens that the full one lacks.
     """
-    kept = torch.from_numpy(_ids_in(trimmed_tokenizer, full_tokenizer))
+    kept = torch.from_numpy(full_ids(trimmed_tokenizer, full_tokenizer))
     dims = vocabulary_dims(full)
     ours, theirs = full.state_dict(), trimmed.state_dict()
     if set(ours) != set(theirs):
@@ -125,7 +125,7 @@ def restore(
     return full
 
 
-def _ids_in(trimmed_tokenizer: Any, full_tokenizer: Any) -> np.ndarray:
+def full_ids(trimmed_tokenizer: Any, full_tokenizer: Any) -> np.ndarray:
     """Return the full id of each trimmed id, int64."""
     vocabulary = full_tokenizer.get_vocab()
     tokens = trimmed_tokenizer.convert_ids_to_tokens(range(len(trimmed_tokenizer)))

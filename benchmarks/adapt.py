@@ -16,9 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+import page
 
 MODEL, TEXT, LANGUAGES = "polygraft/nano-xlmr", "polygraft/sample/{}/adapt.parquet", ("fr", "de", "uk", "pl", "ko")
 BATCH_DOCUMENTS, BATCH_BLOCKS, BLOCK, PROBABILITY, RATE = 32, 16, 256, 0.15, 1e-4
@@ -96,12 +97,9 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def table(medians: dict[str, dict[str, float]], rounds: int) -> str:
-    from polygraft import machine
-
     plain: dict[str, Any] = medians["plain"]
-    about = machine.describe() | {name: machine.versions()[name] for name in ("torch", "transformers")}
     lines = [
-        f"Median of {rounds} rounds, {date.today().isoformat()}; " + ", ".join(f"{k} {v}" for k, v in about.items()),
+        f"`python benchmarks/adapt.py`, median of {rounds} rounds, {page.about()}.",
         "", "| way | real tokens per second | ratio | peak memory | ratio |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for way, row in medians.items():
@@ -116,7 +114,7 @@ def table(medians: dict[str, dict[str, float]], rounds: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", type=Path, help="a page whose part after '## adapt' is replaced")
+    parser.add_argument("--write", type=Path, help="a page whose part under '## adapt' is replaced")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -126,8 +124,7 @@ def main() -> None:
     result = table(measure(args.rounds), args.rounds)
     print(result)
     if args.write:
-        head, _, _ = args.write.read_text(encoding="utf-8").partition("## adapt")
-        args.write.write_text(f"{head}## adapt\n\n{result}\n", encoding="utf-8")
+        page.write_section(args.write, "adapt", result)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -227,3 +228,19 @@ def test_spending_survives_saving(tmp_path):
     again.resume(tmp_path)
     assert again.spent == spending.spent
     assert again.share == 0.5
+
+
+def test_the_optimizer_is_gone_when_the_model_is_saved(tiny_xlmr, xlmr_tokenizer, data, tmp_path, monkeypatch):
+    """Its states are twice the size of the model, and saving holds a second copy of that."""
+    made, create = [], torch.optim.AdamW.__init__
+
+    def remembered(self, *args, **kwargs):
+        create(self, *args, **kwargs)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", remembered)
+    save = checkpoints.save
+    alive = []
+    monkeypatch.setattr(checkpoints, "save", lambda *a: (alive.extend(o() is not None for o in made), save(*a)))
+    run(tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out", budget=Budget(steps=2))
+    assert alive == [False]

@@ -9,6 +9,7 @@ was spent (tokens, floating-point operations, seconds) is counted, saved with th
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import logging
 import math
@@ -274,7 +275,10 @@ def train(
     with spending.progress:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     del model.forward
-    return _summary(trainer, out_dir)
+    summary = _summary(trainer, out_dir)
+    del trainer
+    gc.collect()  # a trainer is a ring of references, and its optimizer twice the size of the model
+    return summary
 
 
 def _arguments(

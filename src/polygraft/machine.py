@@ -30,13 +30,23 @@ def keep_freed_memory() -> None:
     By default every block over 32 MB is mapped afresh and zeroed page by page: each step's logits are such a block,
     and on a CPU those page faults take longer than the arithmetic.
     """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        mallopt = getattr(libc, "mallopt", None)  # absent in musl
-        if mallopt is not None:
-            m_trim_threshold, m_mmap_max = -1, -4  # glibc refuses an mmap threshold over 32 MB, so no mmap at all
-            mallopt(m_mmap_max, 0)
-            mallopt(m_trim_threshold, (1 << 31) - 1)
+    mallopt = _glibc("mallopt")
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_max = -1, -4  # glibc refuses an mmap threshold over 32 MB, so no mmap at all
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
+def return_freed_memory() -> None:
+    """Give the blocks that `keep_freed_memory` kept back to the kernel."""
+    malloc_trim = _glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _glibc(function: str) -> Any | None:
+    """Return a function of glibc, None where there is no glibc (macOS, Windows, musl)."""
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
 
 
 def peak_memory_bytes() -> int:

@@ -278,6 +278,7 @@ def train(
     summary = _summary(trainer, out_dir)
     del trainer
     gc.collect()  # a trainer is a ring of references, and its optimizer twice the size of the model
+    machine.return_freed_memory()
     return summary
 
 

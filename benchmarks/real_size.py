@@ -86,28 +86,53 @@ def write_texts(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def recipe_of(folder: Path, trimmed: bool) -> Any:
+    """The recipe that all stages and the estimates follow."""
+    from polygraft.recipe import Recipe
+
+    how: dict[str, Any] = {"budget": {"steps": STEPS}, "trim_vocabulary": trimmed, **TRAINING}
+    return Recipe.model_validate({
+        "name": "real-size", "source": str(folder / "source"), "target": str(folder / "target"),
+        "text": {"train_file": str(folder / "adapt.jsonl"), "lang_column": "lang"},
+        "pairs": {
+            "train_file": str(folder / "train.jsonl"), "test_file": str(folder / "test.jsonl"),
+            "source_lang_column": "lang", "target_lang_column": "lang",
+        },
+        "adapt": how | {"max_length_tokens": 128}, "transfer": {}, "adapt_target": how | {"max_length_tokens": 128},
+        "finetune": how | {"max_source_length_tokens": 128, "max_target_length_tokens": 32},
+        "evaluate": {"max_source_length_tokens": 128, "max_new_tokens": 24, "per_device_eval_batch_size": 8},
+    })  # fmt: skip
+
+
+def estimate(folder: Path) -> dict[str, Any]:
+    """What `polygraft check` says of the same stages, trimmed and not."""
+    from polygraft.check.models import open_models
+    from polygraft.check.stages import Stages
+
+    found = {}
+    for trimmed in (False, True):
+        recipe = recipe_of(folder, trimmed)
+        for need in Stages(open_models({"main": recipe})).of_arm(recipe):
+            found[f"{need.stage} {trimmed}"] = need.to_json()
+    return found
+
+
 def run_stage(folder: Path, stage: str, trimmed: bool) -> dict[str, Any]:
     """One stage on the checkpoints in `folder`; what the stage itself returns."""
     from polygraft import adapt, evaluate, finetune, transfer
-    from polygraft.recipe import MLM, Budget, Denoising, Embeddings, Evaluate, Finetune, PairData, TextData
 
-    text = TextData(train_file=str(folder / "adapt.jsonl"), lang_column="lang")
-    pairs = PairData(train_file=str(folder / "train.jsonl"), test_file=str(folder / "test.jsonl"),
-                     source_lang_column="lang", target_lang_column="lang")  # fmt: skip
-    how: dict[str, Any] = {"budget": Budget(steps=STEPS), "trim_vocabulary": trimmed, **TRAINING}
-    source, target, out = str(folder / "source"), str(folder / "target"), folder / "out"
+    recipe, out = recipe_of(folder, trimmed), folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     if stage == "adapt":
-        return adapt.run(MLM(**how, max_length_tokens=128), source, text, 1, out)
+        return adapt.run(recipe.adapt, recipe.source, recipe.text, 1, out)
     if stage == "transfer":
-        return transfer.run(Embeddings(), source, source, target, text, out)
+        return transfer.run(recipe.transfer, recipe.source, recipe.source, recipe.target, recipe.text, out)
     if stage == "adapt_target":
-        return adapt.run(Denoising(**how, max_length_tokens=128), target, text, 1, out)
+        return adapt.run(recipe.adapt_target, recipe.target, recipe.text, 1, out)
     if stage == "finetune":
-        lengths = {"max_source_length_tokens": 128, "max_target_length_tokens": 32}
-        return finetune.run(Finetune(**how, **lengths), target, pairs, 1, out)
-    return evaluate.run(Evaluate(max_new_tokens=24, per_device_eval_batch_size=8), target, pairs, out)
+        return finetune.run(recipe.finetune, recipe.target, recipe.pairs, 1, out)
+    return evaluate.run(recipe.evaluate, recipe.target, recipe.pairs, out)
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -116,6 +141,9 @@ def worker(args: argparse.Namespace) -> None:
     started = time.monotonic()
     if args.worker == "create":
         result = create(args.folder, args.source, args.target)
+    elif args.worker == "estimate":
+        print(json.dumps(estimate(args.folder)))
+        return
     else:
         result = run_stage(args.folder, args.worker, args.trimmed)
     numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
@@ -140,19 +168,26 @@ STAGES = [
 ]  # fmt: skip
 
 
-def table(args: argparse.Namespace, results: list[tuple[str, bool, dict[str, Any]]]) -> str:
+def table(
+    args: argparse.Namespace, results: list[tuple[str, bool, dict[str, Any]]], estimates: dict[str, dict[str, Any]]
+) -> str:
     lines = [
         f"`python benchmarks/real_size.py`, {page.about()}. {args.source} and {args.target}, random weights, real "
         f"tokenizer and text; {STEPS} steps of {TRAINING['per_device_train_batch_size']} documents, 40 documents "
-        "decoded with 4 beams. Seconds per step and of the whole stage: loading, saving, verifying the copy included.",
-        "", "| stage | vocabulary | classes | seconds | seconds per step | peak memory |", "|---|---|---|---|---|---|",
+        "decoded with 4 beams. Seconds per step and of the whole stage: loading, saving, verifying the copy included. "
+        "Beside the peak memory what `polygraft check` estimates.",
+        "", "| stage | vocabulary | classes | seconds | seconds per step | peak memory | estimated | ratio |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for stage, trimmed, row in results:
+        said = estimates[f"{stage} {trimmed}"]["memory_bytes"] / 2**30
         step = f"{row['train_seconds'] / row['steps']:.1f}" if "steps" in row else ""
         vocabulary = "trimmed" if trimmed else "full"
         classes = f"{row['classes']:,}" if "classes" in row else ""
         memory = row["peak_memory_bytes"] / 2**30
-        lines.append(f"| {stage} | {vocabulary} | {classes} | {row['seconds']:.0f} | {step} | {memory:.1f} GiB |")
+        cells = [stage, vocabulary, classes, f"{row['seconds']:.0f}", step]
+        cells += [f"{memory:.1f} GiB", f"{said:.1f} GiB", f"{said / memory:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -173,11 +208,12 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     if not (args.folder / "test.jsonl").is_file():
         measure(args, "create")
+    estimates = measure(args, "estimate")
     results = [(s, trimmed, measure(args, s, trimmed)) for s, trimmed in STAGES if args.stage in (None, s)]
     shutil.rmtree(args.folder / "out", ignore_errors=True)
-    print(content := table(args, results))
+    print(content := table(args, results, estimates))
     if args.write:
-        page.write_section(args.write, "Real sizes", content)
+        page.write_section(args.write, f"{args.source} and {args.target}", content)
 
 
 if __name__ == "__main__":

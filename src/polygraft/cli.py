@@ -15,9 +15,8 @@ import typer
 
 from polygraft import __version__, cli_checkpoints, cli_stages
 from polygraft.cli_errors import Commands, without_shard_bars
-from polygraft.errors import DataError
 from polygraft.recipe import Recipe
-from polygraft.recipe_io import arm_recipes, dump_recipe, json_schema, load_recipe
+from polygraft.recipe_io import dump_recipe, json_schema, load_recipe
 
 app = typer.Typer(
     cls=Commands,
@@ -60,16 +59,22 @@ def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None
 
 
 @app.command()
-def check(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None) -> None:
-    """Check a recipe without running it: every setting of every arm, and that all data files can be read."""
+def check(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    output_dir: OutputDir = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+) -> None:
+    """Check a recipe without running it: settings, data, checkpoints; memory, disk and time of every stage."""
     settings = _load(recipe, set_, output_dir)
-    arms = arm_recipes(settings)
-    counts = _check_data(arms)
-    for arm, arm_recipe in arms.items():
-        typer.echo(f"arm {arm}: {' → '.join(_stages(arm_recipe))}")
-    for name, rows in counts.items():
-        typer.echo(f"{name}: {rows} rows")
-    typer.echo(f"{recipe}: ok ({len(arms)} arms, {len(settings.seeds)} seeds)")
+    from polygraft import check as examination
+    from polygraft import cli_check
+
+    without_shard_bars()
+    found = examination.run(settings)
+    typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if json_ else cli_check.text(found))
+    if found.problems:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -103,36 +108,6 @@ def main() -> None:
 def _load(path: Path, overrides: list[str] | None, output_dir: str | None) -> Recipe:
     extra = [] if output_dir is None else [f"output_dir={json.dumps(output_dir)}"]
     return load_recipe(path, [*(overrides or []), *extra])
-
-
-def _stages(recipe: Recipe) -> list[str]:
-    optional = [stage for stage in ("adapt", "transfer", "adapt_target") if getattr(recipe, stage) is not None]
-    return [*optional, "finetune", "evaluate"]
-
-
-def _needed_data(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
-    """Each data file that the recipe reads, with the columns it must have."""
-    text, pairs = recipe.text, recipe.pairs
-    needed = [(name, pairs.columns) for name in (pairs.train_file, pairs.validation_file, pairs.test_file)]
-    if text is not None:
-        needed = [(name, text.columns) for name in (text.train_file, text.validation_file)] + needed
-    return [(name, tuple(columns)) for name, columns in needed if name]
-
-
-def _check_data(arms: dict[str, Recipe]) -> dict[str, int]:
-    """Rows per data file of all arms; raises one DataError for everything that is wrong with any of them."""
-    from polygraft.data.reading import read_rows
-
-    counts: dict[str, int] = {}
-    problems: list[str] = []
-    for name, columns in dict.fromkeys(needed for recipe in arms.values() for needed in _needed_data(recipe)):
-        try:
-            counts[name] = len(read_rows(name, list(columns)))
-        except DataError as error:
-            problems.append(str(error))
-    if problems:
-        raise DataError("\n".join(problems))
-    return counts
 
 
 def _print_run(result: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
+from polygraft.check.memory import parameters_of
 from polygraft.data.languages import language_codes, match_code
 from polygraft.errors import CheckpointError, DataError, PolygraftError
 from polygraft.models import checkpoints
@@ -82,18 +82,10 @@ def _open(name: str, role: str) -> Opened:
     tokenizer = checkpoints.load_tokenizer(name)
     positions = checkpoints.positions_of(config)
     report = ModelReport(
-        name, role, config.model_type, parameters_of(config, role), config.vocab_size, len(tokenizer),
+        name, role, config.model_type, parameters_of(config), config.vocab_size, len(tokenizer),
         type(tokenizer).__name__, positions, len(language_codes(tokenizer)),
     )  # fmt: skip
     return Opened(config, tokenizer, report)
-
-
-def parameters_of(config: PreTrainedConfig, role: str) -> int:
-    """Count the parameters of a model of that configuration, without making it."""
-    kind = AutoModelForMaskedLM if role == "source" else AutoModelForSeq2SeqLM
-    with torch.device("meta"):
-        model = kind.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _assert_published_as_safetensors(name: str) -> None:

@@ -1,0 +1,130 @@
+"""What a forward and backward pass allocates, counted without allocating it.
+
+The real model runs the real loss on fake tensors, which have shapes and no data, while a dispatch mode keeps the sum of
+all storages that are alive.
+
+P parameters, B batch, S source positions, T target positions, N labels.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+
+from polygraft.objectives.mlm import MaskedLM
+from polygraft.objectives.seq2seq import summed_loss
+
+BYTES = 4  # weights, gradients and optimizer states are fp32
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the storages that operations make while it is active, until they are freed; `peak` is the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self.known:
+                    self.known.add(key)
+                    weakref.finalize(storage, self._freed, key, size)
+                    self.live += size
+                    self.peak = max(self.peak, self.live)
+        return out
+
+    def _freed(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The largest batch of a stage: `target` is None for a masked language model, `labels` counts predictions."""
+
+    batch: int
+    source: int
+    target: int | None
+    labels: int
+
+    def scaled(self, factor: float) -> Shape:
+        """The same with another number of documents."""
+        return Shape(max(1, round(self.batch * factor)), self.source, self.target, max(1, round(self.labels * factor)))
+
+    @property
+    def padded_tokens(self) -> int:
+        return self.batch * (self.source + (self.target or 0))
+
+    def make(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """A batch of that shape, as the objectives make them, of tokens without a meaning."""
+        target = self.target or self.source
+        batch = {
+            "input_ids": torch.full((self.batch, self.source), 5, device=device),
+            "attention_mask": torch.ones((self.batch, self.source), dtype=torch.int64, device=device),
+            "labels": torch.full((self.batch, target), 5, device=device),
+            "label_positions": torch.arange(self.labels, device=device) % (self.batch * target),
+        }
+        if self.target is not None:
+            batch["decoder_input_ids"] = torch.full((self.batch, target), 5, device=device)
+        return batch
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass costs: bytes beyond the weights at the peak of training and of evaluation, and operations."""
+
+    parameters: int
+    training_bytes: int
+    evaluation_bytes: int
+    flops: int
+
+
+def loss_of(config: PreTrainedConfig) -> Callable[..., Tensor]:
+    """The summed loss that a stage minimises on such a model."""
+    return summed_loss if config.is_encoder_decoder else MaskedLM.loss
+
+
+def make_model(config: PreTrainedConfig) -> Any:
+    """A model of that configuration with random weights, with the attention that training uses."""
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForMaskedLM
+    attention = "sdpa" if torch.cuda.is_available() else "eager"
+    return kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
+
+
+def parameters_of(config: PreTrainedConfig) -> int:
+    """Count the parameters of a model of that configuration, without making it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in make_model(config).parameters())
+
+
+def measure_pass(config: PreTrainedConfig, shape: Shape, bf16: bool, accumulated: int = 1) -> Pass:
+    """Count a training step's passes over a batch (`accumulated` of them), and an evaluation's of twice the size."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loss = loss_of(config)
+    with FakeTensorMode(), torch.device(device), torch.autocast(device, torch.bfloat16, enabled=bf16):
+        model = make_model(config)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        batch, larger = shape.make(device), shape.scaled(2).make(device)
+        with LiveBytes() as evaluating, torch.no_grad():
+            loss(model.eval(), **larger)
+        model.train()
+        with LiveBytes() as training:
+            for _ in range(min(2, accumulated)):  # from the second on, there are gradients from the start
+                with FlopCounterMode(display=False) as counter:
+                    loss(model, **batch).backward()
+    return Pass(parameters, training.peak, evaluating.peak, counter.get_total_flops())

@@ -1,0 +1,242 @@
+"""What every stage of a recipe needs: memory, disk and time, before a second of it is spent.
+
+Memory and operations are counted on fake tensors (memory.py); how fast they go is measured by a short probe of a model
+of the same width with one layer. Times are for this machine and mean little beyond a factor of two.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from polygraft import machine
+from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
+from polygraft.recipe import MLM, Denoising, Evaluate, Finetune, Training
+
+SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
+MAX_PROPOSED = 512
+PROBE_ROWS, PROBE_TOKENS, PROBE_RUNS = 2000, 2048, 3
+ADAM_STATES = 2
+OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
+KEPT_CHECKPOINTS = 3  # two, and the third while it is written
+CHECKPOINT_COPIES = 1 + ADAM_STATES
+SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What this machine does: operations and bytes per second, and bytes that a process has before any model."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    baseline_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """One stage's needs; None where it cannot be told. `disk_peak_bytes` includes checkpoints that do not stay."""
+
+    stage: str
+    memory_bytes: int
+    disk_bytes: int
+    disk_peak_bytes: int
+    seconds: float | None
+    flops: float | None
+    batch_size: int | None = None
+    proposed_batch_size: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Token lengths of a sample of `documents`, special tokens included, after cutting; `target` for pairs only."""
+
+    source: Sequence[int]
+    target: Sequence[int] | None
+    documents: int
+
+    @property
+    def mean(self) -> float:
+        """Tokens of one document, both sides."""
+        return (sum(self.source) + sum(self.target or ())) / len(self.source)
+
+
+def probe_machine(config: PreTrainedConfig, bf16: bool) -> Probe:
+    """Time real passes of a model like `config`, but with one layer and 2,000 rows, and a large copy."""
+    small = copy.deepcopy(config)
+    small.vocab_size = PROBE_ROWS
+    for key in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+        if hasattr(small, key):
+            setattr(small, key, 1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    target = 128 if config.is_encoder_decoder else None
+    shape = Shape(PROBE_TOKENS // 128, 128, target, PROBE_TOKENS // 8)
+    flops = measure_pass(small, shape, bf16).flops
+    model, batch, seconds = make_model(small).to(device), shape.make(device), []
+    for _ in range(1 + PROBE_RUNS):
+        started = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss_of(small)(model, **batch).backward()
+        _finish(device)
+        seconds.append(time.perf_counter() - started)
+    block = torch.ones(2**26, device=device)
+    block.clone()
+    started = time.perf_counter()
+    block.clone()
+    _finish(device)
+    moved = 2 * block.numel() * BYTES / (time.perf_counter() - started)
+    return Probe(flops / statistics.median(seconds[1:]), moved, machine.baseline_bytes(), machine.available_bytes())
+
+
+def _finish(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def largest_batch(settings: Training, lengths: Lengths, batch: int) -> Shape:
+    """The batch of the longest documents, which grouping by length makes."""
+    source = max(lengths.source)
+    batch = min(batch, len(lengths.source))
+    if isinstance(settings, MLM):
+        return Shape(batch, source, None, max(1, round(settings.mlm_probability * batch * source)))
+    target = max(lengths.target or lengths.source)
+    return Shape(batch, source, target, batch * target)
+
+
+def training_need(
+    stage: str,
+    settings: MLM | Denoising | Finetune,
+    config: PreTrainedConfig,
+    rows_kept: int | None,
+    lengths: Lengths,
+    probe: Probe,
+) -> Need:
+    """Estimate a training stage.
+
+    Args:
+        config: of the full model.
+        rows_kept: rows that are left while training with a trimmed vocabulary, None to train with all.
+        lengths: of the training documents.
+    """
+    trained = copy.deepcopy(config)
+    trained.vocab_size = rows_kept or config.vocab_size
+    bf16 = machine.use_bf16(settings.precision)
+    batch = settings.per_device_train_batch_size
+    step = measure_pass(trained, largest_batch(settings, lengths, batch), bf16, settings.gradient_accumulation_steps)
+    full = parameters_of(config)
+    memory = _training_memory(step, full, probe)
+    proposed = propose(settings, trained, lengths, probe, full, bf16)
+    flops, seconds = _cost(settings, step, largest_batch(settings, lengths, batch), lengths, probe)
+    written = full * BYTES
+    peak = written + KEPT_CHECKPOINTS * CHECKPOINT_COPIES * BYTES * step.parameters
+    return Need(stage, memory, written, peak, seconds, flops, batch, proposed)
+
+
+def _training_memory(step: Pass, full: int, probe: Probe) -> int:
+    """Bytes at the worst moment: a step once Adam has its states, an evaluation beside them, loading, or saving."""
+    weights = BYTES * step.parameters
+    states = (1 + ADAM_STATES) * weights
+    stepping = states + max(step.training_bytes, weights)
+    evaluating = states + step.evaluation_bytes
+    saving = SAVING_COPIES * BYTES * full
+    return probe.baseline_bytes + max(stepping, evaluating, saving)
+
+
+def propose(
+    settings: MLM | Denoising | Finetune,
+    config: PreTrainedConfig,
+    lengths: Lengths,
+    probe: Probe,
+    full: int,
+    bf16: bool,
+) -> int | None:
+    """The largest power of two, up to 512, whose batches fit into 85% of the memory; None if one document does not.
+
+    Two passes are counted, and the bytes in between taken as linear in the number of documents, which they are.
+    """
+    low, high = (measure_pass(config, largest_batch(settings, lengths, size), bf16) for size in (1, 8))
+    best, size = None, 1
+    while size <= MAX_PROPOSED:
+        share = (size - 1) / 7
+        between = Pass(
+            low.parameters,
+            round(low.training_bytes + share * (high.training_bytes - low.training_bytes)),
+            round(low.evaluation_bytes + share * (high.evaluation_bytes - low.evaluation_bytes)),
+            0,
+        )
+        if _training_memory(between, full, probe) > SAFE_SHARE * probe.available_bytes:
+            break
+        best, size = size, 2 * size
+    return best
+
+
+def _cost(
+    settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe: Probe
+) -> tuple[float | None, float | None]:
+    """Operations and seconds of the whole budget."""
+    per_token = step.flops / shape.padded_tokens
+    per_document = lengths.mean * (2 if isinstance(settings, Denoising) else 1)  # read and restored
+    documents = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    step_flops = per_token * per_document * documents
+    step_seconds = step_flops / probe.flops_per_second + step.parameters * OPTIMIZER_TRAFFIC / probe.bytes_per_second
+    unit, amount = settings.budget.unit, settings.budget.amount
+    if unit == "minutes":
+        return 60 * amount / step_seconds * step_flops, 60 * amount
+    steps = {
+        "steps": amount,
+        "epochs": amount * lengths.documents / documents,
+        "tokens": amount / (lengths.mean * documents),
+        "flops": amount / step_flops,
+    }[unit]
+    return steps * step_flops, steps * step_seconds
+
+
+def language_need(config: PreTrainedConfig, probe: Probe) -> Need:
+    """Estimate adding a language: the model, one with more rows, the saved copy."""
+    weights = BYTES * parameters_of(config)
+    seconds = 4 * weights / probe.bytes_per_second
+    return Need("add_languages", probe.baseline_bytes + SAVING_COPIES * weights, weights, weights, seconds, None)
+
+
+def transfer_need(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig, probe: Probe) -> Need:
+    """Estimate a transfer: all models at once in fp32, copies of the target's rows, the saved copy."""
+    models = BYTES * sum(map(parameters_of, sources))
+    weights = BYTES * parameters_of(target)
+    rows = BYTES * target.vocab_size * target.d_model
+    memory = probe.baseline_bytes + models + weights + max(2 * rows, weights)
+    widths = [source.hidden_size for source in sources[:1]]
+    flops = sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths)
+    seconds = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
+    return Need("transfer", memory, weights, weights, seconds, float(flops))
+
+
+def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:
+    """Estimate decoding and scoring: weights, the logits of all beams, and their copies in the search."""
+    weights = BYTES * parameters_of(config)
+    batch = min(settings.per_device_eval_batch_size, len(lengths.source))
+    hypotheses = batch * settings.num_beams
+    logits = 4 * BYTES * hypotheses * config.vocab_size
+    caches = (
+        4
+        * BYTES
+        * config.decoder_layers
+        * config.d_model
+        * hypotheses
+        * (max(lengths.source) + settings.max_new_tokens)
+    )
+    memory = probe.baseline_bytes + max(2 * weights, weights + logits + caches)
+    batches = -(-lengths.documents // batch)
+    per_step = max(weights / 2 / probe.bytes_per_second, weights / BYTES * hypotheses / probe.flops_per_second)
+    encoding = weights / BYTES * lengths.mean * lengths.documents / probe.flops_per_second
+    seconds = batches * settings.max_new_tokens * per_step + encoding
+    return Need("evaluate", memory, 0, 0, seconds, None, batch)

@@ -1,0 +1,118 @@
+"""The needs of every stage of an arm: what it trains, on how much text, with how much of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedConfig
+
+from polygraft import machine
+from polygraft.check.models import Opened, needs_source
+from polygraft.check.needs import (
+    Lengths,
+    Need,
+    Probe,
+    evaluate_need,
+    language_need,
+    probe_machine,
+    training_need,
+    transfer_need,
+)
+from polygraft.data.dataset import tokenize
+from polygraft.data.reading import iter_rows
+from polygraft.models.trimming import needed_ids
+from polygraft.recipe import MLM, Denoising, Evaluate, Finetune, PairData, Recipe, TextData
+
+SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
+
+
+class Stages:
+    """Estimates stages; what arms have in common is counted once."""
+
+    def __init__(self, opened: Mapping[str, Opened]) -> None:
+        self.opened = opened
+        self.cache: dict[Any, Any] = {}
+
+    def of_arm(self, recipe: Recipe) -> Iterator[Need]:
+        """Yield the needs of an arm's stages, in order."""
+        source, target = recipe.source, recipe.target
+        if recipe.add_languages:
+            yield language_need(self.opened[target].config, self.probe(target, False))
+        if recipe.adapt and source and recipe.text:
+            yield self.text_stage("adapt", recipe.adapt, source, recipe.text)
+        if recipe.transfer:
+            sources = [self.opened[source].config] if source and needs_source(recipe) else []
+            if recipe.transfer.mode == "delta":
+                sources *= 2
+            yield transfer_need(sources, self.opened[target].config, self.probe(target, False))
+        if recipe.adapt_target and recipe.text:
+            yield self.text_stage("adapt_target", recipe.adapt_target, target, recipe.text)
+        yield self.finetune(recipe.finetune, target, recipe.pairs)
+        yield self.evaluate(recipe.evaluate, target, recipe.pairs)
+
+    def probe(self, model: str, bf16: bool) -> Probe:
+        key = ("probe", model, bf16)
+        if key not in self.cache:
+            self.cache[key] = probe_machine(self.opened[model].config, bf16)
+        return self.cache[key]
+
+    def text_stage(self, stage: str, settings: MLM | Denoising, model: str, text: TextData) -> Need:
+        key = (stage, settings.model_dump_json(), model, text.model_dump_json())
+        if key not in self.cache:
+            ids, documents = self.tokens(model, text.train_file, (text.text_column,))
+            room = min(settings.max_length_tokens, self.opened[model].report.max_positions) - 2
+            pieces = [min(room, len(d) - start) + 2 for d in ids[0] for start in range(0, len(d), room)]
+            lengths = Lengths(pieces, None, round(len(pieces) * documents / len(ids[0])))
+            kept = self.rows_kept(settings.trim_vocabulary, model, ids)
+            self.cache[key] = self.training(stage, settings, model, kept, lengths)
+        return self.cache[key]
+
+    def finetune(self, settings: Finetune, model: str, pairs: PairData) -> Need:
+        key = ("finetune", settings.model_dump_json(), model, pairs.model_dump_json())
+        if key not in self.cache:
+            ids, documents = self.tokens(model, pairs.train_file, (pairs.text_column, pairs.summary_column))
+            most = (settings.max_source_length_tokens, settings.max_target_length_tokens)
+            source, target = (self.cut(model, column, limit) for column, limit in zip(ids, most, strict=True))
+            lengths = Lengths(source, target, min(documents, pairs.max_train_samples or documents))
+            kept = self.rows_kept(settings.trim_vocabulary, model, ids)
+            self.cache[key] = self.training("finetune", settings, model, kept, lengths)
+        return self.cache[key]
+
+    def evaluate(self, settings: Evaluate, model: str, pairs: PairData) -> Need:
+        ids, documents = self.tokens(
+            model, pairs.test_file or pairs.train_file, (pairs.text_column, pairs.summary_column)
+        )
+        source = self.cut(model, ids[0], settings.max_source_length_tokens)
+        lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
+        return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model, False))
+
+    def training(
+        self, stage: str, settings: MLM | Denoising | Finetune, model: str, kept: int | None, lengths: Lengths
+    ) -> Need:
+        config: PreTrainedConfig = self.opened[model].config
+        probe = self.probe(model, machine.use_bf16(settings.precision))
+        return training_need(stage, settings, config, kept, lengths, probe)
+
+    def cut(self, model: str, column: list[list[int]], limit: int) -> list[int]:
+        most = min(limit, self.opened[model].report.max_positions)
+        return [min(most, len(ids) + 2) for ids in column]
+
+    def tokens(self, model: str, file: str, columns: tuple[str, ...]) -> tuple[list[list[list[int]]], int]:
+        """Return the token ids of each column of the first rows, and the number of all rows."""
+        key = ("tokens", model, file, columns)
+        if key not in self.cache:
+            filled = (row for _, row in iter_rows(file, columns) if row[columns[0]].strip())
+            rows = list(islice(filled, SAMPLE_ROWS))
+            documents = len(rows) + sum(1 for _ in filled)
+            tokenizer = self.opened[model].tokenizer
+            self.cache[key] = ([tokenize(tokenizer, [row[c] for row in rows]) for c in columns], documents)
+        return self.cache[key]
+
+    def rows_kept(self, trimmed: bool, model: str, columns: list[list[list[int]]]) -> int | None:
+        if not trimmed:
+            return None
+        used = np.unique(np.fromiter((i for column in columns for ids in column for i in ids), dtype=np.int64))
+        return len(np.union1d(used, needed_ids(self.opened[model].tokenizer, [])))

@@ -152,12 +152,17 @@ def worker(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace, stage: str, trimmed: bool = False) -> dict[str, Any]:
+    record = args.folder / "results" / f"{stage}{'-trimmed' if trimmed else ''}.json"
+    if record.is_file():  # an interrupted benchmark goes on; a new --folder measures all anew
+        return json.loads(record.read_text())
     command = [sys.executable, __file__, "--worker", stage, "--folder", str(args.folder), "--source", args.source]
     command += ["--target", args.target, *(["--trimmed"] if trimmed else [])]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         sys.exit(f"{stage} failed:\n{run.stderr[-3000:]}")
     result = json.loads(run.stdout.strip().splitlines()[-1])
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(result))
     print(f"{stage}{', trimmed' if trimmed else ''}: {result}", flush=True)
     return result
 

@@ -68,19 +68,6 @@ def test_run_without_verdict(fake, recipe, invoke):
     assert result.stdout == "Report: outputs/demo/report.html\n"
 
 
-def test_check_reads_arms_and_data(recipe, tmp_path, invoke):
-    result = invoke("check", str(recipe))
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines() == [
-        "arm plain: finetune → evaluate",
-        "arm detour: adapt → transfer → finetune → evaluate",
-        f"{tmp_path}/text.txt: 2 rows",
-        f"{tmp_path}/train.jsonl: 1 rows",
-        f"{tmp_path}/test.csv: 2 rows",
-        f"{recipe}: ok (2 arms, 1 seeds)",
-    ]
-
-
 def test_check_reports_all_data_problems_at_once(recipe, tmp_path, invoke):
     (tmp_path / "text.txt").unlink()
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')

@@ -68,10 +68,10 @@ def check(
     """Check a recipe without running it: settings, data, checkpoints; memory, disk and time of every stage."""
     settings = _load(recipe, set_, output_dir)
     from polygraft import check as examination
+
+    found = examination.run(settings)
     from polygraft import cli_check
 
-    without_shard_bars()
-    found = examination.run(settings)
     typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if json_ else cli_check.text(found))
     if found.problems:
         raise typer.Exit(1)

@@ -42,7 +42,9 @@ def _models(report: Report) -> str:
 
 
 def _needs(report: Report) -> str:
-    rows: list[tuple[str, ...]] = [("ARM", "stage", "memory", "disk", "while it runs", "time", "batch", "largest batch that fits")]
+    rows: list[tuple[str, ...]] = [
+        ("ARM", "stage", "memory", "disk", "while it runs", "time", "batch", "largest batch that fits")
+    ]
     for arm, needs in report.stages.items():
         for need in needs:
             rows.append((arm, need.stage, *_need(need)))

@@ -10,6 +10,7 @@ import resource
 import sys
 from typing import Any
 
+KEPT_MODEL_BYTES = 2**28
 PACKAGES = ("polygraft", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "sacrebleu")
 
 
@@ -24,14 +25,15 @@ def use_bf16(precision: str) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(model_bytes: int) -> None:
     """Have glibc keep freed blocks instead of returning them to the kernel (Linux; elsewhere nothing happens).
 
     By default every block over 32 MB is mapped afresh and zeroed page by page: each step's logits are such a block,
-    and on a CPU those page faults take longer than the arithmetic.
+    and on a CPU those page faults take longer than the arithmetic of a small model. Large models compute for longer
+    than they fault, and their blocks of gigabytes would leave gaps as large (mBART-large: 5 GB): theirs are mapped.
     """
     mallopt = _glibc("mallopt")
-    if mallopt is not None:
+    if mallopt is not None and model_bytes <= KEPT_MODEL_BYTES:
         m_trim_threshold, m_mmap_max = -1, -4  # glibc refuses an mmap threshold over 32 MB, so no mmap at all
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, (1 << 31) - 1)
@@ -59,7 +61,7 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def baseline_bytes() -> int:
+def resident_bytes() -> int:
     """Return what the process has resident now; on a GPU, what is allocated there."""
     import torch
 

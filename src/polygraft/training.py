@@ -261,7 +261,7 @@ def train(
         objective.noise.batches = int(spending.spent["steps"]) * settings.gradient_accumulation_steps
     bf16 = machine.use_bf16(settings.precision)
     if not torch.cuda.is_available():
-        machine.keep_freed_memory()
+        machine.keep_freed_memory(sum(p.numel() * p.element_size() for p in model.parameters()))
         model.set_attn_implementation("eager")  # at a few hundred positions twice as fast as sdpa's backward on a CPU
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 
 from polygraft import machine
 from polygraft.check.data import DataReport, check_data
-from polygraft.check.models import ModelReport, Opened, check_languages, model_warnings, open_models
-from polygraft.check.needs import Need
-from polygraft.check.stages import Stages
 from polygraft.data.reading import read_rows
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
+
+if TYPE_CHECKING:  # they import torch and transformers, which a wrong file name need not wait for
+    from polygraft.check.models import ModelReport, Opened
+    from polygraft.check.needs import Need
 
 PROBE_TEXTS, PROBE_CHARACTERS = 100, 300
 
@@ -59,6 +60,8 @@ def run(recipe: Recipe) -> Report:
     """
     arms = arm_recipes(recipe)
     data = check_data(arms)
+    from polygraft.check.models import check_languages, model_warnings, open_models
+
     opened = open_models(arms)
     for arm in arms.values():
         check_languages(_declared(arm, data), arm, opened[arm.target])
@@ -96,6 +99,8 @@ def _probe_texts(arms: Mapping[str, Recipe]) -> list[str]:
 
 
 def _stages(arms: Mapping[str, Recipe], opened: Mapping[str, Opened]) -> dict[str, tuple[Need, ...]]:
+    from polygraft.check.stages import Stages
+
     estimate = Stages(opened)
     return {arm: tuple(estimate.of_arm(recipe)) for arm, recipe in arms.items()}
 

@@ -32,19 +32,24 @@ SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of 
 
 @dataclass(frozen=True)
 class Probe:
-    """What this machine does: operations and bytes per second, and bytes that a process has before any model."""
+    """What this machine does, what is free on it, and what a process takes before there is any model."""
 
     flops_per_second: float
     bytes_per_second: float
-    baseline_bytes: int
     available_bytes: int
+    baseline_bytes: int
 
 
 @dataclass(frozen=True)
 class Need:
-    """One stage's needs; None where it cannot be told. `disk_peak_bytes` includes checkpoints that do not stay."""
+    """One stage's needs; None where it cannot be told.
+
+    `parameters` are those that it loads or, with a trimmed vocabulary, trains. `disk_peak_bytes` includes checkpoints
+    that do not stay.
+    """
 
     stage: str
+    parameters: int
     memory_bytes: int
     disk_bytes: int
     disk_peak_bytes: int
@@ -71,7 +76,7 @@ class Lengths:
         return (sum(self.source) + sum(self.target or ())) / len(self.source)
 
 
-def probe_machine(config: PreTrainedConfig, bf16: bool) -> Probe:
+def probe_machine(config: PreTrainedConfig, bf16: bool, baseline_bytes: int) -> Probe:
     """Time real passes of a model like `config`, but with one layer and 2,000 rows, and a large copy."""
     small = copy.deepcopy(config)
     small.vocab_size = PROBE_ROWS
@@ -95,7 +100,8 @@ def probe_machine(config: PreTrainedConfig, bf16: bool) -> Probe:
     block.clone()
     _finish(device)
     moved = 2 * block.numel() * BYTES / (time.perf_counter() - started)
-    return Probe(flops / statistics.median(seconds[1:]), moved, machine.baseline_bytes(), machine.available_bytes())
+    rate = flops / statistics.median(seconds[1:])
+    return Probe(rate, moved, machine.available_bytes(), baseline_bytes)
 
 
 def _finish(device: str) -> None:
@@ -139,7 +145,7 @@ def training_need(
     flops, seconds = _cost(settings, step, largest_batch(settings, lengths, batch), lengths, probe)
     written = full * BYTES
     peak = written + KEPT_CHECKPOINTS * CHECKPOINT_COPIES * BYTES * step.parameters
-    return Need(stage, memory, written, peak, seconds, flops, batch, proposed)
+    return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed)
 
 
 def _training_memory(step: Pass, full: int, probe: Probe) -> int:
@@ -205,19 +211,27 @@ def language_need(config: PreTrainedConfig, probe: Probe) -> Need:
     """Estimate adding a language: the model, one with more rows, the saved copy."""
     weights = BYTES * parameters_of(config)
     seconds = 4 * weights / probe.bytes_per_second
-    return Need("add_languages", probe.baseline_bytes + SAVING_COPIES * weights, weights, weights, seconds, None)
+    return Need(
+        "add_languages",
+        weights // BYTES,
+        probe.baseline_bytes + SAVING_COPIES * weights,
+        weights,
+        weights,
+        seconds,
+        None,
+    )
 
 
 def transfer_need(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig, probe: Probe) -> Need:
-    """Estimate a transfer: all models at once in fp32, copies of the target's rows, the saved copy."""
+    """Estimate a transfer: all models at once in fp32, and two copies of the target's rows to look for dead ones."""
     models = BYTES * sum(map(parameters_of, sources))
     weights = BYTES * parameters_of(target)
     rows = BYTES * target.vocab_size * target.d_model
-    memory = probe.baseline_bytes + models + weights + max(2 * rows, weights)
+    memory = probe.baseline_bytes + models + weights + 2 * rows
     widths = [source.hidden_size for source in sources[:1]]
     flops = sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths)
     seconds = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
-    return Need("transfer", memory, weights, weights, seconds, float(flops))
+    return Need("transfer", weights // BYTES, memory, weights, weights, seconds, float(flops))
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:
@@ -239,4 +253,4 @@ def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths
     per_step = max(weights / 2 / probe.bytes_per_second, weights / BYTES * hypotheses / probe.flops_per_second)
     encoding = weights / BYTES * lengths.mean * lengths.documents / probe.flops_per_second
     seconds = batches * settings.max_new_tokens * per_step + encoding
-    return Need("evaluate", memory, 0, 0, seconds, None, batch)
+    return Need("evaluate", weights // BYTES, memory, 0, 0, seconds, None, batch)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from polygraft import machine
+from polygraft import adapt, evaluate, finetune, machine, transfer  # noqa: F401  (for what they take in memory)
 from polygraft.check.models import Opened, needs_source
 from polygraft.check.needs import (
     Lengths,
@@ -34,6 +34,8 @@ class Stages:
 
     def __init__(self, opened: Mapping[str, Opened]) -> None:
         self.opened = opened
+        # a process that has imported what stages import, and has no model yet
+        self.baseline_bytes = machine.resident_bytes()
         self.cache: dict[Any, Any] = {}
 
     def of_arm(self, recipe: Recipe) -> Iterator[Need]:
@@ -56,7 +58,7 @@ class Stages:
     def probe(self, model: str, bf16: bool) -> Probe:
         key = ("probe", model, bf16)
         if key not in self.cache:
-            self.cache[key] = probe_machine(self.opened[model].config, bf16)
+            self.cache[key] = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)
         return self.cache[key]
 
     def text_stage(self, stage: str, settings: MLM | Denoising, model: str, text: TextData) -> Need:

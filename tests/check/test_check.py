@@ -1,0 +1,143 @@
+"""The whole examination of a recipe, on tiny models."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from transformers import T5Config, T5ForConditionalGeneration
+
+from polygraft import check, cli_check, machine
+from polygraft.errors import CheckpointError, DataError
+from polygraft.recipe_io import parse_recipe
+
+
+@pytest.fixture
+def data(tmp_path, tiny_xlmr_dir, tiny_mbart_dir, sentences):
+    rows = [{"text": f"{a} {b} ({i})", "summary": a, "lang": "uk"} for i, a in enumerate(sentences) for b in sentences]
+    for name, part in {"train": rows[:100], "validation": rows[100:120], "test": rows[120:]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in part))
+    (tmp_path / "text.txt").write_text("\n".join(sentences * 3))
+    short = {"budget": {"steps": 100}, "per_device_train_batch_size": 4, "precision": "fp32"}
+    return {
+        "name": "tiny", "output_dir": str(tmp_path / "out"), "source": str(tiny_xlmr_dir), "seeds": [1, 2],
+        "target": str(tiny_mbart_dir), "text": {"train_file": str(tmp_path / "text.txt"), "lang": "uk"},
+        "pairs": {f"{n}_file": str(tmp_path / f"{n}.jsonl") for n in ("train", "validation", "test")} | {
+            "source_lang": "uk"},
+        "finetune": short, "evaluate": {"num_beams": 2, "max_new_tokens": 4},
+        "arms": {
+            "plain": {},
+            "direct": {"transfer": {"mode": "recentre"}, "adapt_target": {**short, "trim_vocabulary": True}},
+            "detour": {"adapt": short, "transfer": {"mode": "repair"}, "adapt_target": short},
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick_probe(monkeypatch):
+    """The machine's speed is measured elsewhere; a second per test is saved here."""
+    from polygraft.check import stages
+    from polygraft.check.needs import Probe
+
+    def probe(config, bf16, baseline_bytes):
+        return Probe(1e11, 1e10, machine.available_bytes(), baseline_bytes)
+
+    monkeypatch.setattr(stages, "probe_machine", probe)
+
+
+def examine(data):
+    return check.run(parse_recipe(data, "test"))
+
+
+def test_report_of_a_good_recipe(data, tiny_mbart, tiny_xlmr):
+    report = examine(data)
+    assert {arm: [need.stage for need in needs] for arm, needs in report.stages.items()} == {
+        "plain": ["finetune", "evaluate"],
+        "direct": ["transfer", "adapt_target", "finetune", "evaluate"],
+        "detour": ["adapt", "transfer", "adapt_target", "finetune", "evaluate"],
+    }
+    assert {m.role: (m.parameters, m.rows) for m in report.models} == {
+        "target": (tiny_mbart.num_parameters(), tiny_mbart.config.vocab_size),
+        "source": (tiny_xlmr.num_parameters(), tiny_xlmr.config.vocab_size),
+    }
+    assert report.stages["detour"][2].parameters == tiny_mbart.num_parameters()
+    assert report.stages["plain"][0] == report.stages["direct"][2]  # estimated once
+    assert report.problems == ()
+    weights = 4 * (3 * tiny_mbart.num_parameters() + 4 * tiny_mbart.num_parameters() + tiny_xlmr.num_parameters())
+    assert report.disk_bytes > 2 * (weights - 4 * tiny_mbart.num_parameters())
+    assert json.loads(json.dumps(report.to_json()))["stages"]["plain"][0]["stage"] == "finetune"
+    shown = cli_check.text(report)
+    for said in ("text.train", "MBart50Tokenizer", "detour  adapt_target", "tiny: ok. 3 arm(s), 2 seed(s)"):
+        assert said in shown
+
+
+def test_languages_that_the_target_lacks(data):
+    data["pairs"]["source_lang"] = "be"
+    with pytest.raises(DataError, match=r"pairs\.source_lang: language 'be' is not one of"):
+        examine(data)
+    data["add_languages"] = {"be_BY": "uk"}
+    assert examine(data).stages["plain"][0].stage == "add_languages"
+
+
+def test_checkpoints_that_cannot_be_used_are_all_named(data, tmp_path):
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path / "t5")
+    data["target"], data["source"] = str(tmp_path / "t5"), str(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"(?s)'t5'.*nowhere: no such folder"):
+        examine(data)
+
+
+def test_hub_names_are_refused_offline_unless_cached(data):
+    data["target"] = "somebody/mbart"
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
+        examine(data)
+
+
+def test_a_source_that_no_arm_reads_is_not_opened(data):
+    data["source"] = "somebody/xlmr"
+    data["arms"] = {"direct": {"transfer": {"mode": "recentre"}}}
+    assert [model.role for model in examine(data).models] == ["target"]
+
+
+def test_lengths_beyond_the_positions(data):
+    data["finetune"] = {**data["finetune"], "max_source_length_tokens": 100, "max_target_length_tokens": 60}
+    (warning,) = {w for w in examine(data).warnings if "arm plain: finetune" in w}
+    assert warning.startswith("arm plain: finetune.max_source_length_tokens = 100, but ")
+    assert warning.endswith("has 64 positions: 64 are used.")
+
+
+def test_too_little_memory(data, monkeypatch):
+    monkeypatch.setattr(machine, "available_bytes", lambda: 10**6)
+    problems = examine(data).problems
+    assert any(p.startswith("arm plain, finetune: needs about") and "0.0 GB are free" in p for p in problems)
+    assert any("trim_vocabulary to true" in p for p in problems)
+
+
+def test_too_little_disk(data, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    (problem,) = examine(data).problems
+    assert "will be written, and 0.0 GB are free" in problem
+
+
+def test_versions_that_are_too_old(data, monkeypatch):
+    installed = importlib.metadata.version
+    monkeypatch.setattr(check, "version", lambda name: "4.57.0" if name == "transformers" else installed(name))
+    (problem,) = examine(data).problems
+    assert problem == "transformers 4.57.0 is installed, but polygraft needs >=5.5."
+
+
+def test_verb(data, tmp_path, invoke, monkeypatch):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(data))
+    result = invoke("check", str(path), "--json")
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)["stages"]) == {"plain", "direct", "detour"}
+    monkeypatch.setattr(machine, "available_bytes", lambda: 10**6)
+    result = invoke("check", str(path))
+    assert result.exit_code == 1
+    assert "PROBLEMS\n  arm detour, adapt: needs about" in result.stdout

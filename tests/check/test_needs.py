@@ -1,0 +1,110 @@
+"""Estimates against measurements, and what is proposed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+
+from polygraft import machine
+from polygraft.check.needs import Lengths, Probe, largest_batch, probe_machine, training_need
+from polygraft.models.checkpoints import load_tokenizer
+from polygraft.recipe import MLM, Budget, Denoising
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+from polygraft import adapt, machine
+from polygraft.recipe import MLM, TextData
+settings, model, file, out = sys.argv[1:]
+adapt.run(MLM.model_validate_json(settings), model, TextData(train_file=file), 1, Path(out))
+print(machine.peak_memory_bytes())
+"""
+BASELINE = "from polygraft import machine; from polygraft.check import stages; print(machine.resident_bytes())"
+GB = 10**9
+
+
+def shape(width, layers, rows):
+    return XLMRobertaConfig(
+        vocab_size=rows, hidden_size=width, num_hidden_layers=layers, num_attention_heads=8,
+        intermediate_size=4 * width, max_position_embeddings=258, type_vocab_size=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "batch"), [(shape(256, 2, 80_000), 4), (shape(256, 4, 9000), 32)], ids=["weights", "activations"]
+)
+def test_memory_is_within_15_percent_of_what_a_stage_takes(config, batch, tmp_path):
+    """In the one, most are weights and Adam's states, in the other activations. Larger: benchmarks/real_size.py."""
+    XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "model")
+    load_tokenizer("polygraft/nano-xlmr").save_pretrained(tmp_path / "model")
+    words = ["Die", "Bibliothek", "liest", "und", "schreibt", "viele", "Dateien", "in", "allen", "Formaten", "."]
+    text = [" ".join(words[i % len(words) :] + words * 30) for i in range(100)]
+    (tmp_path / "text.txt").write_text("\n".join(text), encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    settings = MLM(budget=Budget(steps=3), per_device_train_batch_size=batch)
+    command = [sys.executable, "-c", MEASURED, settings.model_dump_json(), str(tmp_path / "model")]
+    run = subprocess.run(
+        [*command, str(tmp_path / "text.txt"), str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    measured = int(run.stdout.split()[-1])
+    baseline = int(subprocess.run([sys.executable, "-c", BASELINE], capture_output=True, text=True, check=True).stdout)
+    probe = probe_machine(config, machine.use_bf16("auto"), baseline)
+    need = training_need("adapt", settings, config, None, Lengths([256] * 100, None, 100), probe)
+    assert need.memory_bytes == pytest.approx(measured, rel=0.15), json.dumps(need.to_json())
+
+
+@pytest.fixture
+def probe():
+    return Probe(flops_per_second=1e11, bytes_per_second=1e10, available_bytes=8 * GB, baseline_bytes=GB // 2)
+
+
+def test_budgets_become_operations_and_seconds(probe):
+    config, lengths = shape(64, 1, 1000), Lengths([100] * 50, None, 5000)
+    needs = {
+        unit: training_need(
+            "adapt", MLM(budget=Budget(**{unit: amount}), per_device_train_batch_size=10), config, None, lengths, probe
+        )
+        for unit, amount in {"steps": 1000, "epochs": 2, "tokens": 10**6, "minutes": 3}.items()
+    }
+    assert needs["steps"].flops == needs["epochs"].flops == needs["tokens"].flops  # 2 x 5,000 documents of 100 tokens
+    assert needs["steps"].seconds == pytest.approx(needs["tokens"].seconds)
+    assert needs["minutes"].seconds == 180
+    budget = Budget(flops=needs["steps"].flops)
+    again = training_need("adapt", MLM(budget=budget, per_device_train_batch_size=10), config, None, lengths, probe)
+    assert again.seconds == pytest.approx(needs["steps"].seconds)
+
+
+def test_proposed_batch_is_the_largest_that_fits(probe):
+    config, lengths = shape(256, 4, 9000), Lengths([256] * 600, None, 600)
+
+    def need(batch, available):
+        settings = MLM(budget=Budget(steps=1), per_device_train_batch_size=batch)
+        narrow = Probe(probe.flops_per_second, probe.bytes_per_second, available, 0)
+        return training_need("adapt", settings, config, None, lengths, narrow)
+
+    proposed = need(1, 4 * GB).proposed_batch_size
+    assert proposed is not None and 1 < proposed < 512
+    assert need(proposed, 4 * GB).memory_bytes <= 0.85 * 4 * GB < need(2 * proposed, 4 * GB).memory_bytes
+    assert need(1, GB // 10).proposed_batch_size is None
+    assert need(1, 500 * GB).proposed_batch_size == 512
+
+
+def test_trimming_saves_memory_but_the_full_model_has_to_fit(probe):
+    config, lengths = shape(64, 1, 250_002), Lengths([32] * 50, None, 50)
+    settings = MLM(budget=Budget(steps=1), per_device_train_batch_size=2)
+    full, trimmed = (training_need("adapt", settings, config, kept, lengths, probe) for kept in (None, 20_000))
+    assert trimmed.memory_bytes < full.memory_bytes
+    assert trimmed.disk_bytes == full.disk_bytes
+    assert trimmed.parameters == full.parameters - 64 * 230_002 - 230_002  # rows, and the head's bias
+
+
+def test_largest_batch_is_that_of_the_longest_documents():
+    lengths = Lengths([10, 50, 20], None, 3)
+    assert largest_batch(MLM(budget=Budget(steps=1)), lengths, 16).source == 50
+    shape = largest_batch(Denoising(budget=Budget(steps=1)), lengths, 2)
+    assert (shape.batch, shape.source, shape.target, shape.labels) == (2, 50, 50, 100)

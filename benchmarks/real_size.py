@@ -27,7 +27,7 @@ import page
 CONFIGS = Path(__file__).parent.parent / "tests/fixtures/published"
 LANGUAGES = {"fr": "fr_XX", "de": "de_DE", "uk": "uk_UA", "pl": "pl_PL", "ko": "ko_KR"}
 DEAD_SHARE, DRIFT_LENGTH, NOISE = 0.4, 1.2, 0.01
-STEPS, DOCUMENTS, TEST_DOCUMENTS = 3, 400, 8
+STEPS, DOCUMENTS, TEST_DOCUMENTS = 3, 400, 10
 TRAINING = {"per_device_train_batch_size": 8, "save_steps": 1e6, "eval_steps": 1e6}
 
 
@@ -81,7 +81,7 @@ def write_texts(folder: Path) -> None:
         lines = []
         for language, code in LANGUAGES.items():
             columns = ["text"] if split == "adapt" else ["text", "summary"]
-            rows = read_rows(f"polygraft/sample/{language}/{split}.parquet", columns)[: documents // len(LANGUAGES) + 1]
+            rows = read_rows(f"polygraft/sample/{language}/{split}.parquet", columns)[: documents // len(LANGUAGES)]
             lines += [json.dumps({c: row[c] for c in columns} | {"lang": code}, ensure_ascii=False) for row in rows]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -178,11 +178,12 @@ def table(
 ) -> str:
     lines = [
         f"`python benchmarks/real_size.py`, {page.about()}. {args.source} and {args.target}, random weights, real "
-        f"tokenizer and text; {STEPS} steps of {TRAINING['per_device_train_batch_size']} documents, 40 documents "
-        "decoded with 4 beams. Seconds per step and of the whole stage: loading, saving, verifying the copy included. "
+        f"tokenizer and text; {STEPS} steps of {TRAINING['per_device_train_batch_size']} documents, {TEST_DOCUMENTS} "
+        "documents decoded with 4 beams. Seconds per step and of the whole stage: loading, saving, verifying the copy included. "
         "Beside the peak memory what `polygraft check` estimates.",
-        "", "| stage | vocabulary | classes | seconds | seconds per step | peak memory | estimated | ratio |",
-        "|---|---|---|---|---|---|---|---|",
+        "",
+        "| stage | vocabulary | classes | parameters | seconds | seconds per step | peak memory | estimated | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for stage, trimmed, row in results:
         said = estimates[f"{stage} {trimmed}"]["memory_bytes"] / 2**30
@@ -190,7 +191,8 @@ def table(
         vocabulary = "trimmed" if trimmed else "full"
         classes = f"{row['classes']:,}" if "classes" in row else ""
         memory = row["peak_memory_bytes"] / 2**30
-        cells = [stage, vocabulary, classes, f"{row['seconds']:.0f}", step]
+        parameters = f"{estimates[f'{stage} {trimmed}']['parameters'] / 1e6:,.0f}M"
+        cells = [stage, vocabulary, classes, parameters, f"{row['seconds']:.0f}", step]
         cells += [f"{memory:.1f} GiB", f"{said:.1f} GiB", f"{said / memory:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -34,11 +34,14 @@ def shape(width, layers, rows):
     )  # fmt: skip
 
 
+# Large models first: their freed blocks go back to the system, so that what they take can be counted. Small ones keep
+# theirs, for speed, with gaps between. The real sizes: benchmarks/real_size.py.
 @pytest.mark.parametrize(
-    ("config", "batch"), [(shape(256, 2, 80_000), 4), (shape(256, 4, 9000), 32)], ids=["weights", "activations"]
+    ("config", "batch", "tolerance"),
+    [(shape(512, 2, 130_000), 4, 0.15), (shape(256, 2, 80_000), 4, 0.25), (shape(256, 4, 9000), 32, 0.25)],
+    ids=["large", "small, mostly weights", "small, mostly activations"],
 )
-def test_memory_is_within_15_percent_of_what_a_stage_takes(config, batch, tmp_path):
-    """In the one, most are weights and Adam's states, in the other activations. Larger: benchmarks/real_size.py."""
+def test_memory_is_what_a_stage_takes(config, batch, tolerance, tmp_path):
     XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "model")
     load_tokenizer("polygraft/nano-xlmr").save_pretrained(tmp_path / "model")
     words = ["Die", "Bibliothek", "liest", "und", "schreibt", "viele", "Dateien", "in", "allen", "Formaten", "."]
@@ -55,7 +58,7 @@ def test_memory_is_within_15_percent_of_what_a_stage_takes(config, batch, tmp_pa
     baseline = int(subprocess.run([sys.executable, "-c", BASELINE], capture_output=True, text=True, check=True).stdout)
     probe = probe_machine(config, machine.use_bf16("auto"), baseline)
     need = training_need("adapt", settings, config, None, Lengths([256] * 100, None, 100), probe)
-    assert need.memory_bytes == pytest.approx(measured, rel=0.15), json.dumps(need.to_json())
+    assert need.memory_bytes == pytest.approx(measured, rel=tolerance), json.dumps(need.to_json())
 
 
 @pytest.fixture

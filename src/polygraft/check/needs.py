@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 
 from polygraft import machine
 from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
+from polygraft.evaluate import LOGITS_PER_BATCH
 from polygraft.recipe import MLM, Denoising, Evaluate, Finetune, Training
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
@@ -27,6 +28,7 @@ ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
 CHECKPOINT_COPIES = 1 + ADAM_STATES
+KEPT_GAPS = 1.5  # of a small model's heap: 1.3 to 1.8 measured, since what is freed is kept (machine.keep_freed_memory)
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
 
@@ -155,7 +157,10 @@ def _training_memory(step: Pass, full: int, probe: Probe) -> int:
     stepping = states + max(step.training_bytes, weights)
     evaluating = states + step.evaluation_bytes
     saving = SAVING_COPIES * BYTES * full
-    return probe.baseline_bytes + max(stepping, evaluating, saving)
+    kept = weights <= machine.KEPT_MODEL_BYTES and not torch.cuda.is_available()
+    return probe.baseline_bytes + round(
+        max(stepping, evaluating) * KEPT_GAPS if kept else max(stepping, evaluating, saving)
+    )
 
 
 def propose(
@@ -235,20 +240,15 @@ def transfer_need(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig,
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:
-    """Estimate decoding and scoring: weights, the logits of all beams, and their copies in the search."""
+    """Estimate decoding and scoring: weights, and the logits of references or of all beams with their caches."""
     weights = BYTES * parameters_of(config)
     batch = min(settings.per_device_eval_batch_size, len(lengths.source))
     hypotheses = batch * settings.num_beams
-    logits = 4 * BYTES * hypotheses * config.vocab_size
-    caches = (
-        4
-        * BYTES
-        * config.decoder_layers
-        * config.d_model
-        * hypotheses
-        * (max(lengths.source) + settings.max_new_tokens)
-    )
-    memory = probe.baseline_bytes + max(2 * weights, weights + logits + caches)
+    positions = max(lengths.source) + settings.max_new_tokens
+    caches = 4 * BYTES * config.decoder_layers * config.d_model * hypotheses * positions
+    beams = 4 * BYTES * hypotheses * config.vocab_size + caches
+    references = 2 * BYTES * min(LOGITS_PER_BATCH, batch * settings.max_new_tokens * config.vocab_size)
+    memory = probe.baseline_bytes + weights + max(beams, references)
     batches = -(-lengths.documents // batch)
     per_step = max(weights / 2 / probe.bytes_per_second, weights / BYTES * hypotheses / probe.flops_per_second)
     encoding = weights / BYTES * lengths.mean * lengths.documents / probe.flops_per_second

@@ -179,7 +179,7 @@ def table(
     lines = [
         f"`python benchmarks/real_size.py`, {page.about()}. {args.source} and {args.target}, random weights, real "
         f"tokenizer and text; {STEPS} steps of {TRAINING['per_device_train_batch_size']} documents, {TEST_DOCUMENTS} "
-        "documents decoded with 4 beams. Seconds per step and of the whole stage: loading, saving, verifying the copy included. "
+        "documents decoded with 4 beams. Seconds of the whole stage: loading, saving, verifying the copy included. "
         "Beside the peak memory what `polygraft check` estimates.",
         "",
         "| stage | vocabulary | classes | parameters | seconds | seconds per step | peak memory | estimated | ratio |",

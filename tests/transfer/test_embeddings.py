@@ -4,61 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    BertConfig,
-    BertForMaskedLM,
-    BertTokenizer,
-    XLMRobertaConfig,
-    XLMRobertaForMaskedLM,
-)
 
-from polygraft import transfer
 from polygraft.errors import TransferError
-from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
-from polygraft.recipe import Embeddings, TextData
 from polygraft.transfer import embeddings
-from polygraft.transfer.plan import Inputs, check_plan, format_plan
+from polygraft.transfer.plan import check_plan, format_plan
 
 SHARED = "model.shared.weight"
-
-
-@pytest.fixture
-def pair(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
-    """A pair with s e_B = e_A W + c exactly; every third piece and all but five languages are dead in the target."""
-    generator = torch.Generator().manual_seed(5)
-    vocabulary = map_vocabularies(mbart_tokenizer, len(mbart_tokenizer), xlmr_tokenizer, len(xlmr_tokenizer))
-    source, target = embeddings.embedding_matrix(tiny_xlmr), embeddings.embedding_matrix(tiny_mbart)
-    source.copy_(torch.randn(source.shape, generator=generator))
-    weight, intercept = torch.randn(32, 48, generator=generator), torch.randn(48, generator=generator)
-    truth = (source @ weight + intercept) / 48**0.5
-    mapped = vocabulary.source_of >= 0
-    target[mapped] = truth[vocabulary.source_of[mapped]]
-    codes = vocabulary.language_code
-    target[codes] = 3.0 + torch.randn(len(codes), 48, generator=generator)
-    dead, dead_codes = vocabulary.ordinary[::3], codes[5:]
-    drift = torch.randn(48, generator=generator)
-    ids = np.concatenate([dead, dead_codes])
-    target[ids] = drift + 0.02 * torch.randn(len(ids), 48, generator=generator)
-    target[1] = drift
-    counts = token_counts(mbart_tokenizer, sentences[:6], len(target))
-    tokens = tokens_by_id(mbart_tokenizer, len(target), "target")
-
-    def inputs(mode, before=None, **settings):
-        section = Embeddings(mode=mode, ridge_lambda=0.0, **settings)
-        after = None if mode == "recentre" else tiny_xlmr
-        known = vocabulary if after is not None else map_vocabularies(mbart_tokenizer, len(target))
-        return Inputs(section, tiny_mbart, known, tokens, before, after, counts)
-
-    return SimpleNamespace(
-        inputs=inputs, source=source, target=target, truth=truth, weight=weight, dead=dead, dead_codes=dead_codes,
-        vocabulary=vocabulary, counts=counts, source_model=tiny_xlmr, target_model=tiny_mbart,
-    )  # fmt: skip
 
 
 def carry_out(inputs):
@@ -252,107 +207,6 @@ def test_untied_target_is_refused(pair):
     pair.target_model.lm_head.weight = torch.nn.Parameter(pair.target.clone())
     with pytest.raises(TransferError, match="two tensors"):
         embeddings.plan(pair.inputs("recentre"))
-
-
-@pytest.fixture
-def folders(pair, tmp_path, xlmr_tokenizer, mbart_tokenizer, sentences):
-    for name, model, tokenizer in (
-        ("source", pair.source_model, xlmr_tokenizer), ("target", pair.target_model, mbart_tokenizer),
-    ):  # fmt: skip
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    (tmp_path / "text.txt").write_text("\n".join(sentences[:6]), encoding="utf-8")
-    text = TextData(train_file=str(tmp_path / "text.txt"))
-    return SimpleNamespace(
-        source=str(tmp_path / "source"), target=str(tmp_path / "target"), text=text, out=tmp_path / "out"
-    )
-
-
-@pytest.mark.parametrize("mode", ["recentre", "repair", "delta"])
-def test_run_writes_a_checkpoint_that_is_tied_when_reloaded(folders, pair, mode):
-    source = None if mode == "recentre" else folders.source
-    result = transfer.run(Embeddings(mode=mode), source, source, folders.target, folders.text, folders.out)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folders.out)
-    one = model.model.shared.weight
-    others = (model.model.encoder.embed_tokens.weight, model.model.decoder.embed_tokens.weight, model.lm_head.weight)
-    assert all(other is one or other.data_ptr() == one.data_ptr() for other in others)
-    plan = json.loads((folders.out / "plan.json").read_text(encoding="utf-8"))
-    changed = [e for e in plan["entries"] if e["transform"] != "keep"]
-    assert sum(result["rows"].values()) == len(one)
-    ids = [i for e in changed for first, last in e["ids"] for i in range(first, last + 1)]
-    assert unchanged(pair.target, one.detach(), ids)
-    loaded = model.state_dict()
-    for name, tensor in pair.target_model.state_dict().items():
-        assert torch.equal(tensor, loaded[name]) or name == SHARED or name in plan["tied"]
-    if mode != "delta":
-        assert len(ids) == len(pair.dead) + len(pair.dead_codes)
-        assert result["diagnostics"]["text_share_changed"] > 0.1
-    assert json.loads((folders.out / "diagnostics.json").read_text()) == result["diagnostics"]
-    assert result["plan"] == "plan.json"
-    assert (result["method"], result["mode"]) == ("embeddings", mode)
-
-
-def test_a_transfer_that_unties_the_target_is_refused(folders, monkeypatch):
-    carry_out = embeddings.apply
-
-    def untying(plan, fitted, inputs):
-        inputs.target.lm_head.weight = torch.nn.Parameter(inputs.target.lm_head.weight.detach().clone())
-        return carry_out(plan, fitted, inputs)
-
-    monkeypatch.setattr(embeddings, "apply", untying)
-    with pytest.raises(TransferError, match=r"the target ties .* after the transfer, planned were .*lm_head\.weight"):
-        transfer.run(Embeddings(mode="recentre"), None, None, folders.target, None, folders.out)
-    assert not folders.out.exists()
-
-
-def test_dry_run_writes_nothing(folders):
-    result = transfer.run(Embeddings(), None, folders.source, folders.target, None, folders.out, dry_run=True)
-    assert not folders.out.exists()
-    assert "text tokens, mapped" in result["plan"]
-    assert "lm_head.weight" in result["plan"]
-
-
-@pytest.mark.parametrize(
-    ("mode", "missing"),
-    [("repair", "source_after"), ("delta", "source_before and source_after and text")],
-)
-def test_missing_inputs_are_named(folders, mode, missing):
-    with pytest.raises(TransferError, match=f"needs {missing}"):
-        transfer.run(Embeddings(mode=mode), None, None, folders.target, None, folders.out)
-
-
-def test_sources_of_two_shapes_are_refused(folders, tmp_path, tiny_xlmr, xlmr_tokenizer):
-    tiny_xlmr.resize_token_embeddings(len(xlmr_tokenizer) + 8)
-    tiny_xlmr.save_pretrained(tmp_path / "other")
-    xlmr_tokenizer.save_pretrained(tmp_path / "other")
-    with pytest.raises(TransferError, match="source_before and source_after are not one model"):
-        transfer.run(
-            Embeddings(mode="delta"), str(tmp_path / "other"), folders.source, folders.target, folders.text, folders.out
-        )
-
-
-def test_another_vocabulary_is_refused(folders, tmp_path):
-    """mBERT's case: WordPiece, words bare and continuations marked, so that few strings are the same."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "the", "##ing", "package", "##ed"]
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
-    BertForMaskedLM(config).save_pretrained(tmp_path / "mbert")
-    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "mbert")
-    with pytest.raises(TransferError, match=r"only \d+\.\d% of the target's tokens are in the source's vocabulary"):
-        transfer.run(Embeddings(), None, str(tmp_path / "mbert"), folders.target, None, folders.out)
-    assert not folders.out.exists()
-
-
-def test_a_source_wider_than_its_shared_rows_is_refused(folders, tmp_path, tiny_xlmr, xlmr_tokenizer):
-    config = XLMRobertaConfig(
-        vocab_size=len(xlmr_tokenizer), hidden_size=512, num_hidden_layers=1, num_attention_heads=1,
-        intermediate_size=8, max_position_embeddings=66, pad_token_id=1,
-    )  # fmt: skip
-    XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "wide")
-    xlmr_tokenizer.save_pretrained(tmp_path / "wide")
-    with pytest.raises(TransferError, match=r"only \d+ tokens .* the source is 512 wide and at least 512 are needed"):
-        transfer.run(Embeddings(), None, str(tmp_path / "wide"), folders.target, None, folders.out)
 
 
 def test_plan_of_the_pair_reads_well(pair):

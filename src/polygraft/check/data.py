@@ -10,9 +10,9 @@ import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -99,9 +99,6 @@ class DataReport:
     leaks: tuple[Leak, ...]
     language: tuple[LanguageReport, ...]
     warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check_data(arms: Mapping[str, Recipe]) -> DataReport:

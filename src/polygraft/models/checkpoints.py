@@ -140,7 +140,7 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
         raise CheckpointError(f"{name}: its weights hold more than tensors, so they are not read. {REMEDY}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if "model.safetensors" in reason and not offline:
             raise CheckpointError(f"{pickled(name)} (transformers: {reason})") from error
         raise CheckpointError(f"{name}: cannot load its {what}: {reason}.{offline} {REMEDY}") from error

@@ -140,11 +140,12 @@ def training_need(
     trained.vocab_size = rows_kept or config.vocab_size
     bf16 = machine.use_bf16(settings.precision)
     batch = settings.per_device_train_batch_size
-    step = measure_pass(trained, largest_batch(settings, lengths, batch), bf16, settings.gradient_accumulation_steps)
+    shape = largest_batch(settings, lengths, batch)
+    step = measure_pass(trained, shape, bf16, settings.gradient_accumulation_steps)
     full = parameters_of(config)
     memory = _training_memory(step, full, probe)
-    proposed = propose(settings, trained, lengths, probe, full, bf16)
-    flops, seconds = _cost(settings, step, largest_batch(settings, lengths, batch), lengths, probe)
+    proposed = propose(settings, trained, lengths, probe, full, (shape, step))
+    flops, seconds = _cost(settings, step, shape, lengths, probe)
     written = full * BYTES
     peak = written + KEPT_CHECKPOINTS * CHECKPOINT_COPIES * BYTES * step.parameters
     return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed)
@@ -169,20 +170,24 @@ def propose(
     lengths: Lengths,
     probe: Probe,
     full: int,
-    bf16: bool,
+    known: tuple[Shape, Pass],
 ) -> int | None:
     """The largest power of two, up to 512, whose batches fit into 85% of the memory; None if one document does not.
 
-    Two passes are counted, and the bytes in between taken as linear in the number of documents, which they are.
+    Beside the pass that is known one more is counted; bytes are linear in the number of documents.
     """
-    low, high = (measure_pass(config, largest_batch(settings, lengths, size), bf16) for size in (1, 8))
+    bf16, accumulated = machine.use_bf16(settings.precision), settings.gradient_accumulation_steps
+    shape, step = known
+    other = largest_batch(settings, lengths, 1 if shape.batch > 1 else 8)
+    another = measure_pass(config, other, bf16, accumulated)
+    span = shape.batch - other.batch or 1  # 0 where there is one document in all
     best, size = None, 1
     while size <= MAX_PROPOSED:
-        share = (size - 1) / 7
+        share = (size - other.batch) / span
         between = Pass(
-            low.parameters,
-            round(low.training_bytes + share * (high.training_bytes - low.training_bytes)),
-            round(low.evaluation_bytes + share * (high.evaluation_bytes - low.evaluation_bytes)),
+            step.parameters,
+            round(another.training_bytes + share * (step.training_bytes - another.training_bytes)),
+            round(another.evaluation_bytes + share * (step.evaluation_bytes - another.evaluation_bytes)),
             0,
         )
         if _training_memory(between, full, probe) > SAFE_SHARE * probe.available_bytes:

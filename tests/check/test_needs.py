@@ -106,6 +106,13 @@ def test_trimming_saves_memory_but_the_full_model_has_to_fit(probe):
     assert trimmed.parameters == full.parameters - 64 * 230_002 - 230_002  # rows, and the head's bias
 
 
+def test_a_small_trimmed_model_still_needs_room_for_the_full_one(probe):
+    config, lengths = shape(256, 1, 250_002), Lengths([16] * 4, None, 4)
+    settings = MLM(budget=Budget(steps=1), per_device_train_batch_size=1)
+    need = training_need("adapt", settings, config, 1000, lengths, probe)
+    assert need.memory_bytes >= probe.baseline_bytes + 3 * need.disk_bytes
+
+
 def test_largest_batch_is_that_of_the_longest_documents():
     lengths = Lengths([10, 50, 20], None, 3)
     assert largest_batch(MLM(budget=Budget(steps=1)), lengths, 16).source == 50

@@ -159,9 +159,8 @@ def _training_memory(step: Pass, full: int, probe: Probe) -> int:
     evaluating = states + step.evaluation_bytes
     saving = SAVING_COPIES * BYTES * full
     kept = weights <= machine.KEPT_MODEL_BYTES and not torch.cuda.is_available()
-    return probe.baseline_bytes + round(
-        max(stepping, evaluating) * KEPT_GAPS if kept else max(stepping, evaluating, saving)
-    )
+    training = max(stepping, evaluating) * (KEPT_GAPS if kept else 1)
+    return probe.baseline_bytes + round(max(training, saving))
 
 
 def propose(
@@ -196,9 +195,7 @@ def propose(
     return best
 
 
-def _cost(
-    settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe: Probe
-) -> tuple[float | None, float | None]:
+def _cost(settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe: Probe) -> tuple[float, float]:
     """Operations and seconds of the whole budget."""
     per_token = step.flops / shape.padded_tokens
     per_document = lengths.mean * (2 if isinstance(settings, Denoising) else 1)  # read and restored
@@ -221,15 +218,8 @@ def language_need(config: PreTrainedConfig, probe: Probe) -> Need:
     """Estimate adding a language: the model, one with more rows, the saved copy."""
     weights = BYTES * parameters_of(config)
     seconds = 4 * weights / probe.bytes_per_second
-    return Need(
-        "add_languages",
-        weights // BYTES,
-        probe.baseline_bytes + SAVING_COPIES * weights,
-        weights,
-        weights,
-        seconds,
-        None,
-    )
+    memory = probe.baseline_bytes + SAVING_COPIES * weights
+    return Need("add_languages", weights // BYTES, memory, weights, weights, seconds, None)
 
 
 def transfer_need(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig, probe: Probe) -> Need:

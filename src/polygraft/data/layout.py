@@ -27,8 +27,7 @@ class Layout:
     @classmethod
     def of(cls, tokenizer: Any) -> Layout:
         """Tell the family from the tokenizer's class; MBartTokenizer is cc25's, MBart50Tokenizer the other."""
-        first = not type(tokenizer).__name__.startswith("MBartTokenizer")
-        return cls(first, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        return cls(not is_cc25(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
 
     def wrap(self, content: list[int], language: int) -> list[int]:
         """Add the two special tokens of a source; those of labels are the same, with the target's language."""
@@ -41,6 +40,11 @@ class Layout:
         shifted_BT = ids_BT.roll(1, dims=1)
         shifted_BT[:, 0] = ids_BT.gather(1, last_B.clamp(min=0).unsqueeze(1)).squeeze(1)
         return shifted_BT
+
+
+def is_cc25(tokenizer: Any) -> bool:
+    """Whether this is the class of mBART-cc25, which puts language codes last; mBART-50's puts them first."""
+    return type(tokenizer).__name__.startswith("MBartTokenizer")
 
 
 def pad_rows(rows: list[list[int]], value: int) -> torch.Tensor:

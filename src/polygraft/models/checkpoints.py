@@ -22,8 +22,9 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
-from polygraft.models.tokenizers import is_cc25, right_tokenizer
+from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
 
 TARGET_TYPES = ("mbart",)

@@ -18,6 +18,7 @@ from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CO
 from transformers.utils import cached_file
 
 from polygraft.data.languages import LANGUAGE_CODE, language_codes
+from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError, DataError
 
 CODES_CC25 = CODES_50[:25]
@@ -53,11 +54,6 @@ def right_tokenizer(loaded: Any, path: str, config: PreTrainedConfig) -> Any:
             f"only {config.vocab_size} rows. Use the tokenizer that the model was trained with."
         )
     return tokenizer
-
-
-def is_cc25(tokenizer: Any) -> bool:
-    """Whether this is the class of mBART-cc25, which puts language codes last; mBART-50's puts them first."""
-    return type(tokenizer).__name__.startswith("MBartTokenizer")
 
 
 def _set_normalizer(tokenizer: Any, character_map: bytes | None) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from packaging.requirements import Requirement
 
 from polygraft import machine
 from polygraft.check.data import DataReport, check_data
-from polygraft.data.reading import read_rows
+from polygraft.data.reading import iter_rows
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
 
@@ -94,8 +95,8 @@ def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:
 def _probe_texts(arms: Mapping[str, Recipe]) -> list[str]:
     """Texts of the user's to compare the tokenizers of source and target on."""
     text = next((recipe.text for recipe in arms.values() if recipe.text), None)
-    rows = read_rows(text.train_file, text.columns)[:PROBE_TEXTS] if text else []
-    return [row[text.text_column][:PROBE_CHARACTERS].strip() for row in rows] if text else []
+    rows = islice(iter_rows(text.train_file, text.columns), PROBE_TEXTS) if text else ()
+    return [row[text.text_column][:PROBE_CHARACTERS].strip() for _, row in rows] if text else []
 
 
 def _stages(arms: Mapping[str, Recipe], opened: Mapping[str, Opened]) -> dict[str, tuple[Need, ...]]:

@@ -218,7 +218,7 @@ def depth(encoder: Any) -> int:
 
 
 def _blocks(encoder: Any) -> tuple[Any, list[Any]]:
-    """Return an encoder's layers (a ModuleList), and for 0 … L the LayerNorm that reads what the layer before it handed on."""
+    """Return an encoder's layers, and for 0 … L the LayerNorm that reads what the layer before it handed on."""
     if isinstance(encoder, MBartEncoder):
         return encoder.layers, [*(layer.self_attn_layer_norm for layer in encoder.layers), encoder.layer_norm]
     if encoder.config.model_type in POST_LN_TYPES:

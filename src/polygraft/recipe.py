@@ -74,6 +74,8 @@ class Bottleneck(Settings):
     """Width r of the bottleneck: D is r x d, U is d x r."""
     non_linearity: Literal["relu", "gelu"] = "relu"
     """The function g."""
+    normalize: bool = False
+    """Whether D reads h as a LayerNorm would make it, and the change is scaled back: for mBART, whose h have any scale."""
 
 
 class Training(Settings):

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,12 @@ def adapters(model: nn.Module) -> dict[str, dict[str, Adapter]]:
         for name, adapter in (host.bottlenecks if hasattr(host, ATTRIBUTE) else {}).items():
             found.setdefault(name, {})[path] = adapter
     return found
+
+
+def new_name(model: nn.Module, wanted: str) -> str:
+    """Return a name that none of the model's adapters has: the wanted one, or that with a number."""
+    taken = adapters(model)
+    return next(name for i in count(1) if (name := wanted if i == 1 else f"{wanted}_{i}") not in taken)
 
 
 def activate(model: nn.Module, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from polygraft.errors import DataError
 from polygraft.recipe import PairData, TextData
 
 TOKENIZER_BATCH = 1000
+SPECIAL_TOKENS = 2  # of a document: <s> or its language, and </s>
 
 
 class TextDataset(Dataset):
@@ -23,8 +24,13 @@ class TextDataset(Dataset):
 
     def __init__(self, documents: Sequence[np.ndarray], languages: Sequence[int]) -> None:
         self.tokens = np.concatenate(documents) if documents else np.zeros(0, np.int32)
-        self.ends = np.cumsum([len(document) for document in documents])
+        self.ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
         self.languages = list(languages)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each piece with its two special tokens, (N, 1) int64."""
+        return np.diff(self.ends, prepend=0)[:, None] + SPECIAL_TOKENS
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -39,6 +45,12 @@ class PairDataset(Dataset):
 
     def __init__(self, items: list[dict[str, Any]]) -> None:
         self.items = items
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each pair's input and output, special tokens included, (N, 2) int64."""
+        sides = [(len(item["input_ids"]), len(item["labels"])) for item in self.items]
+        return np.array(sides, dtype=np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -64,7 +76,7 @@ def text_dataset(
 
     `coded` says that the model has language codes (mBART); otherwise the language is -1.
     """
-    room = max_length - 2
+    room = max_length - SPECIAL_TOKENS
     codes = [-1] * len(rows)
     if coded:
         codes = tokenizer.convert_tokens_to_ids(row_codes(rows, data.lang, data.lang_column, tokenizer))
@@ -89,8 +101,8 @@ def pair_dataset(
         items.append({
             "id": row["id"],
             "language": target_code,
-            "input_ids": layout.wrap(source[: max_source - 2], code),
-            "labels": layout.wrap(target[: max_target - 2], target_code),
+            "input_ids": layout.wrap(source[: max_source - SPECIAL_TOKENS], code),
+            "labels": layout.wrap(target[: max_target - SPECIAL_TOKENS], target_code),
         })  # fmt: skip
     return PairDataset(items)
 

@@ -23,7 +23,7 @@ flop_registry[torch.ops.aten.addmm_] = flop_registry[torch.ops.aten.addmm]  # to
 def linear_cross_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Return the (label-smoothed) cross-entropy of `hidden @ weight.T + bias` in nats, summed over labels (fp32 scalar).
+    """Return the (label-smoothed) cross-entropy of a linear layer in nats, summed over labels (fp32 scalar).
 
     The products are computed in autocast's type where it is active, sums and exponentials in fp32.
     """

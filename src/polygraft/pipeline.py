@@ -216,7 +216,8 @@ def fingerprint_of(name: str) -> str:
     record = read_record(folder)
     if record and record["status"] == "done":
         return record["fingerprint"]
-    return _hash_files(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]))
+    patterns = ("*.safetensors", "*.json", "adapter/*.safetensors", "adapter/*.json")
+    return _hash_files(sorted(path for pattern in patterns for path in folder.glob(pattern)))
 
 
 def _hash_files(paths: list[Path]) -> str:

@@ -49,6 +49,33 @@ class Budget(Settings):
         return float(getattr(self, self.unit))
 
 
+class Lora(Settings):
+    """Low-rank changes of linear layers (Hu et al. 2022), by PEFT; merged into the weights when the stage ends."""
+
+    type: Literal["lora"] = "lora"
+    """The kind of adapter."""
+    r: PositiveInt = 16
+    """Rank of the change of each weight matrix."""
+    lora_alpha: PositiveInt = 32
+    """The change is scaled by lora_alpha / r."""
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout of the adapters' inputs."""
+    target_modules: list[str] | None = None
+    """Ends of the names of the linear layers that are adapted, such as [q_proj, v_proj] in mBART or [query, value] in
+    XLM-R; without it all of attention and feed-forward."""
+
+
+class Bottleneck(Settings):
+    """A layer h + U g(D h + d) behind each layer's feed-forward (Pfeiffer et al. 2020); cannot be merged."""
+
+    type: Literal["bottleneck"] = "bottleneck"
+    """The kind of adapter."""
+    bottleneck_size: PositiveInt = 64
+    """Width r of the bottleneck: D is r x d, U is d x r."""
+    non_linearity: Literal["relu", "gelu"] = "relu"
+    """The function g."""
+
+
 class Training(Settings):
     """What every training stage shares. Names are those of the Hugging Face Trainer."""
 
@@ -82,6 +109,17 @@ class Training(Settings):
     other rows unchanged. Saves memory and time; the losses then normalise over fewer classes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; "auto" is bf16 on a GPU that has it, else fp32. Weights stay fp32."""
+    trainable: Literal["all", "no_embeddings", "embeddings"] = "all"
+    """Which weights are trained: all, all but the embeddings (the matrix tied to the output layer, and positions), or
+    only these. The others get neither gradients nor optimizer states."""
+    adapter: Lora | Bottleneck | None = Field(None, discriminator="type")
+    """Train an adapter, `type: lora` or `type: bottleneck`, and nothing else."""
+
+    @model_validator(mode="after")
+    def _one_choice_of_weights(self) -> Training:
+        if self.adapter is not None and self.trainable != "all":
+            raise ValueError(f"an adapter is trained alone: leave out `trainable: {self.trainable}`, or `adapter`")
+        return self
 
 
 class MLM(Training):

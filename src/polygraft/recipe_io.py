@@ -244,6 +244,8 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 def _merge(base: Any, changes: Any, key: str = "") -> Any:
     if not isinstance(base, Mapping) or not isinstance(changes, Mapping) or key == "budget":
         return changes
+    if changes.get("type", base.get("type")) != base.get("type"):  # another kind of adapter has other keys
+        return changes
     return {**base, **{k: _merge(base.get(k), value, str(k)) for k, value in changes.items()}}
 
 

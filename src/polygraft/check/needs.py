@@ -27,7 +27,6 @@ PROBE_ROWS, PROBE_TOKENS, PROBE_RUNS = 2000, 2048, 3
 ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
-CHECKPOINT_COPIES = 1 + ADAM_STATES
 KEPT_GAPS = 1.5  # of a small model's heap: 1.3 to 1.8 measured, since what is freed is kept (machine.keep_freed_memory)
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
@@ -46,8 +45,8 @@ class Probe:
 class Need:
     """One stage's needs; None where it cannot be told.
 
-    `parameters` are those that it loads or, with a trimmed vocabulary, trains. `disk_peak_bytes` includes checkpoints
-    that do not stay.
+    `parameters` are those in memory while it runs: fewer than in the checkpoint with a trimmed vocabulary, more with an
+    adapter; `trained_parameters` have gradients. `disk_peak_bytes` includes checkpoints that do not stay.
     """
 
     stage: str
@@ -59,6 +58,7 @@ class Need:
     flops: float | None
     batch_size: int | None = None
     proposed_batch_size: int | None = None
+    trained_parameters: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -141,21 +141,21 @@ def training_need(
     bf16 = machine.use_bf16(settings.precision)
     batch = settings.per_device_train_batch_size
     shape = largest_batch(settings, lengths, batch)
-    step = measure_pass(trained, shape, bf16, settings.gradient_accumulation_steps)
+    step = measure_pass(trained, shape, bf16, settings.gradient_accumulation_steps, settings)
     full = parameters_of(config)
     memory = _training_memory(step, full, probe)
     proposed = propose(settings, trained, lengths, probe, full, (shape, step))
     flops, seconds = _cost(settings, step, shape, lengths, probe)
-    written = full * BYTES
-    peak = written + KEPT_CHECKPOINTS * CHECKPOINT_COPIES * BYTES * step.parameters
-    return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed)
+    written = full * BYTES + (step.trained * BYTES if settings.adapter else 0)
+    peak = written + KEPT_CHECKPOINTS * BYTES * (step.parameters + ADAM_STATES * step.trained)
+    return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed, step.trained)
 
 
 def _training_memory(step: Pass, full: int, probe: Probe) -> int:
     """Bytes at the worst moment: a step once Adam has its states, an evaluation beside them, loading, or saving."""
-    weights = BYTES * step.parameters
-    states = (1 + ADAM_STATES) * weights
-    stepping = states + max(step.training_bytes, weights)
+    weights, trained = BYTES * step.parameters, BYTES * step.trained
+    states = weights + ADAM_STATES * trained
+    stepping = states + max(step.training_bytes, trained)
     evaluating = states + step.evaluation_bytes
     saving = SAVING_COPIES * BYTES * full
     kept = weights <= machine.KEPT_MODEL_BYTES and not torch.cuda.is_available()
@@ -178,13 +178,14 @@ def propose(
     bf16, accumulated = machine.use_bf16(settings.precision), settings.gradient_accumulation_steps
     shape, step = known
     other = largest_batch(settings, lengths, 1 if shape.batch > 1 else 8)
-    another = measure_pass(config, other, bf16, accumulated)
+    another = measure_pass(config, other, bf16, accumulated, settings)
     span = shape.batch - other.batch or 1  # 0 where there is one document in all
     best, size = None, 1
     while size <= MAX_PROPOSED:
         share = (size - other.batch) / span
         between = Pass(
             step.parameters,
+            step.trained,
             round(another.training_bytes + share * (step.training_bytes - another.training_bytes)),
             round(another.evaluation_bytes + share * (step.evaluation_bytes - another.evaluation_bytes)),
             0,
@@ -201,7 +202,7 @@ def _cost(settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe:
     per_document = lengths.mean * (2 if isinstance(settings, Denoising) else 1)  # read and restored
     documents = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     step_flops = per_token * per_document * documents
-    step_seconds = step_flops / probe.flops_per_second + step.parameters * OPTIMIZER_TRAFFIC / probe.bytes_per_second
+    step_seconds = step_flops / probe.flops_per_second + step.trained * OPTIMIZER_TRAFFIC / probe.bytes_per_second
     unit, amount = settings.budget.unit, settings.budget.amount
     if unit == "minutes":
         return 60 * amount / step_seconds * step_flops, 60 * amount

@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
+from polygraft.models import bottleneck
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
 
@@ -130,6 +131,7 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> PreTrainedMod
         raise CheckpointError(f"{name}: {len(lost)} weights of its {what} are missing in its files, such as {lost[0]}.")
     if missing:
         logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
+    bottleneck.load(model, Path(resolve(name, allow_pickled=True)) / bottleneck.FOLDER)
     return model
 
 
@@ -150,6 +152,8 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages: Collection[str] | None = None) -> None:
     """Write a plain Hugging Face checkpoint, load it again, and make sure that it is the same model.
 
+    Bottleneck adapters go into `folder`/adapter, the base without them into the checkpoint.
+
     Args:
         output_languages: codes of the languages that the model now writes in; if it is one, plain `generate()` begins
             with it. None leaves that as it is.
@@ -165,7 +169,8 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages:
         language = codes[0] if len(codes) == 1 else None
         place = "decoder_start_token_id" if is_cc25(tokenizer) else "forced_bos_token_id"
         setattr(model.generation_config, place, language)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=bottleneck.base_state(model))
+    bottleneck.save(model, folder / bottleneck.FOLDER)
     tokenizer.save_pretrained(folder)
     _assert_saved(model, folder)
 

@@ -68,7 +68,7 @@ def run(
         TransferError: an input that the mode needs is missing, the vocabularies do not match, the plan is incomplete.
     """
     method = METHODS[settings.method]
-    inputs, tokenizer, warnings = _load(settings, source_before, source_after, target, text)
+    inputs, warnings = _load(settings, source_before, source_after, target, text)
     plan = method.plan(inputs)
     plan.warnings.extend(warnings)
     check_plan(plan, inputs.target.state_dict())
@@ -82,7 +82,7 @@ def run(
     diagnostics = method.diagnose(plan, fitted, inputs, changes)
     if (ties := tied_names(inputs.target)) != plan.tied:
         raise TransferError(f"the target ties {ties} after the transfer, planned were {plan.tied}.")
-    checkpoints.save(inputs.target, tokenizer, out_dir)
+    checkpoints.save(inputs.target, inputs.target_tokenizer, out_dir)
     write_atomically(out_dir / "diagnostics.json", json.dumps(diagnostics, indent=1) + "\n")
     write_atomically(out_dir / "plan.json", json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
     return result | {"diagnostics": diagnostics, "plan": "plan.json"}
@@ -90,8 +90,8 @@ def run(
 
 def _load(
     settings: Embeddings, source_before: str | None, source_after: str | None, target: str, text: TextData | None
-) -> tuple[Inputs, Any, list[str]]:
-    """Load what the mode needs; returns the inputs, the target's tokenizer, and warnings."""
+) -> tuple[Inputs, list[str]]:
+    """Load what the mode needs; returns the inputs, and warnings."""
     given = {"source_before": source_before, "source_after": source_after, "text": text}
     needed = METHODS[settings.method].required(settings)
     missing = [name for name in needed if given[name] is None]
@@ -99,7 +99,9 @@ def _load(
         raise TransferError(
             f"mode {settings.mode} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
         )
-    texts = [row[text.text_column] for row in read_rows(text.train_file, [text.text_column])] if text else []
+    documents = read_rows(text.train_file, text.columns) if text else []
+    texts = [row[text.text_column] for row in documents] if text else []
+    languages = [row[text.lang_column] if text.lang_column else text.lang for row in documents] if text else []
     names = {name: given[name] for name in needed if name != "text"}
     sources = {name: checkpoints.load_masked_lm(str(path)) for name, path in names.items()}
     shapes = {name: tuple(embeddings.embedding_matrix(model).shape) for name, model in sources.items()}
@@ -107,6 +109,7 @@ def _load(
         raise TransferError(f"source_before and source_after are not one model: their embeddings are {shapes}.")
     model, tokenizer = checkpoints.load_seq2seq(target), checkpoints.load_tokenizer(target)
     rows = len(embeddings.embedding_matrix(model))
+    source_tokenizer = None
     if not sources:
         vocabulary, warnings = map_vocabularies(tokenizer, rows), []
     else:
@@ -119,4 +122,7 @@ def _load(
     counts = token_counts(tokenizer, texts, rows) if texts else np.zeros(rows, dtype=np.int64)
     tokens = tokens_by_id(tokenizer, rows, "target")
     sides = (sources.get("source_before"), sources.get("source_after"))
-    return Inputs(settings, model, vocabulary, tokens, *sides, counts), tokenizer, warnings
+    inputs = Inputs(
+        settings, model, vocabulary, tokens, *sides, counts, texts, languages, source_tokenizer, tokenizer
+    )  # fmt: skip
+    return inputs, warnings

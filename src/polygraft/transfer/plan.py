@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,9 @@ class Inputs:
         tokens: the target's token strings by row, None for rows without a token.
         source_before, source_after: the masked language model as downloaded and as adapted, where the method needs it.
         counts: int64, occurrences of each target row's token in the text; zeros without a text.
+        texts: the user's text, document by document, for what is calibrated on activations.
+        languages: of each document, as the user wrote them.
+        source_tokenizer, target_tokenizer: of the two models; no source tokenizer without a source.
     """
 
     settings: Embeddings
@@ -38,6 +41,10 @@ class Inputs:
     source_before: PreTrainedModel | None
     source_after: PreTrainedModel | None
     counts: np.ndarray
+    texts: Sequence[str] = ()
+    languages: Sequence[str] = ()
+    source_tokenizer: Any = None
+    target_tokenizer: Any = None
 
 
 @dataclass(frozen=True, eq=False)

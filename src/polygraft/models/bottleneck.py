@@ -1,0 +1,182 @@
+"""Bottleneck adapters: small layers after the feed-forward of every layer, kept apart from the model that they change.
+
+    h  ->  h + U g(D h + d)        h: the output of a layer; D [r, W], d [r], U [W, r] (Houlsby et al. 2019, Parameter-
+                                   efficient transfer learning for NLP; one per layer: Pfeiffer et al. 2020, MAD-X)
+
+U starts at zero, so that a new adapter changes nothing, not by a bit. Several are applied in the order in which they
+were attached.
+
+An adapter is a submodule of the module whose output it changes, and runs in a forward hook of that. Names, classes and
+code of the base stay as they are, so its state_dict is loaded as ever; and since the submodule is found by everything
+that walks a model, Trainer's optimizer and checkpoints, `.to()`, autocast and FSDP (which shards it with its layer)
+know of it. The hook is one function of this module and holds no reference to a model: a deep copy runs its own
+adapters. torch.compile traces hooks that it finds, without a graph break.
+
+B batch, T positions, W width of the model, r width of the bottleneck.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from polygraft.errors import CheckpointError
+from polygraft.recipe import Bottleneck
+
+FOLDER = "adapter"
+CONFIG, WEIGHTS = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)  # PEFT's names; the config's `type` tells them apart
+ATTRIBUTE = "bottlenecks"
+FUNCTIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+INITIAL_STD = 0.02  # BERT's
+
+
+class Adapter(nn.Module):
+    """h + U g(D h + d)."""
+
+    def __init__(self, width: int, settings: Bottleneck) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, settings.bottleneck_size)
+        self.function = FUNCTIONS[settings.non_linearity]()
+        self.up = nn.Linear(settings.bottleneck_size, width, bias=False)
+        self.settings = settings
+        nn.init.normal_(self.down.weight, std=INITIAL_STD)
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, hidden_BTW: Tensor) -> Tensor:
+        return hidden_BTW + self.up(self.function(self.down(hidden_BTW)))
+
+
+def hosts(model: nn.Module) -> dict[str, Any]:
+    """Return the modules whose output is that of a layer, by name, in order: what adapters are attached to.
+
+    In the BERT family that is the layer's `output`, behind its LayerNorm (post-LN); in mBART the layer itself, which
+    ends with the residual sum (pre-LN).
+    """
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer)]
+    return {f"{name}.output" if hasattr(m, "output") else name: getattr(m, "output", m) for name, m in layers}
+
+
+def attach(model: PreTrainedModel, settings: Bottleneck, name: str) -> None:
+    """Add a new adapter to every layer, behind those that are there, and switch it on.
+
+    Raises:
+        CheckpointError: the model has an adapter of that name, or no layers that are known.
+    """
+    found = hosts(model)
+    if not found:
+        raise CheckpointError(f"{type(model).__name__} has no layers that polygraft knows how to attach adapters to.")
+    if name in adapters(model):
+        raise CheckpointError(f"the model has an adapter '{name}' already.")
+    for host in found.values():
+        if not hasattr(host, ATTRIBUTE):
+            host.bottlenecks = nn.ModuleDict()
+            host.active_bottlenecks = ()
+            host.register_forward_hook(_adapted)
+        host.bottlenecks[name] = Adapter(model.config.hidden_size, settings).to(model.device, model.dtype)
+        host.active_bottlenecks = (*host.active_bottlenecks, name)
+
+
+def _adapted(host: Any, _: Any, hidden_BTW: Tensor) -> Tensor:
+    for name in host.active_bottlenecks:
+        hidden_BTW = host.bottlenecks[name](hidden_BTW)
+    return hidden_BTW
+
+
+def adapters(model: nn.Module) -> dict[str, dict[str, Adapter]]:
+    """Return the adapters by name, in the order of their application, each as host name -> module; {} if none."""
+    found: dict[str, dict[str, Adapter]] = {}
+    for path, host in hosts(model).items():
+        for name, adapter in (host.bottlenecks if hasattr(host, ATTRIBUTE) else {}).items():
+            found.setdefault(name, {})[path] = adapter
+    return found
+
+
+def activate(model: nn.Module, names: Sequence[str]) -> None:
+    """Apply these adapters, in this order, and no others; [] gives the base model.
+
+    Raises:
+        CheckpointError: a name that no adapter has.
+    """
+    known = adapters(model)
+    if unknown := [name for name in names if name not in known]:
+        raise CheckpointError(f"the model has no adapter '{unknown[0]}'; it has {', '.join(known) or 'none'}.")
+    for host in hosts(model).values():
+        if hasattr(host, ATTRIBUTE):
+            host.active_bottlenecks = tuple(names)
+
+
+def base_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state_dict of the model without its adapters."""
+    return {name: tensor for name, tensor in model.state_dict().items() if f".{ATTRIBUTE}." not in name}
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Write all adapters of a model, if it has any, into `folder`: adapter_config.json, adapter_model.safetensors."""
+    found = adapters(model)
+    if not found:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {name: next(iter(layers.values())).settings.model_dump() for name, layers in found.items()}
+    (folder / CONFIG).write_text(json.dumps({"type": "bottleneck", "adapters": settings}, indent=2) + "\n")
+    tensors = {
+        f"{name}:{path}.{key}": tensor.detach().cpu().contiguous()
+        for name, layers in found.items()
+        for path, adapter in layers.items()
+        for key, tensor in adapter.state_dict().items()
+    }
+    save_file(tensors, folder / WEIGHTS)
+
+
+def load(model: PreTrainedModel, folder: Path) -> None:
+    """Attach the adapters that `save` wrote; nothing happens where there are none, or another library's.
+
+    Raises:
+        CheckpointError: they are those of another model.
+    """
+    settings = saved_settings(folder)
+    if not settings:
+        return
+    tensors = load_file(folder / WEIGHTS)
+    for name, how in settings.items():
+        attach(model, how, name)
+        for path, adapter in adapters(model)[name].items():
+            for key, tensor in adapter.state_dict().items():
+                saved = tensors.pop(f"{name}:{path}.{key}", None)
+                if saved is None or saved.shape != tensor.shape:
+                    raise CheckpointError(f"{folder}: the adapter '{name}' is not one of this model: {path}.{key}.")
+                tensor.copy_(saved)
+    if tensors:
+        raise CheckpointError(f"{folder}: the adapters are not those of this model: {next(iter(tensors))}.")
+
+
+def saved_settings(folder: Path) -> dict[str, Bottleneck]:
+    """Return the settings of the adapters in a folder, by name; {} where there are none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    if config.get("type") != "bottleneck":  # PEFT's are merged into the checkpoint beside them
+        return {}
+    return {name: Bottleneck.model_validate(how) for name, how in config["adapters"].items()}
+
+
+@torch.no_grad()
+def carry(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Attach those adapters of one model that another of the same layers lacks, and copy their values."""
+    lacking = {name: layers for name, layers in adapters(source).items() if name not in adapters(target)}
+    for name, layers in lacking.items():
+        attach(target, next(iter(layers.values())).settings, name)
+        for path, adapter in adapters(target)[name].items():
+            adapter.load_state_dict(layers[path].state_dict())

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.trainer_callback import ExportableState
 
 from polygraft import machine
-from polygraft.data.batching import LengthGroupedBatches, sort_by_length
+from polygraft.data.batching import LengthGroupedBatches, make_batches
 from polygraft.dropout import FastDropout
 from polygraft.errors import CheckpointError
 from polygraft.objectives.noise import Noise
@@ -40,6 +40,7 @@ from polygraft.recipe import Training
 
 UNLIMITED_STEPS = 10**9
 LOGS_PER_BUDGET = 50
+EVAL_SIZE = 2  # times the training batch: without gradients, more fits
 STEPS_WITH_FLOPS_COUNTED = 3  # the rest is extrapolated per padded token: counting slows a step down
 CHECKPOINTS = "checkpoints"
 
@@ -168,7 +169,8 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader of `self.batches`, which are this process's own: nothing is left for accelerate to share."""
-        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.objective.collate)
+        data: Any = self.train_dataset
+        return DataLoader(data, batch_sampler=self.batches, collate_fn=self.objective.collate)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -211,8 +213,7 @@ class StageTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return and log `eval_loss`, the mean over all labels ()."""
         model = self.accelerator.unwrap_model(self.model).eval()
-        order, size = sort_by_length(self.eval_data.lengths), self.args.per_device_eval_batch_size
-        batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+        batches = make_batches(self.spending.settings, self.eval_data.lengths, EVAL_SIZE).in_order()
         loader = DataLoader(self.eval_data, batch_sampler=batches, collate_fn=self.eval_objective.collate)
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
@@ -267,7 +268,8 @@ def train(
     vocabulary that the losses normalise over.
     """
     train_data, eval_data = data
-    batches = make_batches(settings, train_data.lengths, seed)
+    processes, process = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    batches = make_batches(settings, train_data.lengths, 1, seed, processes, process)
     checkpoint = last_checkpoint(out_dir)
     spending = Spending(settings, batches, keep_best, out_dir.name)
     if checkpoint:
@@ -297,15 +299,6 @@ def train(
     return summary
 
 
-def make_batches(settings: Training, lengths: np.ndarray, seed: int) -> LengthGroupedBatches:
-    """Return the batches of this process: by documents, or by tokens where the settings say so."""
-    tokens = settings.per_device_train_batch_tokens
-    return LengthGroupedBatches(
-        lengths, seed, tokens=tokens, documents=None if tokens else settings.per_device_train_batch_size,
-        processes=int(os.environ.get("WORLD_SIZE", "1")), process=int(os.environ.get("RANK", "0")),
-    )  # fmt: skip
-
-
 def _arguments(
     settings: Training, spending: Spending, seed: int, out_dir: Path, bf16: bool, keep_best: bool
 ) -> TrainingArguments:
@@ -315,7 +308,6 @@ def _arguments(
         learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, adam_beta2=settings.adam_beta2,
         adam_epsilon=1e-6, max_grad_norm=settings.max_grad_norm,
         per_device_train_batch_size=settings.per_device_train_batch_size,
-        per_device_eval_batch_size=2 * settings.per_device_train_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         remove_unused_columns=False, dataloader_pin_memory=False,
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer keep the best.

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from polygraft.errors import DataError
+from polygraft.recipe import Training
 
 
 def sort_by_length(lengths: np.ndarray) -> np.ndarray:
@@ -75,6 +76,10 @@ class LengthGroupedBatches(Sampler[list[int]]):
             cuts.insert(largest, (edges[largest] + edges[largest + 1]) // 2)
         return cuts
 
+    def in_order(self) -> list[list[int]]:
+        """Return the batches unshuffled, the shortest first, for evaluation."""
+        return [batch.tolist() for batch in np.split(sort_by_length(self.lengths), self.cuts)]
+
     def __len__(self) -> int:
         return (len(self.cuts) + 1) // self.processes
 
@@ -88,3 +93,12 @@ class LengthGroupedBatches(Sampler[list[int]]):
         batches = np.split(order[sort_by_length(self.lengths[order])], self.cuts)
         for place in generator.permutation(len(batches))[self.process :: self.processes]:
             yield batches[place].tolist()
+
+
+def make_batches(
+    settings: Training, lengths: np.ndarray, scale: int = 1, seed: int = 0, processes: int = 1, process: int = 0
+) -> LengthGroupedBatches:
+    """Return batches of `scale` times the settings' size: by tokens where they say so, else by documents."""
+    documents, tokens = scale * settings.per_device_train_batch_size, settings.per_device_train_batch_tokens
+    sized = {"documents": documents} if tokens is None else {"tokens": scale * tokens}
+    return LengthGroupedBatches(lengths, seed, processes=processes, process=process, **sized)

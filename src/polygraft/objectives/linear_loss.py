@@ -44,7 +44,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
         d_weight = torch.zeros_like(weight) if needs_weight else None
-        d_bias = torch.zeros_like(bias) if needs_bias else None
+        d_bias = torch.zeros_like(bias) if bias is not None and needs_bias else None
         with torch.autocast(hidden.device.type, enabled=False):
             matrix_VD = weight.to(dtype)
             for chunk in range(0, len(hidden), rows):

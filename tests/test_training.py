@@ -27,7 +27,7 @@ DOCUMENTS, TOKENS = 64, 14
 def data(xlmr_tokenizer):
     random = np.random.default_rng(0)
     documents = [random.integers(4, 200, TOKENS).astype(np.int32) for _ in range(DOCUMENTS + 16)]
-    return TextDataset(documents[:DOCUMENTS], [-1] * DOCUMENTS), TextDataset(documents[DOCUMENTS:], [-1] * 16)
+    return TextDataset((d, -1) for d in documents[:DOCUMENTS]), TextDataset((d, -1) for d in documents[DOCUMENTS:])
 
 
 def settings(**changes):
@@ -80,7 +80,7 @@ def test_accumulation_equals_one_large_batch(tiny_xlmr, xlmr_tokenizer, data, tm
     loss = tiny_xlmr(**{name: reference[name] for name in ("input_ids", "attention_mask", "labels")}).loss
     expected = torch.autograd.grad(loss, tiny_xlmr.roberta.embeddings.word_embeddings.weight)[0]
 
-    first_eight = TextDataset([data[0][i]["input_ids"] for i in range(8)], [-1] * 8)
+    first_eight = TextDataset((data[0][i]["input_ids"], -1) for i in range(8))
     seen = {}
 
     class Recording(StageTrainer):

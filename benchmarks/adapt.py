@@ -117,8 +117,8 @@ for _precision in ("fp32", "bf16"):
 def tables(medians: dict[str, dict[str, float]], args: argparse.Namespace) -> str:
     parts = [
         f"{args.model}, random weights, 250,002 entries, or {medians['polygraft trimmed, fp32']['classes']:,.0f} when "
-        f"trimmed to the bundled text in five languages; {args.documents} documents, {args.blocks * BLOCK:,} tokens per "
-        "step, AdamW, dropout on. plain: Trainer on blocks of 512 tokens; how-to: every line padded to 512."
+        f"trimmed to the bundled text in five languages; {args.documents} documents, {args.blocks * BLOCK:,} tokens "
+        "per step, AdamW, dropout on. plain: Trainer on blocks of 512 tokens; how-to: every line padded to 512."
     ]
     for precision in ("fp32", "bf16"):
         chosen = {way.rpartition(", ")[0]: row for way, row in medians.items() if way.endswith(precision)}

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bundle import ALL_LANGUAGES, batches, held_out, markdown
+from bundle import ALL_LANGUAGES, batches, held_out, markdown, read, tokenized
 from transformers import AutoModelForMaskedLM
 
 from polygraft import evaluate, finetune
@@ -30,7 +30,7 @@ from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import Seq2Seq, token_losses
 from polygraft.recipe import Budget, Evaluate, Finetune, PairData
 
-PROBE_EPOCHS, PROBE_RATE = 6, 2e-3
+PROBE_DOCUMENTS, PROBE_EPOCHS, PROBE_RATE = 600, 6, 2e-3  # per language
 LANGUAGE, TEST_DOCUMENTS = "fr", 400
 FINETUNE = Finetune(
     budget=Budget(epochs=3), learning_rate=1e-3, per_device_train_batch_size=32, max_source_length_tokens=128,
@@ -65,23 +65,22 @@ def probe(encoder: Any, training: list[dict[str, torch.Tensor]], test: list[dict
 
 
 def source_gates(folder: Path, data: Path) -> list[dict[str, Any]]:
-    """Per language: the loss on trained and on random states."""
+    """The loss on trained and on random states, over all languages."""
     trained, tokenizer = checkpoints.load_masked_lm(str(folder)).eval(), checkpoints.load_tokenizer(str(folder))
     torch.manual_seed(0)
     random: Any = AutoModelForMaskedLM.from_config(trained.config).eval()
-    training, test = [], {}
+    training, test = [], []
     for language in ALL_LANGUAGES:
         objective = MaskedLM(tokenizer, 0.15, Noise(2))
-        rows = read_rows(str(data / language / "pretrain.jsonl"), ["text"])[:600]
-        training += batches(held_out(data, language, tokenizer, coded=False, rows=rows), objective)
-        test[language] = batches(held_out(data, language, tokenizer, coded=False), objective)
+        rows = read(data, language, "pretrain", PROBE_DOCUMENTS)
+        training += batches(tokenized(rows, language, tokenizer, coded=False), objective)
+        test += batches(held_out(data, language, tokenizer, coded=False), objective)
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0)).tolist()
     training = [training[i] for i in order]
-    found = []
-    for name, model in (("trained", trained), ("random", random)):
-        found.append({name: probe(model.base_model, training, [b for bs in test.values() for b in bs])})
-    both = found[0] | found[1]
-    return [{"states of": name, "loss of a new output layer": loss} for name, loss in both.items()]
+    return [
+        {"states of": name, "loss of a new output layer": probe(model.base_model, training, test)}
+        for name, model in (("nano XLM-R", trained), ("a random encoder of its shape", random))
+    ]
 
 
 def target_gates(folder: Path, data: Path, out: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ PHASES: dict[str, list[Training]] = {
             per_device_train_batch_size=32, **SHARED,
         ),
         MLM(
-            budget=Budget(tokens=18_000_000), learning_rate=1e-3, mlm_probability=0.2, max_length_tokens=128,
+            budget=Budget(tokens=15_000_000), learning_rate=1e-3, mlm_probability=0.2, max_length_tokens=128,
             per_device_train_batch_size=32, **SHARED,
         ),
     ],

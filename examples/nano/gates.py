@@ -2,8 +2,8 @@
 
     python examples/nano/gates.py --out outputs/nano --data data/debian --into src/polygraft/nano
 
-XLM-R: on frozen states a new output layer is trained to predict masked tokens, on those of nano XLM-R and on those of a
-random encoder of its shape; what lies between the two losses is what pretraining put into the encoder. mBART: fine-tuned
+XLM-R: on frozen states a new output layer is trained to predict masked tokens, on those of nano XLM-R and of a
+random encoder of its shape; between the two losses lies what pretraining put into the encoder. mBART: fine-tuned
 on all pairs of a language that it knows (those that no held-out set shares a family with), its loss with the right
 source and with another document's, and its greedy outputs beside the lead baseline.
 """

@@ -33,17 +33,23 @@ ALL_LANGUAGES = LANGUAGES["xlmr"]  # the target's card shows the languages that 
 CODES = {"sk": "cs_CZ"}  # mBART-50 has no code for Slovak
 
 
+def read(data: Path, language: str, split: str, documents: int) -> list[dict[str, Any]]:
+    return read_rows(str(data / language / f"{split}.jsonl"), ["text"])[:documents]
+
+
 def held_out(data: Path, language: str, tokenizer: Any, coded: bool) -> TextDataset:
-    rows = read_rows(str(data / language / "validation.jsonl"), ["text"])[:DOCUMENTS]
+    return tokenized(read(data, language, "validation", DOCUMENTS), language, tokenizer, coded)
+
+
+def tokenized(rows: list[dict[str, Any]], language: str, tokenizer: Any, coded: bool) -> TextDataset:
     text = TextData(train_file="", lang=CODES.get(language, language))
     return text_dataset(rows, text, tokenizer, LENGTH, coded)
 
 
 def unigram_nats(data: Path, language: str, tokenizer: Any) -> np.ndarray:
     """Return -log p of every token id by its frequency in the language's pretraining text (add-one smoothed)."""
-    rows = read_rows(str(data / language / "pretrain.jsonl"), ["text"])
     counts = np.ones(len(tokenizer))
-    for row in rows[:5000]:
+    for row in read(data, language, "pretrain", 5000):
         np.add.at(counts, tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"], 1)
     return -np.log(counts / counts.sum())
 

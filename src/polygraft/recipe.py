@@ -96,7 +96,10 @@ class Training(Settings):
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
     per_device_train_batch_size: PositiveInt = 16
-    """Documents per device and forward pass."""
+    """Documents per device and forward pass, all of like length."""
+    per_device_train_batch_tokens: PositiveInt | None = None
+    """Padded tokens per device and forward pass, instead of a number of documents: short ones then come many at a
+    time, long ones few. Of denoising the original's tokens count, of pairs both sides'."""
     gradient_accumulation_steps: PositiveInt = 1
     """Forward passes per optimizer step; the loss stays the mean over all of their tokens."""
     eval_steps: PositiveFloat = 0.25

@@ -72,7 +72,7 @@ def test_fake_pass_costs_what_a_real_one_does(case):
 
 def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokenizer):
     documents = TextDataset(
-        [torch.arange(10, 28, dtype=torch.int32).numpy()] * 3, [mbart_tokenizer.lang_code_to_id["uk_UA"]] * 3
+        [(torch.arange(10, 28, dtype=torch.int32).numpy(), mbart_tokenizer.lang_code_to_id["uk_UA"])] * 3
     )
     for objective, target in (
         (MaskedLM(xlmr_tokenizer, 0.15, Noise(0)), None),

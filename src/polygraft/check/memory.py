@@ -81,7 +81,9 @@ class Shape:
             "labels": torch.full((self.batch, target), 5, device=device),
             "label_positions": torch.arange(self.labels, device=device) % (self.batch * target),
         }
-        if self.target is not None:
+        if self.target is None:
+            batch["token_positions"] = torch.arange(self.batch * self.source, device=device)
+        else:
             batch["decoder_input_ids"] = torch.full((self.batch, target), 5, device=device)
         return batch
 

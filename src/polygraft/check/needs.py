@@ -59,6 +59,7 @@ class Need:
     batch_size: int | None = None
     proposed_batch_size: int | None = None
     trained_parameters: int | None = None
+    proposed_batch_tokens: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,6 +112,12 @@ def _finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def documents_per_batch(settings: Training, width: float) -> int:
+    """How many documents of `width` tokens a batch holds."""
+    tokens = settings.per_device_train_batch_tokens
+    return settings.per_device_train_batch_size if tokens is None else max(1, int(tokens // width))
+
+
 def largest_batch(settings: Training, lengths: Lengths, batch: int) -> Shape:
     """The batch of the longest documents, which grouping by length makes."""
     source = max(lengths.source)
@@ -139,7 +146,8 @@ def training_need(
     trained = copy.deepcopy(config)
     trained.vocab_size = rows_kept or config.vocab_size
     bf16 = machine.use_bf16(settings.precision)
-    batch = settings.per_device_train_batch_size
+    width = max(lengths.source) + max(lengths.target or [0])
+    batch = documents_per_batch(settings, width)
     shape = largest_batch(settings, lengths, batch)
     step = measure_pass(trained, shape, bf16, settings.gradient_accumulation_steps, settings)
     full = parameters_of(config)
@@ -148,7 +156,8 @@ def training_need(
     flops, seconds = _cost(settings, step, shape, lengths, probe)
     written = full * BYTES + (step.trained * BYTES if settings.adapter else 0)
     peak = written + KEPT_CHECKPOINTS * BYTES * (step.parameters + ADAM_STATES * step.trained)
-    return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed, step.trained)
+    in_tokens = proposed * width if proposed and settings.per_device_train_batch_tokens else None
+    return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed, step.trained, in_tokens)
 
 
 def _training_memory(step: Pass, full: int, probe: Probe) -> int:
@@ -200,7 +209,7 @@ def _cost(settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe:
     """Operations and seconds of the whole budget."""
     per_token = step.flops / shape.padded_tokens
     per_document = lengths.mean * (2 if isinstance(settings, Denoising) else 1)  # read and restored
-    documents = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    documents = documents_per_batch(settings, lengths.mean) * settings.gradient_accumulation_steps
     step_flops = per_token * per_document * documents
     step_seconds = step_flops / probe.flops_per_second + step.trained * OPTIMIZER_TRAFFIC / probe.bytes_per_second
     unit, amount = settings.budget.unit, settings.budget.amount

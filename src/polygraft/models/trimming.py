@@ -34,7 +34,7 @@ def needed_ids(tokenizer: Any, texts: Iterable[str]) -> np.ndarray:
     characters = [i for i, (piece, _) in enumerate(pieces) if len(piece) == 1]
     lowest = min(range(len(pieces)), key=lambda i: pieces[i][1])
     specials = [*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder]
-    used = np.flatnonzero(token_counts(tokenizer, list(texts)))
+    used = np.flatnonzero(token_counts(tokenizer, texts))
     return np.unique(np.concatenate([used, np.array([*specials, *characters, lowest], dtype=np.int64)]))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from polygraft.data.dataset import read_text, row_codes, text_dataset
-from polygraft.models import checkpoints
+from polygraft.models import checkpoints, graft
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.denoising import Denoising
@@ -37,6 +37,8 @@ def run(settings: MLM | DenoisingSettings, model: str, text: TextData, seed: int
     dataset = partial(text_dataset, data=text, max_length=length, coded=coded)
     data = (dataset(train_rows, tokenizer=tokenizer), dataset(validation_rows, tokenizer=tokenizer))
     objectives = make(tokenizer, Noise(seed)), make(tokenizer, EVAL_NOISE)
+    if settings.trainable == "bridge":
+        graft.train_bridge_only(network)
     result = train(network, tokenizer, settings, *objectives, data, seed=seed, out_dir=out_dir)
     if settings.trim_vocabulary:
         network = restore(network, tokenizer, load(model), full_tokenizer)

@@ -114,6 +114,14 @@ def row_codes(rows: Sequence[dict[str, Any]], lang: str, column: str | None, tok
     return [codes[name] for name in names]
 
 
+def texts_of(data: TextData) -> tuple[list[str], list[str]]:
+    """Return the training texts, and the language of each as the user wrote it."""
+    rows = read_rows(data.train_file, data.columns)
+    return [row[data.text_column] for row in rows], [
+        row[data.lang_column] if data.lang_column else data.lang for row in rows
+    ]
+
+
 def read_text(data: TextData, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read training and validation rows of monolingual text."""
     return _read_split(data, seed)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polygraft.data.layout import IGNORED, Layout, pad_rows
+from polygraft.models.graft import decoder_states
 from polygraft.objectives.labels import find_labels, pick
 from polygraft.objectives.noise import Noise
 
@@ -65,8 +66,8 @@ def label_logits(model: Any, labels: Tensor, label_positions: Tensor, **inputs: 
 
     Padding positions get no logits: with a vocabulary of 250,000 each would cost a megabyte.
     """
-    hidden_BTD = model.base_model(**inputs, use_cache=False).last_hidden_state
-    logits_NV = model.lm_head(pick(hidden_BTD, label_positions)).float()
+    hidden_BTD = decoder_states(model, **inputs)
+    logits_NV = model.get_output_embeddings()(pick(hidden_BTD, label_positions)).float()
     bias = getattr(model, "final_logits_bias", None)
     return (logits_NV if bias is None else logits_NV + bias), pick(labels, label_positions)
 

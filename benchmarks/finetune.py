@@ -14,7 +14,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,15 @@ def polygraft(args: argparse.Namespace, precision: str, trimmed: bool, **how: An
     model = args.folder / (TRIMMED if trimmed else args.model)
     with tempfile.TemporaryDirectory(dir=args.folder) as out:
         result = finetune.run(settings, str(model), pairs, 1, Path(out))
+        speed = side_by_side.after_first_step(Path(out))
     return {
-        "tokens_per_second": result["tokens"] / result["train_seconds"], "loss": result["train_loss"],
-        "steps": result["steps"], "classes": result["classes"],
+        "tokens_per_second": speed, "loss": result["train_loss"], "steps": result["steps"],
+        "classes": result["classes"],
     }  # fmt: skip
 
 
 def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[str, float]:
-    """Seq2SeqTrainer as its examples use it; `padded`: to the full lengths, and of the pairs a quarter only."""
+    """Seq2SeqTrainer as its examples use it; `padded`: to the full lengths, two steps only."""
     from transformers import (
         AutoModelForSeq2SeqLM,
         AutoTokenizer,
@@ -84,7 +84,7 @@ def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     pairs = [json.loads(line) for line in (args.folder / "pairs.jsonl").read_text().splitlines()]
     inputs = []
-    for pair in pairs[: max(1, len(pairs) // 4)] if padded else pairs:
+    for pair in pairs[: 2 * args.batch] if padded else pairs:
         tokenizer.src_lang = tokenizer.tgt_lang = pair["lang"]
         item = tokenizer(pair["text"], text_target=pair["summary"], truncation=True, max_length=SOURCE)
         inputs.append(dict(item) | {"labels": item["labels"][:TARGET]})

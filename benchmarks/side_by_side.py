@@ -55,6 +55,33 @@ def gemm_flops_per_second(bf16: bool, seconds: float = 2.0) -> float:
     return count * 2 * 2048 * 768 * 3072 / (time.perf_counter() - started)
 
 
+def after_first_step(folder: Path) -> float:
+    """Real tokens per second of a polygraft stage, its first step left out: it pays for what later ones reuse."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    first, *_, last = [line for line in lines if line["step"] and "loss" in line]
+    return (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"])
+
+
+def stopwatch() -> Any:
+    """A callback for the plain Trainer: `seconds` from the end of its first step to the end of its last."""
+    from transformers import TrainerCallback
+
+    class Stopwatch(TrainerCallback):
+        ends: list[float]
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.ends = []
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.ends.append(time.perf_counter())
+
+        @property
+        def seconds(self) -> float:
+            return self.ends[-1] - self.ends[0]
+
+    return Stopwatch()
+
+
 def measure(script: str, ways: dict[str, Way], args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Run all ways in turn, `args.rounds` times; medians. What has run is kept in `args.folder`: run again to go on."""
     results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}

@@ -84,26 +84,24 @@ def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[
             dict(tokenizer(text, truncation=True, padding="max_length", max_length=BLOCK))
             for text in texts[: 2 * args.blocks]
         ]
-        real = [sum(item["attention_mask"]) for item in inputs]
     else:
         stream = [token for ids in tokenizer(texts, verbose=False)["input_ids"] for token in ids]
         whole = len(stream) // (args.blocks * BLOCK) * args.blocks * BLOCK  # whole steps only
         inputs = [{"input_ids": stream[at : at + BLOCK]} for at in range(0, whole, BLOCK)]
-        real = [BLOCK] * len(inputs)
     with tempfile.TemporaryDirectory(dir=args.folder) as out:
         arguments = TrainingArguments(
             output_dir=out, num_train_epochs=1, learning_rate=RATE, save_strategy="no", report_to=[],
             per_device_train_batch_size=args.blocks, disable_tqdm=True, use_cpu=args.device == "cpu",
             bf16=precision == "bf16", dataloader_pin_memory=False,
         )  # fmt: skip
+        masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=PROBABILITY)
+        collator = side_by_side.Counting(masking, tokenizer.pad_token_id)
         trainer = Trainer(
             model=AutoModelForMaskedLM.from_pretrained(folder), args=arguments, train_dataset=inputs,
-            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=PROBABILITY),
-            callbacks=[watch := side_by_side.stopwatch()],
+            data_collator=collator, callbacks=[watch := side_by_side.stopwatch()],
         )  # fmt: skip
         loss = trainer.train().training_loss
-    measured = sum(real) * (1 - args.blocks / len(real))  # without the first step; the documents come shuffled
-    return {"tokens_per_second": measured / watch.seconds, "loss": loss}
+    return {"tokens_per_second": sum(collator.real[1:]) / watch.seconds, "loss": loss}
 
 
 WAYS: dict[str, side_by_side.Way] = {}

@@ -88,31 +88,25 @@ def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[
         tokenizer.src_lang = tokenizer.tgt_lang = pair["lang"]
         item = tokenizer(pair["text"], text_target=pair["summary"], truncation=True, max_length=SOURCE)
         inputs.append(dict(item) | {"labels": item["labels"][:TARGET]})
-    real = sum(len(item["input_ids"]) + len(item["labels"]) for item in inputs)
     if padded:  # the how-to's way; its labels are padded with <pad>, which counts in the loss
         for item in inputs:
             missing, pad = SOURCE - len(item["input_ids"]), tokenizer.pad_token_id
-            item["input_ids"], item["attention_mask"] = (
-                item["input_ids"] + [pad] * missing,
-                item["attention_mask"] + [0] * missing,
-            )
-            item["labels"] = item["labels"] + [pad] * (TARGET - len(item["labels"]))
+            item["input_ids"] += [pad] * missing
+            item["attention_mask"] += [0] * missing
+            item["labels"] += [pad] * (TARGET - len(item["labels"]))
     with tempfile.TemporaryDirectory(dir=args.folder) as out:
         arguments = Seq2SeqTrainingArguments(
             output_dir=out, num_train_epochs=1, learning_rate=RATE, save_strategy="no", report_to=[],
             per_device_train_batch_size=args.batch, disable_tqdm=True, use_cpu=args.device == "cpu",
             bf16=precision == "bf16", dataloader_pin_memory=False,
         )  # fmt: skip
+        collator = side_by_side.Counting(DataCollatorForSeq2Seq(tokenizer, model), tokenizer.pad_token_id)
         trainer = Seq2SeqTrainer(
-            model=model, args=arguments, train_dataset=inputs, data_collator=DataCollatorForSeq2Seq(tokenizer, model)
-        )
-        started = time.monotonic()
+            model=model, args=arguments, train_dataset=inputs, data_collator=collator,
+            callbacks=[watch := side_by_side.stopwatch()],
+        )  # fmt: skip
         loss = trainer.train().training_loss
-    return {
-        "tokens_per_second": real / (time.monotonic() - started),
-        "loss": loss,
-        "steps": -(-len(inputs) // args.batch),
-    }
+    return {"tokens_per_second": sum(collator.real[1:]) / watch.seconds, "loss": loss, "steps": len(collator.real)}
 
 
 LORA = {"adapter": {"type": "lora", "r": 16}}

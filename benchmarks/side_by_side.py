@@ -82,6 +82,18 @@ def stopwatch() -> Any:
     return Stopwatch()
 
 
+class Counting:
+    """A collator that counts the real tokens of each batch that it makes: inputs, and labels that are not masks."""
+
+    def __init__(self, collator: Any, pad: int) -> None:
+        self.collator, self.pad, self.real = collator, pad, list[int]()
+
+    def __call__(self, features: list[dict[str, Any]]) -> Any:
+        sides = [side for item in features for side in (item["input_ids"], item.get("labels", []))]
+        self.real.append(sum(token not in (self.pad, -100) for side in sides for token in side))
+        return self.collator(features)
+
+
 def measure(script: str, ways: dict[str, Way], args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Run all ways in turn, `args.rounds` times; medians. What has run is kept in `args.folder`: run again to go on."""
     results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}

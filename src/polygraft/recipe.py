@@ -74,6 +74,8 @@ class Bottleneck(Settings):
     """Width r of the bottleneck: D is r x d, U is d x r."""
     non_linearity: Literal["relu", "gelu"] = "relu"
     """The function g."""
+    normalize: bool = False
+    """Whether D reads h as a LayerNorm makes it, and the change is scaled back: for mBART, whose h have any scale."""
 
 
 class Training(Settings):
@@ -221,6 +223,19 @@ class Embeddings(Settings):
     norm_scale: PositiveFloat | None = None
     """`repair`, `recentre`: distance of the new rows from the mean, relative to the median of well-trained rows;
     without it 0.8 for rows mapped from the source and 1 for recentred ones, the best of each on development text."""
+
+
+class BottleneckTransfer(Settings):
+    """Transfer of an adapter, bottlenecks or LoRA, that was trained in the source (see docs/methods.md)."""
+
+    method: Literal["bottleneck"] = "bottleneck"
+    """The transfer method."""
+    rows: Literal["repair", "recentre", "keep"] = "repair"
+    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
+    ridge_lambda: NonNegativeFloat = 1e-3
+    """Regularisation of the maps between the hidden states, relative to their mean variance."""
+    calibration_tokens: PositiveInt = 100_000
+    """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
 
 
 class AddLanguages(Settings):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,13 @@ def prepare(model: PreTrainedModel, settings: Training) -> PeftModel | None:
         return _attach_lora(model, settings.adapter)
     if isinstance(settings.adapter, Bottleneck):
         model.requires_grad_(False)  # earlier adapters too: they are part of what the new one learns to change
-        bottleneck.attach(model, settings.adapter, _new_name(model, getattr(settings, "objective", "seq2seq")))
+        name = bottleneck.new_name(model, getattr(settings, "objective", "seq2seq"))
+        bottleneck.attach(model, settings.adapter, name)
     elif settings.trainable != "all":
         embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         for parameter in model.parameters():
             parameter.requires_grad_((id(parameter) in embeddings) == (settings.trainable == "embeddings"))
     return None
-
-
-def _new_name(model: nn.Module, wanted: str) -> str:
-    taken = bottleneck.adapters(model)
-    return next(name for i in count(1) if (name := wanted if i == 1 else f"{wanted}_{i}") not in taken)
 
 
 def _attach_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:

@@ -4,7 +4,10 @@
                                    efficient transfer learning for NLP; one per layer: Pfeiffer et al. 2020, MAD-X)
 
 U starts at zero, so that a new adapter changes nothing, not by a bit. Several are applied in the order in which they
-were attached.
+were attached. With `normalize` the adapter works on what a LayerNorm would make of h: with m and s the mean and the
+standard deviation of the token's h over W,
+
+    h  ->  h + s U g(D (h - m) / s + d)
 
 An adapter is a submodule of the module whose output it changes, and runs in a forward hook of that. Names, classes and
 code of the base stay as they are, so its state_dict is loaded as ever; and since the submodule is found by everything
@@ -18,7 +21,8 @@ B batch, T positions, W width of the model, r width of the bottleneck.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +36,15 @@ from polygraft.errors import CheckpointError
 from polygraft.recipe import Bottleneck
 
 FOLDER = "adapter"
-CONFIG, WEIGHTS = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-)  # PEFT's names; the config's `type` tells them apart
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names; `type` tells the two apart
 ATTRIBUTE = "bottlenecks"
 FUNCTIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 INITIAL_STD = 0.02  # BERT's
+EPSILON = 1e-5  # mBART's LayerNorms'
 
 
 class Adapter(nn.Module):
-    """h + U g(D h + d)."""
+    """h + U g(D h + d), normalized or not."""
 
     def __init__(self, width: int, settings: Bottleneck) -> None:
         super().__init__()
@@ -55,7 +57,15 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, hidden_BTW: Tensor) -> Tensor:
-        return hidden_BTW + self.up(self.function(self.down(hidden_BTW)))
+        if not self.settings.normalize:
+            return hidden_BTW + self.change(hidden_BTW)
+        variance_BT1, mean_BT1 = torch.var_mean(hidden_BTW, -1, correction=0, keepdim=True)
+        deviation_BT1 = (variance_BT1 + EPSILON).sqrt()
+        return hidden_BTW + deviation_BT1 * self.change((hidden_BTW - mean_BT1) / deviation_BT1)
+
+    def change(self, hidden_BTW: Tensor) -> Tensor:
+        """U g(D h + d)."""
+        return self.up(self.function(self.down(hidden_BTW)))
 
 
 def hosts(model: nn.Module) -> dict[str, Any]:
@@ -68,8 +78,11 @@ def hosts(model: nn.Module) -> dict[str, Any]:
     return {f"{name}.output" if hasattr(m, "output") else name: getattr(m, "output", m) for name, m in layers}
 
 
-def attach(model: PreTrainedModel, settings: Bottleneck, name: str) -> None:
+def attach(model: PreTrainedModel, settings: Bottleneck, name: str, sizes: Mapping[str, int] | None = None) -> None:
     """Add a new adapter to every layer, behind those that are there, and switch it on.
+
+    Args:
+        sizes: width of the bottleneck by host name, in place of the settings'; hosts that it lacks get no adapter.
 
     Raises:
         CheckpointError: the model has an adapter of that name, or no layers that are known.
@@ -79,12 +92,14 @@ def attach(model: PreTrainedModel, settings: Bottleneck, name: str) -> None:
         raise CheckpointError(f"{type(model).__name__} has no layers that polygraft knows how to attach adapters to.")
     if name in adapters(model):
         raise CheckpointError(f"the model has an adapter '{name}' already.")
-    for host in found.values():
+    for path, size in (sizes if sizes is not None else dict.fromkeys(found, settings.bottleneck_size)).items():
+        host = found[path]
         if not hasattr(host, ATTRIBUTE):
             host.bottlenecks = nn.ModuleDict()
             host.active_bottlenecks = ()
             host.register_forward_hook(_adapted)
-        host.bottlenecks[name] = Adapter(model.config.hidden_size, settings).to(model.device, model.dtype)
+        adapter = Adapter(model.config.hidden_size, settings.model_copy(update={"bottleneck_size": size}))
+        host.bottlenecks[name] = adapter.to(model.device, model.dtype)
         host.active_bottlenecks = (*host.active_bottlenecks, name)
 
 
@@ -103,6 +118,12 @@ def adapters(model: nn.Module) -> dict[str, dict[str, Adapter]]:
     return found
 
 
+def new_name(model: nn.Module, wanted: str) -> str:
+    """Return a name that none of the model's adapters has: the wanted one, or that with a number."""
+    taken = adapters(model)
+    return next(name for i in count(1) if (name := wanted if i == 1 else f"{wanted}_{i}") not in taken)
+
+
 def activate(model: nn.Module, names: Sequence[str]) -> None:
     """Apply these adapters, in this order, and no others; [] gives the base model.
 
@@ -114,7 +135,7 @@ def activate(model: nn.Module, names: Sequence[str]) -> None:
         raise CheckpointError(f"the model has no adapter '{unknown[0]}'; it has {', '.join(known) or 'none'}.")
     for host in hosts(model).values():
         if hasattr(host, ATTRIBUTE):
-            host.active_bottlenecks = tuple(names)
+            host.active_bottlenecks = tuple(name for name in names if name in host.bottlenecks)
 
 
 def base_state(model: nn.Module) -> dict[str, Tensor]:
@@ -149,16 +170,22 @@ def load(model: PreTrainedModel, folder: Path) -> None:
     if not settings:
         return
     tensors = load_file(folder / WEIGHTS)
+    known = hosts(model)
     for name, how in settings.items():
-        attach(model, how, name)
+        paths = [key.removeprefix(f"{name}:").removesuffix(".up.weight") for key in tensors
+                 if key.startswith(f"{name}:") and key.endswith(".up.weight")]  # fmt: skip
+        if odd := [path for path in paths if path not in known]:
+            raise CheckpointError(f"{folder}: the adapter '{name}' is not one of this model, which has no {odd[0]}.")
+        attach(model, how, name, {path: tensors[f"{name}:{path}.up.weight"].shape[1] for path in paths})
         for path, adapter in adapters(model)[name].items():
             for key, tensor in adapter.state_dict().items():
-                saved = tensors.pop(f"{name}:{path}.{key}", None)
-                if saved is None or saved.shape != tensor.shape:
-                    raise CheckpointError(f"{folder}: the adapter '{name}' is not one of this model: {path}.{key}.")
+                saved = tensors[f"{name}:{path}.{key}"]
+                if saved.shape != tensor.shape:
+                    raise CheckpointError(
+                        f"{folder}: the adapter '{name}' is not one of this model: {path}.{key} is "
+                        f"{tuple(saved.shape)}, not {tuple(tensor.shape)}."
+                    )
                 tensor.copy_(saved)
-    if tensors:
-        raise CheckpointError(f"{folder}: the adapters are not those of this model: {next(iter(tensors))}.")
 
 
 def saved_settings(folder: Path) -> dict[str, Bottleneck]:
@@ -177,6 +204,7 @@ def carry(source: PreTrainedModel, target: PreTrainedModel) -> None:
     """Attach those adapters of one model that another of the same layers lacks, and copy their values."""
     lacking = {name: layers for name, layers in adapters(source).items() if name not in adapters(target)}
     for name, layers in lacking.items():
-        attach(target, next(iter(layers.values())).settings, name)
+        sizes = {path: adapter.settings.bottleneck_size for path, adapter in layers.items()}
+        attach(target, next(iter(layers.values())).settings, name, sizes)
         for path, adapter in adapters(target)[name].items():
             adapter.load_state_dict(layers[path].state_dict())

@@ -8,13 +8,14 @@ Legend: B documents, T positions, N aligned tokens, D width, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from transformers.models.mbart.modeling_mbart import MBartEncoder
 
@@ -43,7 +44,15 @@ class Site(NamedTuple):
     normed: bool = True
 
 
-Pair = tuple[Site, Site]  # mapped from, mapped to
+class Linear(NamedTuple):
+    """A linear layer of an encoder, named as its submodule: what it reads or puts out, [B, T, D]."""
+
+    side: Literal["source", "target"]
+    module: str
+    end: Literal["input", "output"]
+
+
+Pair = tuple[Site | Linear, Site | Linear]  # mapped from, mapped to
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,15 @@ class Fitted:
     heldout_tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Calibration:
-    """Both encoders and the aligned documents that they read; `held_out` are not fitted on."""
+    """Both encoders and the aligned documents that they read; `held_out` are not fitted on. `flops` were spent."""
 
     source: PreTrainedModel
     target: PreTrainedModel
     documents: list[Aligned]
     held_out: list[Aligned]
+    flops: float = 0.0
 
     @classmethod
     def of(cls, inputs: Inputs, source_model: Any, tokens: int) -> Calibration:
@@ -105,17 +115,24 @@ class Calibration:
         """Add up the moments of every pair over the aligned tokens of `documents`."""
         sites = {site for pair in pairs for site in pair}
         found: dict[Pair, Moments] = {}
-        for batch in self._batches(documents, BATCH_TOKENS):
-            at = self.read(batch, sites)
+        for at in self.stream(documents, sites):
             for x, y in pairs:
                 moments = found.setdefault((x, y), Moments(at[x].shape[1], at[y].shape[1]))
                 moments.add(at[x], at[y])
         return found
 
+    def stream(
+        self, documents: Sequence[Aligned], sites: Collection[Site | Linear]
+    ) -> Iterator[dict[Site | Linear, Tensor]]:
+        """Yield what `read` returns for batches of the documents, which together are all of them."""
+        for batch in self._batches(documents, BATCH_TOKENS):
+            yield self.read(batch, sites)
+
     @torch.inference_mode()
-    def read(self, batch: Batch, sites: Iterable[Site]) -> dict[Site, Tensor]:
+    def read(self, batch: Batch, sites: Iterable[Site | Linear]) -> dict[Site | Linear, Tensor]:
         """Return the states of the aligned tokens at each site, [N, D] on the CPU."""
-        found: dict[Site, Tensor] = {}
+        found: dict[Site | Linear, Tensor] = {}
+        counter = FlopCounterMode(display=False)
         for side, encoder, ids, mask, places in (
             ("source", self.source, batch.source_ids, batch.source_mask, batch.source_places),
             ("target", self.target, batch.target_ids, batch.target_mask, batch.target_places),
@@ -123,7 +140,9 @@ class Calibration:
             wanted = [site for site in sites if site.side == side]
             if wanted:
                 device = next(encoder.parameters()).device
-                at = states(encoder.eval(), ids.to(device), mask.to(device), wanted)
+                with counter:
+                    at = states(encoder.eval(), ids.to(device), mask.to(device), wanted)
+                self.flops += counter.get_total_flops()
                 found |= {site: at[site].flatten(0, 1).cpu()[places] for site in wanted}
         return found
 
@@ -230,17 +249,30 @@ def _blocks(encoder: Any) -> tuple[Any, list[Any]]:
     )
 
 
-def states(encoder: Any, input_ids: Tensor, mask: Tensor, sites: Iterable[Site]) -> dict[Site, Tensor]:
+def states(
+    encoder: Any, input_ids: Tensor, mask: Tensor, sites: Iterable[Site | Linear]
+) -> dict[Site | Linear, Tensor]:
     """Run an encoder, and return what is at each site of it, [B, T, D]; with gradients unless they are switched off."""
+    found: dict[Site | Linear, Tensor] = {}
     sites = list(sites)
+    between = [site for site in sites if isinstance(site, Site)]
     layers, norms = _blocks(encoder)
     raw: dict[int, Tensor] = {}
 
     def keep(layer: int, value: Any) -> None:
         raw[layer] = value[0] if isinstance(value, tuple) else value
 
-    hooks = []
-    for layer in {site.layer for site in sites}:
+    def keep_linear(site: Linear, given: Any, out: Tensor) -> None:
+        found[site] = given[0] if site.end == "input" else out
+
+    hooks = [
+        encoder.get_submodule(site.module).register_forward_hook(
+            lambda _, given, out, at=site: keep_linear(at, given, out)
+        )
+        for site in sites
+        if isinstance(site, Linear)
+    ]
+    for layer in {site.layer for site in between}:
         if layer == 0:
             hooks.append(layers[0].register_forward_pre_hook(lambda _, given: keep(0, given)))
         else:
@@ -250,4 +282,4 @@ def states(encoder: Any, input_ids: Tensor, mask: Tensor, sites: Iterable[Site])
     finally:
         for hook in hooks:
             hook.remove()
-    return {site: norms[site.layer](raw[site.layer]) if site.normed else raw[site.layer] for site in sites}
+    return found | {site: norms[site.layer](raw[site.layer]) if site.normed else raw[site.layer] for site in between}

@@ -205,15 +205,12 @@ def denoising(
         languages: for every document the id of its language code.
     """
     layout, codes = objective.layout, [languages[piece.document] for piece in pieces]
-    noisy, missing = [], []
-    for number, piece in enumerate(pieces):
-        source, lacks_T = objective.corrupt(piece.ids, np.random.default_rng([seed, number]))
-        noisy.append(layout.wrap(source, codes[number]))
-        missing.append(lacks_T)
+    sources, missing = noisy(objective, pieces, seed)
+    sources = [layout.wrap(source, code) for source, code in zip(sources, codes, strict=True)]
     labels = [layout.wrap(piece.ids.tolist(), code) for piece, code in zip(pieces, codes, strict=True)]
     others = other_documents(pieces, codes)
-    own = list(zip(noisy, labels, strict=True))
-    foreign = [(noisy[others[i]], labels[i]) for i in range(len(pieces)) if others[i] >= 0]
+    own = list(zip(sources, labels, strict=True))
+    foreign = [(sources[others[i]], labels[i]) for i in range(len(pieces)) if others[i] >= 0]
     losses = iter(_restoring_bits(model, objective, own + foreign, on_tokens, batch_tokens))
     own_losses = [next(losses) for _ in own]
     spelling_D = _spelling(pieces, len(languages))
@@ -225,6 +222,12 @@ def denoising(
         removed_3D[:, piece.document] += removed.sum(), len(removed), piece.characters[lacks_T].sum()
         other_D[piece.document] += next(losses).sum() if other >= 0 else math.nan
     return Denoised(bits_D, removed_3D[0], removed_3D[1], removed_3D[2], other_D)
+
+
+def noisy(objective: Denoising, pieces: Sequence[Piece], seed: int) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Return each piece with its noise, and which of its tokens that lacks (bool [T])."""
+    made = [objective.corrupt(piece.ids, np.random.default_rng([seed, i])) for i, piece in enumerate(pieces)]
+    return [source for source, _ in made], [lacks_T for _, lacks_T in made]
 
 
 def other_documents(pieces: Sequence[Piece], codes: Sequence[int]) -> list[int]:

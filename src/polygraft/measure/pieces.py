@@ -44,11 +44,12 @@ class Piece:
         return len(self.ids)
 
 
-def cut(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Piece]:
+def cut(tokenizer: Any, texts: Sequence[str], max_tokens: int, spell_unknown: bool = False) -> list[Piece]:
     """Tokenize `texts` and cut them into pieces of equal length, at most `max_tokens`.
 
-    A tokenizer that says <unk> has told nothing about the characters behind it. Each of them is charged log2 of the
-    number of different characters in `texts`, the cost of naming one, lest little knowledge look like a good guess.
+    A tokenizer that says <unk> has told nothing about the characters behind it. With `spell_unknown` each of them is
+    charged log2 of the number of different characters in `texts`, the cost of naming one: else, beside another
+    tokenizer, little knowledge would look like a good guess.
 
     Raises:
         CheckpointError: the tokenizer does not know which characters its tokens stand for.
@@ -59,7 +60,8 @@ def cut(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Piece]:
             "measured per character. Save the checkpoint with a tokenizer.json."
         )
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    unknown, spelling_bits = tokenizer.unk_token_id, math.log2(max(2, len(set().union(*texts))))
+    unknown = tokenizer.unk_token_id
+    spelling_bits = math.log2(max(2, len(set().union(*texts)))) if spell_unknown else 0.0
     pieces = []
     for document, (text, ids, offsets) in enumerate(
         zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)

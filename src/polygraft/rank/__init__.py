@@ -155,7 +155,7 @@ def _target(
 def _ready(model: Any) -> Any:
     if not torch.cuda.is_available():
         model.set_attn_implementation("eager")  # as in training; torch does not count what sdpa does on a CPU
-    return model.eval()
+    return model.eval().requires_grad_(False)  # torch's flop counter stumbles over parameters handed to submodules
 
 
 def _report(one: _Prepared, scored: Scored, has_head: bool | None) -> CandidateReport:

@@ -83,7 +83,7 @@ def plan_work(candidate: Candidate, texts: Sequence[LanguageText]) -> Work:
     usable = [t for t in texts if candidate.role == "source" or language_code(candidate, t.language)]
     documents = [one for text in usable for one in text.scored]
     languages = [text.language for text in usable for _ in text.scored]
-    pieces = cut(candidate.tokenizer, documents, candidate.room) if documents else []
+    pieces = cut(candidate.tokenizer, documents, candidate.room, spell_unknown=True) if documents else []
     passes = [p for piece in pieces for p in masked_passes(piece)] if candidate.role == "source" else []
     read = sum(len(p.piece) for p in passes) if candidate.role == "source" else 2 * sum(map(len, pieces))
     expected = 0 if candidate.role == "source" and candidate.seems_headless else read

@@ -28,7 +28,7 @@ from polygraft.recipe import AddLanguages, PairData, Recipe, Settings, TextData
 from polygraft.recipe_io import arm_recipes
 
 STAGE_FILE = "stage.json"
-FORMAT = 1  # raised when a stage's results change with the same settings
+FORMAT = 2  # raised when a stage's results change with the same settings
 
 
 def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from polygraft.recipe import AddLanguages, PairData, Recipe, Settings, TextData
 from polygraft.recipe_io import arm_recipes
 
 STAGE_FILE = "stage.json"
-FORMAT = 1  # raised when a stage's results change with the same settings
+FORMAT = 2  # raised when a stage's results change with the same settings
 
 
 def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
@@ -222,7 +222,8 @@ def fingerprint_of(name: str) -> str:
     record = read_record(folder)
     if record and record["status"] == "done":
         return record["fingerprint"]
-    return _hash_files(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]))
+    patterns = ("*.safetensors", "*.json", "adapter/*.safetensors", "adapter/*.json")
+    return _hash_files(sorted(path for pattern in patterns for path in folder.glob(pattern)))
 
 
 def _hash_files(paths: list[Path]) -> str:

@@ -132,6 +132,8 @@ def _memory_problems(stages: Mapping[str, tuple[Need, ...]], available: int) -> 
 def _remedy(need: Need) -> str:
     if need.batch_size is None:
         return "Use a machine with more memory, or smaller models."
+    if need.proposed_batch_tokens:
+        return f"Set {need.stage}.per_device_train_batch_tokens to {need.proposed_batch_tokens}."
     if need.proposed_batch_size:
         size = f"Set {need.stage}.per_device_train_batch_size to {need.proposed_batch_size}"
         return f"{size} and gradient_accumulation_steps to make up for it."

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from polygraft.errors import CheckpointError
+from polygraft.models import bottleneck
 from polygraft.models.graft import is_graft
 from polygraft.models.tokenizers import keep_ids, unigram_content
 from polygraft.models.vocabulary import token_counts
@@ -34,7 +35,7 @@ def needed_ids(tokenizer: Any, texts: Iterable[str]) -> np.ndarray:
     characters = [i for i, (piece, _) in enumerate(pieces) if len(piece) == 1]
     lowest = min(range(len(pieces)), key=lambda i: pieces[i][1])
     specials = [*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder]
-    used = np.flatnonzero(token_counts(tokenizer, list(texts)))
+    used = np.flatnonzero(token_counts(tokenizer, texts))
     return np.unique(np.concatenate([used, np.array([*specials, *characters, lowest], dtype=np.int64)]))
 
 
@@ -105,13 +106,15 @@ def restore(
 ) -> PreTrainedModel:
     """Write everything that a trimmed model has learned into the full one it came from, in place; returns that.
 
-    Rows are matched by token; those that the trimmed model lacks keep their values, bit by bit.
+    Rows are matched by token; those that the trimmed model lacks keep their values, bit by bit. Bottleneck adapters
+    that the full one lacks are attached to it.
 
     Raises:
         CheckpointError: the two are not of one architecture, or the trimmed model has tokens that the full one lacks.
     """
     kept = torch.from_numpy(full_ids(trimmed_tokenizer, full_tokenizer))
     dims = vocabulary_dims(full)
+    bottleneck.carry(trimmed, full)
     ours, theirs = full.state_dict(), trimmed.state_dict()
     if set(ours) != set(theirs):
         odd = sorted(set(ours) ^ set(theirs))

@@ -8,7 +8,7 @@ Legend: B documents, T positions, N aligned tokens, D width, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -44,7 +44,15 @@ class Site(NamedTuple):
     normed: bool = True
 
 
-Pair = tuple[Site, Site]  # mapped from, mapped to
+class Linear(NamedTuple):
+    """A linear layer of an encoder, named as its submodule: what it reads or puts out, [B, T, D]."""
+
+    side: Literal["source", "target"]
+    module: str
+    end: Literal["input", "output"]
+
+
+Pair = tuple[Site | Linear, Site | Linear]  # mapped from, mapped to
 
 
 @dataclass(frozen=True)
@@ -113,17 +121,23 @@ class Calibration:
         """Add up the moments of every pair over the aligned tokens of `documents`."""
         sites = {site for pair in pairs for site in pair}
         found: dict[Pair, Moments] = {}
-        for batch in self._batches(documents, BATCH_TOKENS):
-            at = self.read(batch, sites)
+        for at in self.stream(documents, sites):
             for x, y in pairs:
                 moments = found.setdefault((x, y), Moments(at[x].shape[1], at[y].shape[1]))
                 moments.add(at[x], at[y])
         return found
 
+    def stream(
+        self, documents: Sequence[Aligned], sites: Collection[Site | Linear]
+    ) -> Iterator[dict[Site | Linear, Tensor]]:
+        """Yield what `read` returns for batches of the documents, which together are all of them."""
+        for batch in self._batches(documents, BATCH_TOKENS):
+            yield self.read(batch, sites)
+
     @torch.inference_mode()
-    def read(self, batch: Batch, sites: Iterable[Site]) -> dict[Site, Tensor]:
+    def read(self, batch: Batch, sites: Iterable[Site | Linear]) -> dict[Site | Linear, Tensor]:
         """Return the states of the aligned tokens at each site, [N, D] on the CPU."""
-        found: dict[Site, Tensor] = {}
+        found: dict[Site | Linear, Tensor] = {}
         counter = FlopCounterMode(display=False)
         for side, encoder, ids, mask, places in (
             ("source", self.source, batch.source_ids, batch.source_mask, batch.source_places),
@@ -241,17 +255,30 @@ def _blocks(encoder: Any) -> tuple[Any, list[Any]]:
     )
 
 
-def states(encoder: Any, input_ids: Tensor, mask: Tensor, sites: Iterable[Site]) -> dict[Site, Tensor]:
+def states(
+    encoder: Any, input_ids: Tensor, mask: Tensor, sites: Iterable[Site | Linear]
+) -> dict[Site | Linear, Tensor]:
     """Run an encoder, and return what is at each site of it, [B, T, D]; with gradients unless they are switched off."""
+    found: dict[Site | Linear, Tensor] = {}
     sites = list(sites)
+    between = [site for site in sites if isinstance(site, Site)]
     layers, norms = _blocks(encoder)
     raw: dict[int, Tensor] = {}
 
     def keep(layer: int, value: Any) -> None:
         raw[layer] = value[0] if isinstance(value, tuple) else value
 
-    hooks = []
-    for layer in {site.layer for site in sites}:
+    def keep_linear(site: Linear, given: Any, out: Tensor) -> None:
+        found[site] = given[0] if site.end == "input" else out
+
+    hooks = [
+        encoder.get_submodule(site.module).register_forward_hook(
+            lambda _, given, out, at=site: keep_linear(at, given, out)
+        )
+        for site in sites
+        if isinstance(site, Linear)
+    ]
+    for layer in {site.layer for site in between}:
         if layer == 0:
             hooks.append(layers[0].register_forward_pre_hook(lambda _, given: keep(0, given)))
         else:
@@ -261,4 +288,4 @@ def states(encoder: Any, input_ids: Tensor, mask: Tensor, sites: Iterable[Site])
     finally:
         for hook in hooks:
             hook.remove()
-    return {site: norms[site.layer](raw[site.layer]) if site.normed else raw[site.layer] for site in sites}
+    return found | {site: norms[site.layer](raw[site.layer]) if site.normed else raw[site.layer] for site in between}

@@ -33,6 +33,7 @@ class Inputs:
         languages: of each document, as the user wrote them.
         source_tokenizer, target_tokenizer: of the two models; no source tokenizer without a source.
         seed: of whatever is drawn at random.
+        adapter: the folder in which the adapted source's adapter is, if it has one.
         out_dir: where a method that trains keeps its checkpoints.
     """
 
@@ -48,6 +49,7 @@ class Inputs:
     source_tokenizer: Any = None
     target_tokenizer: Any = None
     seed: int = 0
+    adapter: Path | None = None
     out_dir: Path = Path()
 
 

@@ -14,7 +14,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +58,16 @@ def polygraft(args: argparse.Namespace, precision: str, trimmed: bool) -> dict[s
     model = args.folder / (TRIMMED if trimmed else args.model)
     with tempfile.TemporaryDirectory(dir=args.folder) as out:
         result = adapt.run(settings, str(model), TextData(train_file=file), 1, Path(out))
-    rate = side_by_side.gemm_flops_per_second(precision == "bf16")
+        speed = side_by_side.after_first_step(Path(out))
+    flops = speed * result["flops"] / result["tokens"]
     return {
-        "tokens_per_second": result["tokens"] / result["train_seconds"], "loss": result["train_loss"],
-        "classes": result["classes"], "gemm_share": result["flops"] / result["train_seconds"] / rate,
+        "tokens_per_second": speed, "loss": result["train_loss"], "classes": result["classes"],
+        "gemm_share": flops / side_by_side.gemm_flops_per_second(precision == "bf16"),
     }  # fmt: skip
 
 
 def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[str, float]:
-    """Trainer as its examples use it; `padded`: every line to 512 tokens, and of the documents a quarter only."""
+    """Trainer as its examples use it; `padded`: every line to 512 tokens, two steps only."""
     from transformers import (
         AutoModelForMaskedLM,
         AutoTokenizer,
@@ -82,26 +82,26 @@ def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[
     if padded:
         inputs: list[dict[str, Any]] = [
             dict(tokenizer(text, truncation=True, padding="max_length", max_length=BLOCK))
-            for text in texts[: max(1, len(texts) // 4)]
+            for text in texts[: 2 * args.blocks]
         ]
-        real = sum(sum(item["attention_mask"]) for item in inputs)
     else:
         stream = [token for ids in tokenizer(texts, verbose=False)["input_ids"] for token in ids]
-        inputs = [{"input_ids": stream[at : at + BLOCK]} for at in range(0, len(stream) - BLOCK + 1, BLOCK)]
-        real = len(inputs) * BLOCK
+        whole = len(stream) // (args.blocks * BLOCK) * args.blocks * BLOCK  # whole steps only
+        inputs = [{"input_ids": stream[at : at + BLOCK]} for at in range(0, whole, BLOCK)]
     with tempfile.TemporaryDirectory(dir=args.folder) as out:
         arguments = TrainingArguments(
             output_dir=out, num_train_epochs=1, learning_rate=RATE, save_strategy="no", report_to=[],
             per_device_train_batch_size=args.blocks, disable_tqdm=True, use_cpu=args.device == "cpu",
             bf16=precision == "bf16", dataloader_pin_memory=False,
         )  # fmt: skip
+        masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=PROBABILITY)
+        collator = side_by_side.Counting(masking, tokenizer.pad_token_id)
         trainer = Trainer(
             model=AutoModelForMaskedLM.from_pretrained(folder), args=arguments, train_dataset=inputs,
-            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=PROBABILITY),
+            data_collator=collator, callbacks=[watch := side_by_side.stopwatch()],
         )  # fmt: skip
-        started = time.monotonic()
         loss = trainer.train().training_loss
-    return {"tokens_per_second": real / (time.monotonic() - started), "loss": loss}
+    return {"tokens_per_second": sum(collator.real[1:]) / watch.seconds, "loss": loss}
 
 
 WAYS: dict[str, side_by_side.Way] = {}

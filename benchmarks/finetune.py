@@ -14,7 +14,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,15 @@ def polygraft(args: argparse.Namespace, precision: str, trimmed: bool, **how: An
     model = args.folder / (TRIMMED if trimmed else args.model)
     with tempfile.TemporaryDirectory(dir=args.folder) as out:
         result = finetune.run(settings, str(model), pairs, 1, Path(out))
+        speed = side_by_side.after_first_step(Path(out))
     return {
-        "tokens_per_second": result["tokens"] / result["train_seconds"], "loss": result["train_loss"],
-        "steps": result["steps"], "classes": result["classes"],
+        "tokens_per_second": speed, "loss": result["train_loss"], "steps": result["steps"],
+        "classes": result["classes"],
     }  # fmt: skip
 
 
 def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[str, float]:
-    """Seq2SeqTrainer as its examples use it; `padded`: to the full lengths, and of the pairs a quarter only."""
+    """Seq2SeqTrainer as its examples use it; `padded`: to the full lengths, two steps only."""
     from transformers import (
         AutoModelForSeq2SeqLM,
         AutoTokenizer,
@@ -84,35 +84,29 @@ def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     pairs = [json.loads(line) for line in (args.folder / "pairs.jsonl").read_text().splitlines()]
     inputs = []
-    for pair in pairs[: max(1, len(pairs) // 4)] if padded else pairs:
+    for pair in pairs[: 2 * args.batch] if padded else pairs:
         tokenizer.src_lang = tokenizer.tgt_lang = pair["lang"]
         item = tokenizer(pair["text"], text_target=pair["summary"], truncation=True, max_length=SOURCE)
         inputs.append(dict(item) | {"labels": item["labels"][:TARGET]})
-    real = sum(len(item["input_ids"]) + len(item["labels"]) for item in inputs)
     if padded:  # the how-to's way; its labels are padded with <pad>, which counts in the loss
         for item in inputs:
             missing, pad = SOURCE - len(item["input_ids"]), tokenizer.pad_token_id
-            item["input_ids"], item["attention_mask"] = (
-                item["input_ids"] + [pad] * missing,
-                item["attention_mask"] + [0] * missing,
-            )
-            item["labels"] = item["labels"] + [pad] * (TARGET - len(item["labels"]))
+            item["input_ids"] += [pad] * missing
+            item["attention_mask"] += [0] * missing
+            item["labels"] += [pad] * (TARGET - len(item["labels"]))
     with tempfile.TemporaryDirectory(dir=args.folder) as out:
         arguments = Seq2SeqTrainingArguments(
             output_dir=out, num_train_epochs=1, learning_rate=RATE, save_strategy="no", report_to=[],
             per_device_train_batch_size=args.batch, disable_tqdm=True, use_cpu=args.device == "cpu",
             bf16=precision == "bf16", dataloader_pin_memory=False,
         )  # fmt: skip
+        collator = side_by_side.Counting(DataCollatorForSeq2Seq(tokenizer, model), tokenizer.pad_token_id)
         trainer = Seq2SeqTrainer(
-            model=model, args=arguments, train_dataset=inputs, data_collator=DataCollatorForSeq2Seq(tokenizer, model)
-        )
-        started = time.monotonic()
+            model=model, args=arguments, train_dataset=inputs, data_collator=collator,
+            callbacks=[watch := side_by_side.stopwatch()],
+        )  # fmt: skip
         loss = trainer.train().training_loss
-    return {
-        "tokens_per_second": real / (time.monotonic() - started),
-        "loss": loss,
-        "steps": -(-len(inputs) // args.batch),
-    }
+    return {"tokens_per_second": sum(collator.real[1:]) / watch.seconds, "loss": loss, "steps": len(collator.real)}
 
 
 LORA = {"adapter": {"type": "lora", "r": 16}}

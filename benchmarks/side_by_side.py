@@ -55,6 +55,45 @@ def gemm_flops_per_second(bf16: bool, seconds: float = 2.0) -> float:
     return count * 2 * 2048 * 768 * 3072 / (time.perf_counter() - started)
 
 
+def after_first_step(folder: Path) -> float:
+    """Real tokens per second of a polygraft stage, its first step left out: it pays for what later ones reuse."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    first, *_, last = [line for line in lines if line["step"] and "loss" in line]
+    return (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"])
+
+
+def stopwatch() -> Any:
+    """A callback for the plain Trainer: `seconds` from the end of its first step to the end of its last."""
+    from transformers import TrainerCallback
+
+    class Stopwatch(TrainerCallback):
+        ends: list[float]
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.ends = []
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.ends.append(time.perf_counter())
+
+        @property
+        def seconds(self) -> float:
+            return self.ends[-1] - self.ends[0]
+
+    return Stopwatch()
+
+
+class Counting:
+    """A collator that counts the real tokens of each batch that it makes: inputs, and labels that are not masks."""
+
+    def __init__(self, collator: Any, pad: int) -> None:
+        self.collator, self.pad, self.real = collator, pad, list[int]()
+
+    def __call__(self, features: list[dict[str, Any]]) -> Any:
+        sides = [side for item in features for side in (item["input_ids"], item.get("labels", []))]
+        self.real.append(sum(token not in (self.pad, -100) for side in sides for token in side))
+        return self.collator(features)
+
+
 def measure(script: str, ways: dict[str, Way], args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Run all ways in turn, `args.rounds` times; medians. What has run is kept in `args.folder`: run again to go on."""
     results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}

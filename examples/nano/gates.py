@@ -73,8 +73,8 @@ def source_gates(folder: Path, data: Path) -> list[dict[str, Any]]:
     for language in ALL_LANGUAGES:
         objective = MaskedLM(tokenizer, 0.15, Noise(2))
         rows = read(data, language, "pretrain", PROBE_DOCUMENTS)
-        training += batches(tokenized(rows, language, tokenizer, coded=False), objective)
-        test += batches(held_out(data, language, tokenizer, coded=False), objective)
+        training += batches(tokenized(rows, language, tokenizer), objective)
+        test += batches(held_out(data, language, tokenizer), objective)
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0)).tolist()
     training = [training[i] for i in order]
     return [

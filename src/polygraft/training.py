@@ -8,6 +8,7 @@ was spent (tokens, floating-point operations, seconds) is counted, saved with th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -185,7 +186,7 @@ class StageTrainer(Trainer):
         if processes > 1:
             size = self.accelerator.reduce(size.to(self.args.device), "sum")
         tokens, padded = size.tolist()
-        with FastDropout():
+        with FastDropout() if self.args.device.type == "cpu" else contextlib.nullcontext():
             if self.spending.spent["steps"] < STEPS_WITH_FLOPS_COUNTED:
                 with FlopCounterMode(display=False) as counter:
                     loss = super().training_step(model, inputs, num_items_in_batch)

@@ -150,6 +150,13 @@ def row_codes(rows: Iterable[dict[str, Any]], lang: str, column: str | None, tok
     return found
 
 
+def texts_of(data: TextData) -> tuple[list[str], list[str]]:
+    """Return the training texts, and the language of each as the user wrote it."""
+    rows = list(Rows(data.train_file, data.columns))
+    languages = [row[data.lang_column] if data.lang_column else data.lang for row in rows]
+    return [row[data.text_column] for row in rows], languages
+
+
 def read_text(data: TextData, seed: int) -> tuple[Rows, Rows]:
     """Open training and validation rows of monolingual text; they are read when they are gone through."""
     return _split(Rows(data.train_file, data.columns), data, seed)

@@ -93,14 +93,12 @@ def plan(inputs: Inputs) -> Plan:
     groups = source_layers(phi, depth(calibration.source))
     origins: dict[str, str] = {}
     for layer, sources in groups.items():
-        modules = [
-            f"{bottleneck.ATTRIBUTE}.{_new_name(inputs, name)}.{part}" for name in found for part in ("down", "up")
-        ]
-        modules += carry_lora.targets(lora, sources)
-        origin = f"source layer {' + '.join(map(str, sources))}"
-        for module in modules:
-            keys = ("weight",) if module.endswith(".up") else ("weight", "bias")
-            origins |= {f"{ENCODER}.layers.{layer - 1}.{module}.{key}": origin for key in keys}
+        place, origin = f"{ENCODER}.layers.{layer - 1}", f"source layer {' + '.join(map(str, sources))}"
+        for name in found:
+            adapter = f"{place}.{bottleneck.ATTRIBUTE}.{_new_name(inputs, name)}"
+            origins |= {f"{adapter}.{key}": origin for key in ("down.weight", "down.bias", "up.weight")}
+        for module in carry_lora.targets(lora, sources):
+            origins |= {f"{place}.{module}.{key}": f"target + {origin}" for key in ("weight", "bias")}
     entries = [entry for entry in rows.entries if entry.tensor not in origins]
     why = "what adaptation trained in the source, mapped"
     entries += [Entry(name, "whole tensor", None, origin, CARRY, why) for name, origin in origins.items()]

@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "recentre": {"mode": "recentre"},
     "repair": {"mode": "repair"},
     "delta": {"mode": "delta"},
+    "bottleneck": {"method": "bottleneck"},
     "encoder": {"method": "encoder"},
     "encoder, warmed up": {"method": "encoder"},
     "distill": {"method": "distill", "max_length_tokens": 128, **TRAINING},
@@ -37,11 +38,22 @@ WARMED_UP = "encoder, warmed up"
 
 
 def create(folder: Path, source: str, target: str) -> dict[str, Any]:
-    """Checkpoints of published shapes where such are named, and the text."""
+    """Checkpoints of published shapes where such are named, the source with adapters, and the text."""
+    import torch
+
     from polygraft.data.reading import read_rows
+    from polygraft.models import bottleneck, checkpoints
+    from polygraft.recipe import Bottleneck
 
     if is_published(source):
         real_size.create(folder, source, target)
+    name = str(folder / "source") if is_published(source) else source
+    adapted = checkpoints.load_masked_lm(name)
+    bottleneck.attach(adapted, Bottleneck(), "mlm")
+    for layers in bottleneck.adapters(adapted).values():
+        for adapter in layers.values():
+            torch.nn.init.normal_(adapter.up.weight, std=0.02)
+    checkpoints.save(adapted, checkpoints.load_tokenizer(name), folder / "adapted")
     lines = [
         json.dumps({"text": row["text"], "lang": code}, ensure_ascii=False)
         for language, code in real_size.LANGUAGES.items()
@@ -70,7 +82,8 @@ def run_method(folder: Path, name: str, source: str, target: str) -> dict[str, A
     out = folder / "out" / name
     if name == WARMED_UP:
         return adapt.run(recipe.warm_up, str(folder / "out" / "encoder"), recipe.text, 1, out)
-    given = (None, None) if name == "recentre" else (source, source)  # figures do not depend on what changed between
+    after = str(folder / "adapted") if name == "bottleneck" else source  # figures do not depend on what changed
+    given = (None, None) if name == "recentre" else (source, after)
     return transfer.run(recipe.transfer, *given, target, recipe.text, out)
 
 
@@ -124,7 +137,7 @@ def table(args: argparse.Namespace, results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="for checkpoints and results; needs 25 GB")
+    parser.add_argument("--folder", type=Path, required=True, help="for checkpoints and results; needs 20 GB")
     parser.add_argument("--source", default="xlm-roberta-large", help="a published shape, or a checkpoint")
     parser.add_argument("--target", default="mbart-large-50", help="a published shape, or a checkpoint")
     parser.add_argument("--method", help="only this method")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from polygraft.cli import app
-from polygraft.recipe import MLM, Denoising, Evaluate, Lora, PairData, TextData
+from polygraft.recipe import MLM, Denoising, Encoder, Evaluate, Lora, PairData, TextData
 
 
 @pytest.fixture
@@ -165,7 +165,21 @@ def test_transfer_without_dry_run_and_without_text(stage, tmp_path, invoke):
     assert calls["dry_run"] is False
 
 
+def test_transfer_takes_the_settings_of_its_method(stage, tmp_path, invoke):
+    calls = stage("transfer")
+    result = invoke(
+        "transfer", "--method", "encoder", "--source", "s", "--target", "t", "--train-file", "t.txt", "--set",
+        "control=random", "--seed", "3", "--output-dir", str(tmp_path / "o"),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert calls["arguments"][0] == Encoder(control="random")
+    assert calls["seed"] == 3
+
+
 TRANSFER_PROBLEMS = {
+    "encoder": (["--method", "encoder"], ["--source: is missing", "--train-file: is missing; method encoder compares"]),
+    "distill": (["--method", "distill", "--source", "s"], ["--source-before: is missing", "--train-file: is missing"]),
+    "mode of no mode": (["--method", "encoder", "--mode", "delta"], ["--mode: is of method embeddings"]),
     "repair": ([], ["--source: is missing; mode repair transfers from it"]),
     "delta": (["--mode", "delta"], ["--source: is missing", "--source-before: is missing", "--train-file: is missing"]),
     "a column of no file": (["--text-column", "x"], ["--train-file: is missing"]),

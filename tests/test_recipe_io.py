@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from polygraft.errors import RecipeError
-from polygraft.recipe import Bottleneck, Lora, Recipe
+from polygraft.recipe import Bottleneck, Denoising, Embeddings, Encoder, Lora, Recipe
 from polygraft.recipe_io import arm_recipes, dump_recipe, load_recipe, parse_recipe
 
 OVERRIDES = {
@@ -87,6 +87,20 @@ def test_another_kind_of_adapter_in_an_arm_replaces_it(write_recipe, base_recipe
     merged = arm_recipes(load_recipe(write_recipe(recipe + arms), ["finetune.adapter.type=bottleneck"]))
     assert [arm.adapt.adapter for arm in merged.values()] == [Lora(r=4, lora_alpha=8), Bottleneck(), None]
     assert merged["none"].finetune.adapter == Bottleneck()
+
+
+def test_another_method_in_an_arm_replaces_the_transfer(write_recipe, base_recipe):
+    recipe = base_recipe.replace("transfer: {}", "transfer: {ridge_lambda: 0.5}")
+    arms = """arms:
+  same: {transfer: {mode: recentre}, adapt: null}
+  named: {transfer: {method: embeddings, alpha: 2}}
+  other: {transfer: {method: encoder, control: random}, warm_up: {budget: {steps: 5}}}
+"""
+    merged = arm_recipes(load_recipe(write_recipe(recipe + arms)))
+    assert [arm.transfer for arm in merged.values()] == [
+        Embeddings(mode="recentre", ridge_lambda=0.5), Embeddings(alpha=2, ridge_lambda=0.5), Encoder(control="random"),
+    ]  # fmt: skip
+    assert merged["other"].warm_up.learning_rate == 10 * Denoising(budget={"steps": 1}).learning_rate
 
 
 def test_without_arms_the_recipe_is_its_only_arm(write_recipe, base_recipe):

@@ -133,6 +133,23 @@ ONE_PROBLEM = {
         ("adapt:\n  budget: {steps: 100}\ntransfer: {}", "transfer: {mode: delta}"),
         "line 9: transfer.mode = delta: needs `adapt`: it moves what adaptation changed in the source",
     ),
+    "no such method": (
+        ("transfer: {}", "transfer: {method: encodr}"),
+        "line 11: transfer.method = encodr: must be embeddings or bottleneck or encoder or distill; did you mean"
+        " `encoder`?",
+    ),
+    "key of another method": (
+        ("transfer: {}", "transfer: {method: encoder, alpha: 2}"),
+        "line 11: transfer.alpha = 2: no such key of `encoder`; valid here: method, control, rows, ridge_lambda,",
+    ),
+    "distill without adapt": (
+        ("adapt:\n  budget: {steps: 100}\ntransfer: {}", "transfer: {method: distill, budget: {steps: 1}}"),
+        "line 9: transfer.method = distill: needs `adapt`: it moves what adaptation changed in the source",
+    ),
+    "nothing to warm up": (
+        ("transfer: {}", "transfer: {}\nwarm_up: {budget: {steps: 9}}"),
+        "line 12: warm_up: needs `transfer: {method: encoder}`, whose bridge it trains",
+    ),
     "no test file": (
         ("  test_file: test.jsonl\n", ""),
         "line 6: pairs.test_file: is missing: `evaluate` needs pairs that training never sees",
@@ -236,6 +253,10 @@ MISSING_NEEDS = {
     "adapt without source or text": (
         {"source": None, "text": None, "transfer": {"mode": "recentre"}},
         ["adapt: needs `source`", "adapt: needs `text`", "adapt: its result is not used"],
+    ),
+    "encoder without anything": (
+        {"source": None, "adapt": None, "text": None, "transfer": {"method": "encoder"}},
+        ["transfer.method = encoder: needs `source`", "transfer.method = encoder: needs `text`"],
     ),
     "repair without source": ({"source": None, "adapt": None}, ["transfer.mode = repair: needs `source`"]),
     "delta without source": (

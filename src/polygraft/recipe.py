@@ -247,6 +247,8 @@ class Encoder(Settings):
     """The transfer method."""
     control: Literal["none", "random"] = "none"
     """`random`: an encoder of the source's shape that knows nothing, in its place."""
+    rows: Literal["repair", "recentre", "keep"] = "repair"
+    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
     ridge_lambda: NonNegativeFloat = 1e-3
     """Regularisation of the bridge between the hidden states, relative to their mean variance."""
     calibration_tokens: PositiveInt = 100_000
@@ -272,6 +274,8 @@ class Distill(Training):
 
     method: Literal["distill"] = "distill"
     """The transfer method."""
+    rows: Literal["repair", "recentre", "keep"] = "repair"
+    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
     ridge_lambda: NonNegativeFloat = 1e-3
     """Regularisation of the maps between the hidden states, relative to their mean variance."""
     calibration_tokens: PositiveInt = 100_000

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from polygraft import transfer
-from polygraft.models import checkpoints
+from polygraft.models import bottleneck, checkpoints
 from polygraft.recipe import Distill, TextData
 from polygraft.transfer import calibration, distill
 from polygraft.transfer.calibration import Site, states
@@ -55,7 +56,7 @@ def weights(folder):
 @pytest.mark.parametrize("general", [False, True])
 def test_an_unchanged_source_changes_nothing(dirs, general):
     anchor = {"general": {"train_file": str(dirs / "general.txt"), "lang": "en"}} if general else {}
-    result = run(dirs, "before", **anchor)
+    result = run(dirs, "before", rows="keep", **anchor)
     before, after = weights(dirs / "target"), weights(dirs / "out")
     assert all(torch.equal(before[name], after[name]) for name in before)  # not by a bit
     assert result["eval_loss"] == result["eval_loss_first"] == 0.0
@@ -71,8 +72,7 @@ def test_only_the_encoders_layers_change_and_costs_are_counted(dirs):
         name for name in layers if name.endswith("k_proj.bias")
     }  # change no softmax: gradients of rounding errors
     assert changed - silent == layers - silent
-    entries = json.loads((dirs / "out" / "plan.json").read_text())["entries"]
-    assert {entry["tensor"] for entry in entries if entry["transform"] == "distil"} == layers
+    assert {entry["tensor"] for entry in plan_of(dirs) if entry["transform"] == "distil"} == layers
     assert result["flops"] > 0
     assert result["tokens"] > 0
     assert not (dirs / "out" / "checkpoints").exists()
@@ -87,11 +87,11 @@ def test_the_asked_change_is_reached(dirs):
 
 
 def objective_of(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path):
-    settings = Distill.model_validate(BUDGET | {"anchor_weight": 0.25})
+    settings = Distill.model_validate(BUDGET | {"anchor_weight": 0.25, "rows": "keep"})
     texts = list(sentences)
     inputs = Inputs(
         settings, tiny_mbart, None, [], tiny_xlmr, changed, None, texts, ["uk"] * len(texts), xlmr_tokenizer,
-        mbart_tokenizer, 1, tmp_path,
+        mbart_tokenizer, 1, None, tmp_path,
     )  # fmt: skip
     fitted = distill.fit(distill.plan(inputs), inputs)
     return inputs, fitted, distill.StateChange(inputs, fitted)
@@ -106,7 +106,7 @@ def test_loss_equals_its_formula(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer,
     for parameter in moved_model.get_encoder().layers.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
     documents = distill.align_all(inputs, inputs.texts, inputs.languages)[:5]
-    rows = [distill.row(document, moved=index not in (0, 3)) for index, document in enumerate(documents)]
+    rows = [distill.reading(document, moved=index not in (0, 3)) for index, document in enumerate(documents)]
     batch = objective.collate(rows)
     assert (len(batch["input_ids"]), len(batch["source_ids"])) == (5, 3)
     found = objective.loss(moved_model, **batch)
@@ -132,7 +132,7 @@ def test_loss_equals_its_formula(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer,
                 expected += weight * float(difference.square().sum()) / fit.variance
     assert float(found) == pytest.approx(expected, rel=1e-5)  # measured 3e-7
     assert int((batch["labels"] != -100).sum()) == sum(len(document.source_places) for document in documents)
-    only_general = objective.collate([distill.row(documents[0], moved=False)])
+    only_general = objective.collate([distill.reading(documents[0], moved=False)])
     assert float(objective.loss(tiny_mbart, **only_general)) == 0.0
 
 
@@ -147,3 +147,33 @@ def test_layers_of_another_depth_are_matched(
     direct = calibration.Calibration.of(inputs, tiny_xlmr, 10**6).fit(fitted.pairs, inputs.settings.ridge_lambda)
     assert torch.equal(direct[fitted.pairs[1]].map.weight, fitted.maps[1].map.weight)
     assert fitted.flops > 0
+
+
+@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
+def test_adapters_in_place_of_the_layers(dirs, kind):
+    """LoRA is merged, bottlenecks lie beside an untouched base; neither learns anything from an unchanged source."""
+    how = {"rows": "keep", "adapter": {"type": kind}, "budget": {"steps": 2}}
+    run(dirs, "after", **how)
+    before, after = weights(dirs / "target"), weights(dirs / "out")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    adapters = bottleneck.adapters(checkpoints.load_seq2seq(str(dirs / "out")))
+    tensors = {entry["tensor"] for entry in plan_of(dirs) if entry["transform"] == "distil"}
+    if kind == "lora":
+        assert changed
+        assert changed < tensors
+        assert not adapters
+    else:
+        assert not changed
+        assert list(adapters["distill"]) == ["model.encoder.layers.0", "model.encoder.layers.1"]
+        assert all(adapter.up.weight.any() for adapter in adapters["distill"].values())
+        inside = {f"{host}.bottlenecks.distill" for host in adapters["distill"]}
+        assert {tensor.rsplit(".", 2)[0] for tensor in tensors} == inside
+    shutil.rmtree(dirs / "out")
+    run(dirs, "before", **how)
+    same, silent = weights(dirs / "out"), bottleneck.adapters(checkpoints.load_seq2seq(str(dirs / "out")))
+    assert all(torch.equal(before[name], same[name]) for name in before)
+    assert not any(adapter.up.weight.any() for adapter in silent.get("distill", {}).values())
+
+
+def plan_of(dirs):
+    return json.loads((dirs / "out" / "plan.json").read_text())["entries"]

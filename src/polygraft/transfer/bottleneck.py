@@ -14,8 +14,7 @@ N tokens, b width of the target.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,12 +27,11 @@ from transformers.models.mbart.modeling_mbart import MBartEncoder
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck
 from polygraft.models.bottleneck import Adapter
-from polygraft.models.checkpoints import tied_names
-from polygraft.recipe import BottleneckTransfer, Embeddings
-from polygraft.transfer import carry_bottleneck, carry_lora, embeddings
+from polygraft.recipe import BottleneckTransfer
+from polygraft.transfer import carry_bottleneck, carry_lora, embeddings, rows
 from polygraft.transfer.alignment import Aligned
 from polygraft.transfer.calibration import Calibration, Pair, Site, depth, match_layers
-from polygraft.transfer.plan import Entry, Inputs, Plan, keep_whole
+from polygraft.transfer.plan import Entry, Inputs, Plan
 
 CARRY = "carry across"
 ENCODER = "model.encoder"
@@ -86,8 +84,8 @@ def plan(inputs: Inputs) -> Plan:
         raise TransferError("method bottleneck needs an mBART as it is published, not a graft, as the target.")
     found = _adapters(inputs)
     lora = [] if found else carry_lora.read(inputs)
-    rows = _rows_plan(inputs)
-    with _repaired(rows, _fit_rows(rows, inputs), inputs):
+    kept = rows.plan(inputs)
+    with rows.mended(kept, rows.fit(kept, inputs), inputs):
         calibration = _calibration(inputs)
         phi = match_layers(calibration.cka())
     groups = source_layers(phi, depth(calibration.source))
@@ -99,12 +97,12 @@ def plan(inputs: Inputs) -> Plan:
             origins |= {f"{adapter}.{key}": origin for key in ("down.weight", "down.bias", "up.weight")}
         for module in carry_lora.targets(lora, sources):
             origins |= {f"{place}.{module}.{key}": f"target + {origin}" for key in ("weight", "bias")}
-    entries = [entry for entry in rows.entries if entry.tensor not in origins]
+    entries = [entry for entry in kept.entries if entry.tensor not in origins]
     why = "what adaptation trained in the source, mapped"
     entries += [Entry(name, "whole tensor", None, origin, CARRY, why) for name, origin in origins.items()]
-    figures = rows.figures | {f"layer_map.{layer}": float(k) for layer, k in enumerate(phi) if layer}
+    figures = kept.figures | {f"layer_map.{layer}": float(k) for layer, k in enumerate(phi) if layer}
     tensors = dict.fromkeys(origins, torch.empty(0)) | inputs.target.state_dict()
-    return Plan(entries, rows.tied, rows.row_sets | {LAYER_MAP: np.array(phi)}, figures, [], tensors)
+    return Plan(entries, kept.tied, kept.row_sets | {LAYER_MAP: np.array(phi)}, figures, [], tensors)
 
 
 def source_layers(phi: Sequence[int], deepest: int) -> dict[int, list[int]]:
@@ -143,43 +141,6 @@ def _new_name(inputs: Inputs, name: str) -> str:
     return bottleneck.new_name(inputs.target, name)
 
 
-# ---------------------------------------------------------------- the target's rows, as `embeddings` repairs them
-
-
-def _for_rows(inputs: Inputs) -> Inputs:
-    return replace(inputs, settings=Embeddings(mode=inputs.settings.rows))
-
-
-def _rows_plan(inputs: Inputs) -> Plan:
-    if inputs.settings.rows == "keep":
-        tied = tied_names(inputs.target)
-        return Plan(keep_whole(inputs.target, "", tied), tied)
-    return embeddings.plan(_for_rows(inputs))
-
-
-def _rows_of(plan: Plan) -> Plan:
-    return replace(plan, entries=[entry for entry in plan.entries if entry.ids is not None])
-
-
-def _fit_rows(plan: Plan, inputs: Inputs) -> embeddings.Fit | None:
-    return None if inputs.settings.rows == "keep" else embeddings.fit(_rows_of(plan), _for_rows(inputs))
-
-
-def _apply_rows(plan: Plan, fitted: embeddings.Fit | None, inputs: Inputs) -> embeddings.Changes | None:
-    return None if inputs.settings.rows == "keep" else embeddings.apply(_rows_of(plan), fitted, _for_rows(inputs))
-
-
-@contextmanager
-def _repaired(plan: Plan, fitted: embeddings.Fit | None, inputs: Inputs) -> Iterator[None]:
-    """Lend the target the rows that it will have while its states are read: only `apply` changes it for good."""
-    changes = _apply_rows(plan, fitted, inputs)
-    try:
-        yield
-    finally:
-        if changes is not None:
-            embeddings.embedding_matrix(inputs.target)[torch.from_numpy(changes.ids)] = changes.before
-
-
 # ---------------------------------------------------------------- fit
 
 
@@ -195,8 +156,8 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     Raises:
         TransferError: too little text, or too few rows.
     """
-    rows = _fit_rows(plan, inputs)
-    with _repaired(plan, rows, inputs):
+    mend = rows.fit(plan, inputs)
+    with rows.mended(plan, mend, inputs):
         calibration = _calibration(inputs)
         groups = source_layers(plan.row_sets[LAYER_MAP].tolist(), depth(calibration.source))
         adapters: dict[str, dict[int, Adapter]] = {}
@@ -208,7 +169,7 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
             additions, figures = carry_lora.carry(calibration, changes, groups, inputs.settings.ridge_lambda)
             additions = {f"{ENCODER}.{name}": value for name, value in additions.items()}
         end = _end(calibration, inputs)
-        return Fit(rows, adapters, additions, figures, calibration.flops, calibration, end)
+        return Fit(mend, adapters, additions, figures, calibration.flops, calibration, end)
 
 
 def _end(calibration: Calibration, inputs: Inputs) -> End:
@@ -238,7 +199,7 @@ def _ends(calibration: Calibration) -> Pair:
 def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
     """Repair the rows, attach the carried adapters, add the low-rank changes; in place."""
     target = inputs.target
-    rows = _apply_rows(plan, fitted.rows, inputs)
+    mended = rows.apply(plan, fitted.rows, inputs)
     for name, layers in fitted.adapters.items():
         hosts = {f"{ENCODER}.layers.{layer - 1}": adapter for layer, adapter in layers.items()}
         settings, new = next(iter(layers.values())).settings, _new_name(inputs, name)
@@ -248,7 +209,7 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
     state = target.state_dict()
     for name, addition in fitted.additions.items():
         state[name] += addition.to(state[name])
-    return Changes(target, rows)
+    return Changes(target, mended)
 
 
 def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[str, float]:
@@ -267,6 +228,4 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[
     if wanted_Nb.any() and made_Nb.any():
         figures["end_cosine"] = float((made_Nb * wanted_Nb).sum() / (made_Nb.norm() * wanted_Nb.norm()))
         figures["end_ratio"] = float(made_Nb.norm() / wanted_Nb.norm())
-    if changes.rows is not None:
-        figures |= embeddings.diagnose(_rows_of(plan), fitted.rows, _for_rows(inputs), changes.rows)
-    return figures
+    return figures | rows.diagnose(plan, fitted.rows, inputs, changes.rows)

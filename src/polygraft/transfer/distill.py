@@ -26,12 +26,13 @@ from transformers import PreTrainedModel
 
 from polygraft.data.dataset import texts_of
 from polygraft.models import adapters, bottleneck
-from polygraft.models.checkpoints import max_positions, tied_names
+from polygraft.models.checkpoints import max_positions
 from polygraft.recipe import Bottleneck, Distill
 from polygraft.training import train
+from polygraft.transfer import embeddings, rows
 from polygraft.transfer.alignment import Aligned, align, make_batch
 from polygraft.transfer.calibration import HELDOUT_EVERY, Calibration, Fitted, Linear, Site, depth, match_layers, states
-from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan
+from polygraft.transfer.plan import Entry, Inputs, Plan
 
 TRAIN, NAME = "distil", "distill"
 TRAINED = ("model.encoder.layers.", "model.encoder.layer_norm.")  # the rest of the encoder is the decoder's, too
@@ -39,8 +40,9 @@ TRAINED = ("model.encoder.layers.", "model.encoder.layer_norm.")  # the rest of 
 
 @dataclass(frozen=True)
 class Fit:
-    """The maps P_l and the variances sigma_l^2 by layer, in the order of `pairs`; what they rest on; their cost."""
+    """The fit of the rows; the maps P_l with the variances sigma_l^2, in the order of `pairs`; what they rest on."""
 
+    rows: embeddings.Fit | None
     pairs: list[tuple[Site, Site]]
     maps: list[Fitted]
     similarity: np.ndarray
@@ -53,9 +55,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Changes:
-    """The distilled model, and what training says of itself (`training.train`)."""
+    """The distilled model, what was overwritten in its rows, and what training says of itself (`training.train`)."""
 
     model: PreTrainedModel
+    rows: embeddings.Changes | None
     trained: dict[str, Any]
 
 
@@ -67,21 +70,18 @@ def required(settings: Distill) -> tuple[str, ...]:
 def plan(inputs: Inputs) -> Plan:
     """Say that the layers of the target's encoder are trained, or new adapters of these; all the rest stays."""
     depth(inputs.target.get_encoder())
-    tied = tied_names(inputs.target)
+    kept = rows.plan(inputs)
     state = inputs.target.state_dict()
     trained = {name for name in state if name.startswith(TRAINED)}
     if isinstance(inputs.settings.adapter, Bottleneck):
         new = f"{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, NAME)}"
         parts = ("down.weight", "down.bias", "up.weight")
         trained = {f"{host}.{new}.{part}" for host in encoder_hosts(inputs.target) for part in parts}
-    why, kept = "learns to change the states as adaptation changed the source's", "stays as it is in the target"
-    entries = [Entry(name, "whole tensor", None, "target + source", TRAIN, why) for name in sorted(trained)]
-    entries += [
-        Entry(name, "whole tensor", None, "target", KEEP, kept)
-        for name in state
-        if name not in tied and name not in trained
-    ]
-    return Plan(entries, tied, tensors=dict.fromkeys(trained, torch.empty(0)) | state)
+    why = "learns to change the states as adaptation changed the source's"
+    entries = [entry for entry in kept.entries if entry.tensor not in trained]
+    entries += [Entry(name, "whole tensor", None, "target + source", TRAIN, why) for name in sorted(trained)]
+    tensors = dict.fromkeys(trained, torch.empty(0)) | state
+    return Plan(entries, kept.tied, kept.row_sets, kept.figures, kept.warnings, tensors)
 
 
 def encoder_hosts(model: Any) -> list[str]:
@@ -97,22 +97,25 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     """
     settings = inputs.settings
     calibration = Calibration.of(inputs, inputs.source_before, settings.calibration_tokens)
-    similarity = calibration.cka()
-    phi = match_layers(similarity)
-    pairs = [(Site("source", phi[layer]), Site("target", layer)) for layer in range(1, len(phi))]
-    found = calibration.fit([*pairs], settings.ridge_lambda)
-    return Fit(pairs, [found[pair] for pair in pairs], similarity, calibration)
+    mend = rows.fit(plan, inputs)
+    with rows.mended(plan, mend, inputs):
+        similarity = calibration.cka()
+        phi = match_layers(similarity)
+        pairs = [(Site("source", phi[layer]), Site("target", layer)) for layer in range(1, len(phi))]
+        found = calibration.fit([*pairs], settings.ridge_lambda)
+    return Fit(mend, pairs, [found[pair] for pair in pairs], similarity, calibration)
 
 
 def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
     """Train the target's encoder, in place; goes on from the last checkpoint in `inputs.out_dir`."""
     model, settings = inputs.target, inputs.settings
+    mended = rows.apply(plan, fitted.rows, inputs)
     objective = StateChange(inputs, fitted)
     documents = align_all(inputs, inputs.texts, inputs.languages)
-    moved = [row(document) for document in documents if document.number % HELDOUT_EVERY]
-    held_out = [row(document) for document in documents if not document.number % HELDOUT_EVERY]
+    moved = [reading(document) for document in documents if document.number % HELDOUT_EVERY]
+    held_out = [reading(document) for document in documents if not document.number % HELDOUT_EVERY]
     if settings.general is not None:
-        moved += [row(document, moved=False) for document in align_all(inputs, *texts_of(settings.general))]
+        moved += [reading(document, moved=False) for document in align_all(inputs, *texts_of(settings.general))]
     lora = None
     if isinstance(settings.adapter, Bottleneck):
         model.requires_grad_(False)
@@ -129,21 +132,21 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
     trained |= adapters.finish(model, lora, inputs.out_dir)
     model.requires_grad_(True).eval()
     trained["flops"] += fitted.flops
-    return Changes(model, trained)
+    return Changes(model, mended, trained)
 
 
 class Readings:
-    """Rows of training data with their lengths, (N, 1)."""
+    """Items of training data with their lengths, (N, 1)."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-        self.lengths = np.array([[len(one["input_ids"])] for one in rows], dtype=np.int64)
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        self.items = items
+        self.lengths = np.array([[len(item["input_ids"])] for item in items], dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
+        return self.items[index]
 
 
 def align_all(inputs: Inputs, texts: Sequence[str], languages: Sequence[str]) -> list[Aligned]:
@@ -153,8 +156,8 @@ def align_all(inputs: Inputs, texts: Sequence[str], languages: Sequence[str]) ->
     return align(*tokenizers, texts, languages, length, tokens=None)
 
 
-def row(document: Aligned, moved: bool = True) -> dict[str, Any]:
-    """A row of training data; `moved`: whether its states should change. Its length is the target's."""
+def reading(document: Aligned, moved: bool = True) -> dict[str, Any]:
+    """An item of training data; `moved`: whether its states should change. Its length is the target's."""
     return {"input_ids": document.target, "document": document, "moved": moved}
 
 
@@ -176,15 +179,15 @@ class StateChange:
         self.anchor_weight = inputs.settings.anchor_weight
         self.pads = before.config.pad_token_id, inputs.target.config.pad_token_id
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Return input_ids, attention_mask [B, T], source_ids, source_mask [M, S] of the first M, those that move.
 
         `places` and `source_places` are flat positions of the tokens compared, those that move first; `labels` [N] are
         only counted.
         """
-        rows = sorted(rows, key=lambda one: not one["moved"])
-        moved = [one["document"] for one in rows if one["moved"]]
-        batch = make_batch([one["document"] for one in rows], *self.pads)
+        items = sorted(items, key=lambda item: not item["moved"])
+        moved = [item["document"] for item in items if item["moved"]]
+        batch = make_batch([item["document"] for item in items], *self.pads)
         count = sum(len(document.source_places) for document in moved)
         return {
             "input_ids": batch.target_ids, "attention_mask": batch.target_mask, "places": batch.target_places,
@@ -249,4 +252,4 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[
     first, last = changes.trained["eval_loss_first"], changes.trained["eval_loss"]
     figures["change_asked"] = first / len(fitted.pairs)
     figures["change_reached"] = 1 - last / first if first else 1.0
-    return figures
+    return figures | rows.diagnose(plan, fitted.rows, inputs, changes.rows)

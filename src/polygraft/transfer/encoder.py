@@ -22,8 +22,8 @@ from polygraft.errors import TransferError
 from polygraft.models import graft
 from polygraft.models.bottleneck import adapters
 from polygraft.models.checkpoints import max_positions
-from polygraft.recipe import Embeddings, Encoder
-from polygraft.transfer import embeddings
+from polygraft.recipe import Encoder
+from polygraft.transfer import embeddings, rows
 from polygraft.transfer.calibration import Calibration, Fitted, Site, depth
 from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan
 
@@ -46,7 +46,7 @@ class Changes:
     """The grafted model, and what was overwritten in the decoder's rows."""
 
     model: PreTrainedModel
-    rows: embeddings.Changes
+    rows: embeddings.Changes | None
 
 
 def required(settings: Encoder) -> tuple[str, ...]:
@@ -74,21 +74,19 @@ def plan(inputs: Inputs) -> Plan:
             "weights or adapter: {type: lora}, or use method: bottleneck."
         )
     empty = graft.skeleton(_config(inputs))
-    rows = embeddings.plan(_for_rows(inputs))
-    decoder_rows = [replace(entry, tensor=graft.DECODER_ROWS) for entry in rows.entries if entry.ids is not None]
+    kept = rows.plan(inputs)
+    decoder_rows = [replace(entry, tensor=graft.DECODER_ROWS) for entry in kept.entries if entry.ids is not None]
+    if not decoder_rows:
+        decoder_rows = [Entry(graft.DECODER_ROWS, "whole tensor", None, "target", KEEP, "the target's, unchanged")]
     whole = [_whole(name, empty) for name in empty.state_dict() if name not in graft.TIED]
     entries = [*decoder_rows, *_encoder_rows(inputs), *(entry for entry in whole if entry is not None)]
-    warnings = [*rows.warnings, *([CC25] if is_cc25(inputs.target_tokenizer) else [])]
-    return Plan(entries, graft.TIED, rows.row_sets, rows.figures, warnings, empty.state_dict())
+    warnings = [*kept.warnings, *([CC25] if is_cc25(inputs.target_tokenizer) else [])]
+    return Plan(entries, graft.TIED, kept.row_sets, kept.figures, warnings, empty.state_dict())
 
 
 def _config(inputs: Inputs) -> Any:
     source = inputs.source_after.base_model
     return graft.graft_config(source.config, inputs.target.config, min(map(max_positions, (source, inputs.target))))
-
-
-def _for_rows(inputs: Inputs) -> Inputs:
-    return replace(inputs, settings=Embeddings(mode="repair"))
 
 
 def _encoder_rows(inputs: Inputs) -> list[Entry]:
@@ -133,8 +131,10 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     """
     calibration = Calibration.of(inputs, _encoder(inputs), inputs.settings.calibration_tokens, grafted=True)
     pair = Site("source", depth(calibration.source)), Site("target", depth(calibration.target))
-    bridge = calibration.fit([pair], inputs.settings.ridge_lambda)[pair]
-    return Fit(bridge, calibration.flops, embeddings.fit(_rows_of(plan), _for_rows(inputs)))
+    mend = rows.fit(_decoders(plan), inputs)
+    with rows.mended(_decoders(plan), mend, inputs):
+        bridge = calibration.fit([pair], inputs.settings.ridge_lambda)[pair]
+    return Fit(bridge, calibration.flops, mend)
 
 
 def _encoder(inputs: Inputs) -> Any:
@@ -147,26 +147,26 @@ def _encoder(inputs: Inputs) -> Any:
         return type(base)(base.config).eval()
 
 
-def _rows_of(plan: Plan) -> Plan:
-    """The part of the plan that `embeddings` carries out: the decoder's rows."""
+def _decoders(plan: Plan) -> Plan:
+    """The part of the plan about the decoder's rows."""
     return replace(plan, entries=[entry for entry in plan.entries if entry.tensor == graft.DECODER_ROWS])
 
 
 def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
     """Build the graft from the source's encoder and the target's decoder, both of which become part of it."""
-    changes = embeddings.apply(_rows_of(plan), fitted.rows, _for_rows(inputs))
+    mended = rows.apply(_decoders(plan), fitted.rows, inputs)
     encoder = _encoder(inputs)
     old = encoder.embeddings.word_embeddings
-    rows = nn.Embedding(
+    new = nn.Embedding(
         inputs.vocabulary.target_rows, old.embedding_dim, padding_idx=old.padding_idx, dtype=old.weight.dtype
     )
-    encoder.embeddings.word_embeddings = rows
+    encoder.embeddings.word_embeddings = new
     model = graft.assemble(encoder, inputs.target, _config(inputs))
     with torch.no_grad():
-        rows.weight.copy_(old.weight[torch.from_numpy(_source_rows(inputs))])
+        new.weight.copy_(old.weight[torch.from_numpy(_source_rows(inputs))])
     graft.set_bridge(model, fitted.bridge.map.weight, fitted.bridge.map.intercept)
     inputs.target_tokenizer.model_max_length = model.config.max_position_embeddings
-    return Changes(model, changes)
+    return Changes(model, mended)
 
 
 def _source_rows(inputs: Inputs) -> np.ndarray:
@@ -184,4 +184,4 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[
         "bridge_heldout_r2": fitted.bridge.heldout_r2, "bridge_fit_tokens": fitted.bridge.fit_tokens,
         "bridge_heldout_tokens": fitted.bridge.heldout_tokens,
     }  # fmt: skip
-    return bridge | embeddings.diagnose(_rows_of(plan), fitted.rows, _for_rows(inputs), changes.rows)
+    return bridge | rows.diagnose(_decoders(plan), fitted.rows, inputs, changes.rows)

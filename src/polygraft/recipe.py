@@ -304,7 +304,7 @@ class BottleneckTransfer(Settings):
     """The transfer method."""
     rows: Literal["repair", "recentre", "keep"] = "repair"
     """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
-    ridge_lambda: NonNegativeFloat = 1e-3
+    ridge_lambda: NonNegativeFloat = 0.1
     """Regularisation of the maps between the hidden states, relative to their mean variance."""
     calibration_tokens: PositiveInt = 100_000
     """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""

@@ -229,6 +229,55 @@ def test_rows_are_those_of_embeddings_and_repaired_before_states_are_read(folder
     assert torch.equal(checkpoints.load_seq2seq(str(folders.out)).get_input_embeddings().weight, expected)
 
 
+def read_and_written(model, ids, module):
+    """What a linear layer reads and puts out for one document, by a hook of its own."""
+    seen = {}
+    hook = module.register_forward_hook(lambda _, given, out: seen.update(given=given[0][0], out=out[0]))
+    model(input_ids=torch.tensor([ids]))
+    hook.remove()
+    return [seen[key].detach().double().numpy() for key in ("given", "out")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("theirs", "ours", "share"),
+    [("attention.self.query", "self_attn.q_proj", 0.1), ("attention.self.value", "self_attn.v_proj", 0.1),
+     ("output.dense", "fc2", 1.0)],
+)  # fmt: skip
+def test_lora_by_hand(theirs, ours, share, tiny_xlmr, tiny_mbart, make_inputs, tmp_path, monkeypatch):
+    """The whole method against the formula: ridge in memory, of states taken document by document."""
+    monkeypatch.setattr(method, "match_layers", lambda similarity: [0, 1, 2])
+    after, folder = lora(tiny_xlmr, tmp_path, 0.5)
+    inputs = make_inputs(tiny_xlmr, after, folder, ridge_lambda=share)
+    source = tiny_xlmr.roberta.encoder.layer[1].get_submodule(theirs)
+    target = tiny_mbart.get_encoder().layers[1].get_submodule(ours)
+    rows = [[], [], [], []]
+    for document in Calibration.of(inputs, tiny_xlmr, 10**6).documents:
+        a = read_and_written(tiny_xlmr.roberta, document.source, source)
+        b = read_and_written(tiny_mbart.get_encoder(), document.target, target)
+        for column, values, places in zip(
+            rows, [*a, *b], [document.source_places] * 2 + [document.target_places] * 2, strict=True
+        ):
+            column.append(values[places])
+    x_a, y_a, x_b, y_b = (np.concatenate(column) for column in rows)
+
+    def ridge(x, y):
+        centred = x - x.mean(0)
+        penalty = np.sqrt(share * (centred**2).sum() / x.shape[1]) * np.eye(x.shape[1])
+        top, bottom = np.vstack([centred, penalty]), np.zeros((x.shape[1], y.shape[1]))
+        weight = np.linalg.lstsq(top, np.vstack([y - y.mean(0), bottom]), rcond=None)[0]
+        return weight, y.mean(0) - x.mean(0) @ weight
+
+    (q, intercept), (p, _) = ridge(x_b, x_a), ridge(y_a, y_b)
+    change = (after.roberta.encoder.layer[1].get_submodule(theirs).weight - source.weight).double().numpy()
+    before = target.weight.clone(), target.bias.clone()
+    carry_out(inputs)
+    wanted = p.T @ change @ q.T, p.T @ change @ intercept
+    for found, old, value in zip((target.weight, target.bias), before, wanted, strict=True):
+        error = np.abs((found - old).double().numpy() - value).max()
+        assert error < 1e-5 * np.abs(value).max() + 1e-6  # measured: 1e-7 of 1.1, 4e-9 of 0.02
+
+
 def test_the_targets_own_adapters_stay(tiny_xlmr, tiny_mbart, make_inputs):
     bottleneck.attach(tiny_mbart, Bottleneck(bottleneck_size=2), "mlm")
     carry_out(make_inputs(tiny_xlmr, with_adapter(tiny_xlmr, 0.5), ridge_lambda=1e-3))

@@ -14,6 +14,7 @@ N tokens, b width of the target.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +38,9 @@ CARRY = "carry across"
 ENCODER = "model.encoder"
 LAYER_MAP = "layer_map"
 DIAGNOSED_TOKENS = 2048
+UNLIKE = 0.1  # a cosine below this is that of unrelated changes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -228,4 +232,9 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[
     if wanted_Nb.any() and made_Nb.any():
         figures["end_cosine"] = float((made_Nb * wanted_Nb).sum() / (made_Nb.norm() * wanted_Nb.norm()))
         figures["end_ratio"] = float(made_Nb.norm() / wanted_Nb.norm())
+        if figures["end_cosine"] < UNLIKE:
+            logger.warning(
+                "transfer: the change of the target's states is not the one that was wanted (cosine %.2f): what was "
+                "carried across is noise to this target.", figures["end_cosine"],
+            )  # fmt: skip
     return figures | rows.diagnose(plan, fitted.rows, inputs, changes.rows)

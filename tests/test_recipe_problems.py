@@ -19,7 +19,7 @@ ONE_PROBLEM = {
     ),
     "unknown key, nothing near": (
         ("transfer: {}", "transfer: {zzz: 1}"),
-        "line 11: transfer.zzz = 1: no such key; valid here: method, mode, ridge_lambda, alpha, shrinkage_count",
+        "line 11: transfer.zzz = 1: no such key of `embeddings`; valid here: method, mode, ridge_lambda, alpha,",
     ),
     "missing section": (
         ("finetune:\n  budget:\n    epochs: 2\n", ""),

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from polygraft.data.dataset import pair_dataset, read_pairs
-from polygraft.models import adapters, checkpoints
+from polygraft.models import adapters, checkpoints, graft
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.seq2seq import Seq2Seq
@@ -27,9 +27,11 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
         columns = (pairs.text_column, pairs.summary_column)
         tokenizer = trim(network, tokenizer, [row[c] for rows in splits for row in rows for c in columns])
     limit = checkpoints.max_positions(network)
-    lengths = min(settings.max_source_length_tokens, limit), min(settings.max_target_length_tokens, limit)
-    dataset = partial(pair_dataset, data=pairs, max_source=lengths[0], max_target=lengths[1])
+    source, target = settings.max_source_length_tokens, min(settings.max_target_length_tokens, limit)
+    source = source if graft.is_graft(network) else min(source, limit)
+    dataset = partial(pair_dataset, data=pairs, max_source=source, max_target=target)
     train_data, eval_data = (dataset(rows, tokenizer=tokenizer) for rows in splits)
+    graft.assert_reads(network, (len(item["input_ids"]) for data in (train_data, eval_data) for item in data.items))
     objective, eval_objective = Seq2Seq(tokenizer, settings.label_smoothing_factor), Seq2Seq(tokenizer)
     lora = adapters.prepare(network, settings)
     result = train(

@@ -75,9 +75,15 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
         source = stage("adapt", recipe.adapt, [source, text], seed, work)
     if recipe.transfer:
         # A control that needs no source must not depend on one, or a changed source would run it again.
-        before, after = (None, None) if recipe.transfer.mode == "recentre" else (recipe.source, source)
-        how = partial(transfer.run, recipe.transfer, before, after, model, text)
-        model = stage("transfer", recipe.transfer, [before, after, model, text], None, how)
+        recentred = getattr(recipe.transfer, "mode", None) == "recentre"
+        before, after = (None, None) if recentred else (recipe.source, source)
+        drawn = seed if recipe.transfer.random else None
+        how = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)
+        general = getattr(recipe.transfer, "general", None)
+        model = stage("transfer", recipe.transfer, [before, after, model, text, general], drawn, how)
+    if recipe.warm_up and text:
+        work = partial(adapt.run, recipe.warm_up, model, text, seed)
+        model = stage("warm_up", recipe.warm_up, [model, text], seed, work)
     if recipe.adapt_target and text:
         work = partial(adapt.run, recipe.adapt_target, model, text, seed)
         model = stage("adapt_target", recipe.adapt_target, [model, text], seed, work)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from polygraft.errors import RecipeError
-from polygraft.recipe import Recipe
+from polygraft.recipe import DEFAULT_METHOD, Recipe
 from polygraft.recipe_yaml import Path
 
 T = TypeVar("T", bound=BaseModel)
@@ -273,10 +273,16 @@ def _reason(model: type[BaseModel], path: Path, details: dict[str, Any]) -> str:
     return reason.format(**context) if kind in _REASONS else str(reason)
 
 
+MOVES_A_CHANGE = ("delta", "distill")
+
+
 def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Rules across the sections of one arm's merged data (not yet validated: sections may be of any type)."""
-    adapt, transfer, direct = (data.get(key) for key in ("adapt", "transfer", "adapt_target"))
-    mode = (transfer.get("mode") or "repair") if isinstance(transfer, Mapping) else "repair"
+    adapt, transfer = data.get("adapt"), data.get("transfer")
+    section = transfer if isinstance(transfer, Mapping) else {}
+    method = section.get("method") or DEFAULT_METHOD
+    mode = (section.get("mode") or "repair") if method == DEFAULT_METHOD else None
+    key, kind = ("mode", str(mode)) if mode else ("method", str(method))
     if adapt is not None and not data.get("source"):
         yield Finding(("adapt",), "needs `source`, the masked language model that it trains")
     if adapt is not None and not data.get("text"):
@@ -285,12 +291,17 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(("adapt",), "its result is not used: add `transfer`, or leave `adapt` out")
     if adapt is not None and transfer is not None and mode == "recentre":
         yield Finding(("adapt",), "its result is not used: transfer mode `recentre` takes nothing from the source")
-    if transfer is not None and mode in ("repair", "delta") and not data.get("source"):
-        yield Finding(("transfer", "mode"), "needs `source`, the model to transfer from", str(mode))
-    if transfer is not None and mode == "delta" and adapt is None:
-        yield Finding(("transfer", "mode"), "needs `adapt`: it moves what adaptation changed in the source", "delta")
-    if direct is not None and not data.get("text"):
-        yield Finding(("adapt_target",), "needs `text`, what it trains on")
+    if transfer is not None and mode != "recentre" and not data.get("source"):
+        yield Finding(("transfer", key), "needs `source`, the model to transfer from", kind)
+    if transfer is not None and kind in MOVES_A_CHANGE and adapt is None:
+        yield Finding(("transfer", key), "needs `adapt`: it moves what adaptation changed in the source", kind)
+    if transfer is not None and mode is None and not data.get("text"):
+        yield Finding(("transfer", key), "needs `text`, on which the two models are compared", kind)
+    for stage in ("warm_up", "adapt_target"):
+        if data.get(stage) is not None and not data.get("text"):
+            yield Finding((stage,), "needs `text`, what it trains on")
+    if data.get("warm_up") is not None and method != "encoder":
+        yield Finding(("warm_up",), "needs `transfer: {method: encoder}`, whose bridge it trains")
     pairs = data.get("pairs")
     if isinstance(pairs, Mapping) and not pairs.get("test_file"):
         yield Finding(("pairs", "test_file"), "is missing: `evaluate` needs pairs that training never sees")

@@ -19,7 +19,18 @@ from transformers import PreTrainedConfig
 from polygraft import machine
 from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
 from polygraft.evaluate import LOGITS_PER_BATCH
-from polygraft.recipe import MLM, Denoising, Evaluate, Finetune, Training
+from polygraft.models.checkpoints import decoder_config
+from polygraft.recipe import (
+    MLM,
+    BottleneckTransfer,
+    Denoising,
+    Distill,
+    Embeddings,
+    Encoder,
+    Evaluate,
+    Finetune,
+    Training,
+)
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
 MAX_PROPOSED = 512
@@ -232,25 +243,55 @@ def language_need(config: PreTrainedConfig, probe: Probe) -> Need:
     return Need("add_languages", weights // BYTES, memory, weights, weights, seconds, None)
 
 
-def transfer_need(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig, probe: Probe) -> Need:
-    """Estimate a transfer: all models at once in fp32, and two copies of the target's rows to look for dead ones."""
-    models = BYTES * sum(map(parameters_of, sources))
-    weights = BYTES * parameters_of(target)
+def transfer_need(
+    settings: Embeddings | Encoder | Distill | BottleneckTransfer,
+    sources: Sequence[PreTrainedConfig],
+    target: PreTrainedConfig,
+    result: PreTrainedConfig,
+    probe: Probe,
+) -> Need:
+    """Estimate a transfer: all models at once in fp32, and what the method makes beside them.
+
+    That is two copies of the target's rows to look for dead ones; a graft (`result`) and its saved copy; or the passes
+    and the optimizer of a distillation, whose time is known for a budget in flops or minutes only.
+    """
+    models, weights = BYTES * sum(map(parameters_of, sources)), BYTES * parameters_of(target)
+    written = BYTES * parameters_of(result)
     rows = BYTES * target.vocab_size * target.d_model
-    memory = probe.baseline_bytes + models + weights + 2 * rows
     widths = [source.hidden_size for source in sources[:1]]
-    flops = sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths)
-    seconds = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
-    return Need("transfer", weights // BYTES, memory, weights, weights, seconds, float(flops))
+    flops = float(sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths))
+    beside = 2 * rows
+    if not isinstance(settings, Embeddings):
+        bodies = [parameters_of(source) - source.vocab_size * source.hidden_size for source in sources[:1]]
+        flops += 2.0 * settings.calibration_tokens * (sum(bodies) + _encoder_parameters(target))
+    if isinstance(settings, Encoder):
+        beside = max(beside, written + BYTES * target.vocab_size * sources[0].hidden_size)
+    seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
+    if isinstance(settings, Distill):
+        shape = Shape(settings.per_device_train_batch_size, settings.max_length_tokens, 1, 1)
+        passes = measure_pass(target, shape, machine.use_bf16(settings.precision)).training_bytes
+        beside = (2 + ADAM_STATES) * BYTES * _encoder_parameters(target) + passes
+        spent = {"flops": settings.budget.flops, "minutes": None}.get(settings.budget.unit)
+        minutes = settings.budget.minutes
+        trained = 60 * minutes if minutes else spent / probe.flops_per_second if spent else None
+        seconds = seconds + trained if trained and seconds else None
+        flops += spent or 0.0
+    memory = probe.baseline_bytes + models + weights + beside
+    return Need("transfer", written // BYTES, memory, written, written, seconds, flops)
+
+
+def _encoder_parameters(target: PreTrainedConfig) -> int:
+    """Weights of the layers of an mBART's encoder."""
+    return target.encoder_layers * (4 * target.d_model**2 + 2 * target.d_model * target.encoder_ffn_dim)
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:
     """Estimate decoding and scoring: weights, and the logits of references or of all beams with their caches."""
-    weights = BYTES * parameters_of(config)
+    weights, decoder = BYTES * parameters_of(config), decoder_config(config)
     batch = min(settings.per_device_eval_batch_size, len(lengths.source))
     hypotheses = batch * settings.num_beams
     positions = max(lengths.source) + settings.max_new_tokens
-    caches = 4 * BYTES * config.decoder_layers * config.d_model * hypotheses * positions
+    caches = 4 * BYTES * decoder.decoder_layers * decoder.d_model * hypotheses * positions
     beams = 4 * BYTES * hypotheses * config.vocab_size + caches
     references = 2 * BYTES * min(LOGITS_PER_BATCH, batch * settings.max_new_tokens * config.vocab_size)
     memory = probe.baseline_bytes + weights + max(beams, references)

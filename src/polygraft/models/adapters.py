@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from polygraft.errors import CheckpointError, RecipeError
-from polygraft.models import bottleneck
+from polygraft.models import bottleneck, graft
 from polygraft.recipe import Bottleneck, Lora, Training
 
 # All linear layers of attention and feed-forward, by the ends of their names.
@@ -33,6 +33,8 @@ def prepare(model: PreTrainedModel, settings: Training) -> PeftModel | None:
         model.requires_grad_(False)  # earlier adapters too: they are part of what the new one learns to change
         name = bottleneck.new_name(model, getattr(settings, "objective", "seq2seq"))
         bottleneck.attach(model, settings.adapter, name)
+    elif settings.trainable == "bridge":
+        graft.train_bridge_only(model)
     elif settings.trainable != "all":
         embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         for parameter in model.parameters():

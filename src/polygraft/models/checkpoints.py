@@ -24,7 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
-from polygraft.models import bottleneck
+from polygraft.models import bottleneck, graft
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
 
@@ -80,17 +80,22 @@ def source_config(name: str) -> PreTrainedConfig:
 
 
 def target_config(name: str) -> PreTrainedConfig:
-    """Load the configuration of an mBART; raise CheckpointError for another kind."""
+    """Load the configuration of an mBART or of a graft onto one; raise CheckpointError for another kind."""
     config = load_config(name)
-    if config.model_type not in TARGET_TYPES:
+    if decoder_config(config).model_type not in TARGET_TYPES:
         raise CheckpointError(f"{name}: is a '{config.model_type}' model, but the target has to be an mBART.")
     return config
+
+
+def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration of a graft's decoder; that of any other model as it is."""
+    return config.decoder if config.model_type == graft.MODEL_TYPE else config
 
 
 def load_tokenizer(name: str) -> Any:
     """Load the tokenizer that a checkpoint was made with, silent mistakes of AutoTokenizer mended."""
     config = load_config(name)
-    return right_tokenizer(_load(AutoTokenizer, name, "tokenizer"), resolve(name), config)
+    return right_tokenizer(_load(AutoTokenizer, name, "tokenizer"), resolve(name), decoder_config(config))
 
 
 def load_masked_lm(name: str) -> PreTrainedModel:
@@ -109,9 +114,12 @@ def load_source(name: str) -> tuple[PreTrainedModel, bool]:
 
 
 def load_seq2seq(name: str) -> PreTrainedModel:
-    """Load an mBART in fp32 (the target)."""
+    """Load an mBART, or a graft onto one, in fp32 (the target)."""
     target_config(name)
-    return _load_model(AutoModelForSeq2SeqLM, name, "sequence-to-sequence model")[0]
+    model = _load_model(AutoModelForSeq2SeqLM, name, "sequence-to-sequence model")[0]
+    if graft.is_graft(model):
+        graft.freeze_unused(model)
+    return model
 
 
 def load_any(name: str) -> PreTrainedModel:
@@ -215,7 +223,8 @@ def convert(name: str, out_dir: Path) -> None:
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForMaskedLM
     model, _ = _load_model(kind, name, "model", use_safetensors=False, dtype="auto")
     tokenizer = _load(AutoTokenizer, name, "tokenizer", use_safetensors=False)
-    save(model, right_tokenizer(tokenizer, resolve(name, allow_pickled=True), config), out_dir)
+    right = right_tokenizer(tokenizer, resolve(name, allow_pickled=True), decoder_config(config))
+    save(model, right, out_dir)
 
 
 def max_positions(model: PreTrainedModel) -> int:

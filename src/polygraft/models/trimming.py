@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from polygraft.errors import CheckpointError
 from polygraft.models import bottleneck
+from polygraft.models.graft import is_graft
 from polygraft.models.tokenizers import keep_ids, unigram_content
 from polygraft.models.vocabulary import token_counts
 
@@ -44,8 +45,13 @@ def trim(model: PreTrainedModel, tokenizer: Any, texts: Iterable[str]) -> Any:
     The result is a plain Hugging Face model: its logits are the full model's at the kept ids.
 
     Raises:
-        CheckpointError: the tokenizer is not a Unigram one.
+        CheckpointError: the tokenizer is not a Unigram one, or the model a graft.
     """
+    if is_graft(model):
+        raise CheckpointError(
+            "the vocabulary of a grafted encoder and decoder cannot be trimmed: there is no output bias for the tokens "
+            "that are left out. Leave trim_vocabulary out."
+        )
     kept = needed_ids(tokenizer, texts)
     trimmed = keep_ids(tokenizer, kept)
     rows = torch.from_numpy(kept)

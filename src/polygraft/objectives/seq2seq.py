@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polygraft.data.layout import IGNORED, Layout, pad_rows
+from polygraft.models.graft import decoder_states
 from polygraft.objectives.labels import find_labels, pick
 from polygraft.objectives.linear_loss import linear_cross_entropy
 from polygraft.objectives.noise import Noise
@@ -59,12 +60,12 @@ def summed_loss(model: Any, *, label_smoothing: float = 0.0, **batch: Tensor) ->
     """Return the (label-smoothed) cross-entropy of a batch in nats, summed over labels (fp32 scalar)."""
     hidden_ND, labels_N = label_states(model, **batch)
     bias = getattr(model, "final_logits_bias", None)
-    return linear_cross_entropy(hidden_ND, model.lm_head.weight, bias, labels_N, label_smoothing)
+    return linear_cross_entropy(hidden_ND, model.get_output_embeddings().weight, bias, labels_N, label_smoothing)
 
 
 def label_states(model: Any, labels: Tensor, label_positions: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the decoder's states [N, D] at the positions that have a label, and those labels [N]."""
-    hidden_BTD = model.base_model(**inputs, use_cache=False).last_hidden_state
+    hidden_BTD = decoder_states(model, **inputs)
     return pick(hidden_BTD, label_positions), pick(labels, label_positions)
 
 
@@ -74,7 +75,7 @@ def label_logits(model: Any, **batch: Tensor) -> tuple[Tensor, Tensor]:
     Padding positions get no logits: with a vocabulary of 250,000 each would cost a megabyte.
     """
     hidden_ND, labels_N = label_states(model, **batch)
-    logits_NV = model.lm_head(hidden_ND).float()
+    logits_NV = model.get_output_embeddings()(hidden_ND).float()
     bias = getattr(model, "final_logits_bias", None)
     return (logits_NV if bias is None else logits_NV + bias), labels_N
 

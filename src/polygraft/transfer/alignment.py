@@ -29,11 +29,13 @@ CHUNK = 256  # documents tokenized at a time: a text may hold far more tokens th
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """One document as both models read it: ids with special tokens, and where both have the same token.
+    """A document, or a piece of one, as both models read it: ids with special tokens, and where both have one token.
 
-    `source_places` and `target_places` are int64 [N] positions in the two lists of ids, ascending.
+    `number` is the document's place in the shuffled order; `source_places` and `target_places` are int64 [N] positions
+    in the two lists of ids, ascending.
     """
 
+    number: int
     source: list[int]
     target: list[int]
     source_places: np.ndarray
@@ -58,39 +60,60 @@ def align(
     texts: Sequence[str],
     languages: Sequence[str],
     max_length: int,
-    tokens: int,
+    tokens: int | None,
+    *,
     seed: int = 0,
+    grafted: bool = False,
 ) -> list[Aligned]:
-    """Align documents, in an order shuffled with `seed`, until they have `tokens` aligned tokens.
+    """Align documents, in an order shuffled with `seed`, until they have `tokens` aligned tokens (None: all documents).
 
     Args:
         source, target: the tokenizers.
         languages: of each text, as the user writes them.
-        max_length: longer documents are cut, special tokens included.
+        max_length: longer documents are cut into pieces, special tokens included.
+        grafted: the source reads as before the target's decoder: in the target's layout, with its ``<s>`` for the
+            language code. The special tokens then correspond, and count.
 
     Raises:
         DataError: a language that the target does not have.
     """
-    layout = Layout.of(target)
     ids_of = {name: target.convert_tokens_to_ids(to_code(name, target)) for name in set(languages)}
     order = random.Random(seed).sample(range(len(texts)), len(texts))
     documents: list[Aligned] = []
-    found = 0
+    found, room = 0, max_length - 2
     for start in range(0, len(order), CHUNK):
         chunk = order[start : start + CHUNK]
         both = [tokenize(side, [texts[i] for i in chunk]) for side in (source, target)]
-        for i, ids, target_ids in zip(chunk, *both, strict=True):
-            ids, target_ids = ids[: max_length - 2], target_ids[: max_length - 2]
-            places = _common_places(_ordinary(source, ids), _ordinary(target, target_ids))
-            if len(places) and found < tokens:
-                wrapped = [source.cls_token_id, *ids, source.sep_token_id]
-                target_places = places[:, 1] + int(layout.language_first)
-                document = layout.wrap(target_ids, ids_of[languages[i]])
-                documents.append(Aligned(wrapped, document, places[:, 0] + 1, target_places))
-                found += len(places)
-        if found >= tokens:
-            break
+        for number, (i, ids, target_ids) in enumerate(zip(chunk, *both, strict=True), start):
+            for place in range(0, len(ids), room):
+                pieces = ids[place : place + room], target_ids[place : place + room]
+                document = _align(number, source, target, *pieces, ids_of[languages[i]], grafted)
+                if len(document.source_places):
+                    documents.append(document)
+                    found += len(document.source_places)
+                if tokens is not None and found >= tokens:
+                    return documents
     return documents
+
+
+def _align(
+    number: int, source: Any, target: Any, ids: list[int], target_ids: list[int], code: int, grafted: bool
+) -> Aligned:
+    """Match the tokens of a piece, and add the special ones of both sides."""
+    layout = Layout.of(target)
+    places = _common_places(_ordinary(source, ids), _ordinary(target, target_ids))
+    read = layout.wrap(target_ids, code)
+    target_places = places[:, 1] + int(layout.language_first)
+    if not grafted:
+        return Aligned(number, [source.cls_token_id, *ids, source.sep_token_id], read, places[:, 0] + 1, target_places)
+    source_read = layout.wrap(ids, source.cls_token_id)
+    source_places = places[:, 0] + int(layout.language_first)
+    special = [[0 if layout.language_first else len(one) - 2, len(one) - 1] for one in (source_read, read)]
+    source_places, target_places = (
+        np.sort(np.concatenate([mine, more]))
+        for mine, more in zip((source_places, target_places), special, strict=True)
+    )
+    return Aligned(number, source_read, read, source_places, target_places)
 
 
 def _ordinary(tokenizer: Any, ids: list[int]) -> list[str | None]:
@@ -114,11 +137,12 @@ def batches(documents: Sequence[Aligned], source_pad: int, target_pad: int, max_
     order = sorted(documents, key=lambda document: -len(document.source))
     while order:
         count = max(1, max_tokens // len(order[0].source))
-        yield _batch(order[:count], source_pad, target_pad)
+        yield make_batch(order[:count], source_pad, target_pad)
         order = order[count:]
 
 
-def _batch(documents: Sequence[Aligned], source_pad: int, target_pad: int) -> Batch:
+def make_batch(documents: Sequence[Aligned], source_pad: int, target_pad: int) -> Batch:
+    """Pad documents on the right; places are in their order."""
     source_ids = pad_rows([document.source for document in documents], source_pad)
     target_ids = pad_rows([document.target for document in documents], target_pad)
     places = [

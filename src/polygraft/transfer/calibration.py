@@ -57,10 +57,14 @@ Pair = tuple[Site | Linear, Site | Linear]  # mapped from, mapped to
 
 @dataclass(frozen=True)
 class Fitted:
-    """A map, and the share of variance that it explains on the tokens (`heldout` of them) that it was not fitted on."""
+    """A map, and the share of variance that it explains on the tokens that it was not fitted on.
+
+    `variance` is that of what was mapped to, on the tokens fitted on: mean squared distance from the mean.
+    """
 
     map: LinearMap
     heldout_r2: float
+    variance: float
     fit_tokens: int
     heldout_tokens: int
 
@@ -76,8 +80,8 @@ class Calibration:
     flops: float = 0.0
 
     @classmethod
-    def of(cls, inputs: Inputs, source_model: Any, tokens: int) -> Calibration:
-        """Align up to `tokens` tokens of the inputs' texts, for a source model and the inputs' target.
+    def of(cls, inputs: Inputs, source_model: Any, tokens: int, grafted: bool = False) -> Calibration:
+        """Align up to `tokens` tokens of the inputs' texts, for a source model and the inputs' target; see `align`.
 
         Raises:
             TransferError: too few tokens in common, or an encoder of another build than XLM-R's, BERT's and mBART's.
@@ -87,18 +91,19 @@ class Calibration:
         depth(source), depth(target)
         length = min(MAX_LENGTH, max_positions(source), max_positions(target))
         tokenizers = inputs.source_tokenizer, inputs.target_tokenizer
-        documents = align(*tokenizers, inputs.texts, inputs.languages, length, tokens)
+        documents = align(*tokenizers, inputs.texts, inputs.languages, length, tokens, grafted=grafted)
         found = sum(len(document.source_places) for document in documents)
         least = max(source.config.hidden_size, target.config.hidden_size)
-        if found < least or len(documents) < 2:
+        held_out = [document for document in documents if not document.number % HELDOUT_EVERY]
+        fitted_on = [document for document in documents if document.number % HELDOUT_EVERY]
+        if found < least or not fitted_on or not held_out:
+            count = len({document.number for document in documents})
             raise TransferError(
-                f"the text has only {found} tokens, in {len(documents)} documents, that both tokenizers split alike, "
-                f"but the models are up to {least} wide: at least as many tokens, in two documents, are needed to fit "
-                "a map between them. Give more text, or use method: embeddings."
+                f"the text has only {found} tokens, in {count} documents, that both tokenizers split alike, but the "
+                f"models are up to {least} wide: at least as many tokens, in two documents, are needed to fit a map "
+                "between them. Give more text, or use method: embeddings."
             )
-        held_out = documents[::HELDOUT_EVERY]
-        del documents[::HELDOUT_EVERY]
-        return cls(source, target, documents, held_out)
+        return cls(source, target, fitted_on, held_out)
 
     def fit(self, pairs: Sequence[Pair], ridge: float) -> dict[Pair, Fitted]:
         """Fit a ridge map for every pair in one pass over the documents; see `Moments.solve`."""
@@ -106,10 +111,11 @@ class Calibration:
         maps = {pair: moments.solve(ridge) for pair, moments in fitted_on.items()}
         return {
             pair: Fitted(
-                maps[pair], held_out[pair].r_squared(maps[pair]), int(fitted_on[pair].total), int(held_out[pair].total)
+                maps[pair], held_out[pair].r_squared(maps[pair]), fitted_on[pair].variance,
+                int(fitted_on[pair].total), int(held_out[pair].total),
             )
             for pair in pairs
-        }
+        }  # fmt: skip
 
     def moments(self, documents: Sequence[Aligned], pairs: Sequence[Pair]) -> dict[Pair, Moments]:
         """Add up the moments of every pair over the aligned tokens of `documents`."""

@@ -42,6 +42,12 @@ class Moments:
         """The sum of the weights: without weights, the number of rows."""
         return float(self.crossed[-1, len(self.crossed) - 1])
 
+    @property
+    def variance(self) -> float:
+        """The weighted mean squared distance of y from its mean."""
+        sums_b = self.crossed[-1, len(self.crossed) :]
+        return float((self.squares_b.sum() - sums_b.square().sum() / self.total) / self.total)
+
     def add(self, x_Na: Tensor, y_Nb: Tensor, weights_N: Tensor | None = None) -> None:
         """Add rows of any float dtype; without weights each weighs 1."""
         x1, y = torch.nn.functional.pad(x_Na.double(), (0, 1), value=1.0), y_Nb.double()
@@ -70,8 +76,7 @@ class Moments:
         both = torch.cat([fitted.weight, fitted.intercept[None]])
         moments, cross = self.crossed[:, : a + 1], self.crossed[:, a + 1 :]
         residual = (both * (moments @ both - 2 * cross)).sum() + self.squares_b.sum()
-        variance = self.squares_b.sum() - cross[a].square().sum() / moments[a, a]
-        return float(1 - residual / variance.clamp_min(1e-300))
+        return 1 - float(residual) / max(self.total * self.variance, 1e-300)
 
 
 def fit_ridge(

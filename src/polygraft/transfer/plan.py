@@ -34,14 +34,15 @@ class Inputs:
         source_tokenizer, target_tokenizer: of the two models; no source tokenizer without a source.
         seed: of whatever is drawn at random.
         adapter: the folder in which the adapted source's adapter is, if it has one.
+        out_dir: where a method that trains keeps its checkpoints.
     """
 
     settings: Any
     target: PreTrainedModel
     vocabulary: VocabularyMap
     tokens: list[str | None]
-    source_before: PreTrainedModel | None
-    source_after: PreTrainedModel | None
+    source_before: Any
+    source_after: Any
     counts: np.ndarray
     texts: Sequence[str] = ()
     languages: Sequence[str] = ()
@@ -49,6 +50,7 @@ class Inputs:
     target_tokenizer: Any = None
     seed: int = 0
     adapter: Path | None = None
+    out_dir: Path = Path()
 
 
 @dataclass(frozen=True, eq=False)

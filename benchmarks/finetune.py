@@ -114,14 +114,14 @@ WAYS: dict[str, side_by_side.Way] = {}
 for _precision in ("fp32", "bf16"):
     WAYS |= {
         f"{PLAIN}, {_precision}": lambda args, p=_precision: huggingface(args, p, padded=False),
-        f"polygraft, {_precision}": lambda args, p=_precision: polygraft(args, p, trimmed=False),
         f"polygraft trimmed, {_precision}": lambda args, p=_precision: polygraft(args, p, trimmed=True),
-        f"trimmed, embeddings frozen, {_precision}": lambda args, p=_precision: polygraft(
-            args, p, trimmed=True, trainable="no_embeddings"
-        ),
         f"trimmed, LoRA, {_precision}": lambda args, p=_precision: polygraft(args, p, trimmed=True, **LORA),
     }
-WAYS[f"{HOWTO}, fp32"] = lambda args: huggingface(args, "fp32", padded=True)
+WAYS |= {
+    "polygraft, fp32": lambda args: polygraft(args, "fp32", trimmed=False),
+    "trimmed, embeddings frozen, fp32": lambda args: polygraft(args, "fp32", trimmed=True, trainable="no_embeddings"),
+    f"{HOWTO}, fp32": lambda args: huggingface(args, "fp32", padded=True),
+}
 
 
 def tables(medians: dict[str, dict[str, float]], args: argparse.Namespace) -> str:
@@ -141,5 +141,5 @@ def tables(medians: dict[str, dict[str, float]], args: argparse.Namespace) -> st
 
 
 if __name__ == "__main__":
-    defaults = {"model": "mbart-large-50", "documents": 24, "batch": 8, "tokens": 1200}
+    defaults = {"model": "mbart-large-50", "documents": 16, "batch": 8, "tokens": 1200}
     side_by_side.main(__file__, "finetune", WAYS, tables, __doc__, defaults, prepare)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -14,30 +14,30 @@ from polygraft.cli_errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
 from polygraft.recipe import (
     MLM,
-    BottleneckTransfer,
     Denoising,
-    Distill,
     Embeddings,
-    Encoder,
     Evaluate,
     Finetune,
     PairData,
     Settings,
     TextData,
+    Transfer,
 )
+from polygraft.recipe_problems import MOVES_A_CHANGE
 
 Objective = Annotated[
     Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")
 ]
 Source = Annotated[str | None, typer.Option("--source", help="The masked language model to transfer from, adapted.")]
 SourceBefore = Annotated[
-    str | None, typer.Option("--source-before", help="The same model before it was adapted (for delta and distill).")
+    str | None,
+    typer.Option("--source-before", help="The same model before it was adapted (for delta, bottleneck and distill)."),
 ]
 Method = Annotated[
-    Literal["embeddings", "bottleneck", "distill", "encoder"],
+    Literal["embeddings", "bottleneck", "encoder", "distill"],
     typer.Option(
         "--method",
-        help="What is moved: embedding rows, an adapter, the change of hidden states, or the whole encoder.",
+        help="What is moved: embedding rows, an adapter, the encoder, or the change of its states.",
     ),
 ]
 Target = Annotated[str, typer.Option("--target", help="The mBART checkpoint that receives it.")]
@@ -97,8 +97,7 @@ def transfer(
     data = {"train_file": train_file, "text_column": text_column, "lang": lang}
     if mode and method != "embeddings":
         raise RecipeError(f"polygraft transfer: --mode: is of method embeddings; method {method} has none")
-    kinds = {"embeddings": Embeddings, "bottleneck": BottleneckTransfer, "distill": Distill, "encoder": Encoder}
-    kind = kinds[method]
+    kind = next(kind for kind in get_args(Transfer) if kind.model_fields["method"].default == method)
     sections: list[Any] = [(kind, {"mode": mode} if mode else {}), (TextData, data)]
     with_text = any(data.values())
     section, *texts = o.settings("polygraft transfer", sections if with_text else sections[:1], set_)
@@ -237,7 +236,7 @@ def _check_transfer(section: Any, source: str | None, source_before: str | None,
     what = f"mode {mode}" if mode else f"method {section.method}"
     if mode != "recentre" and source is None:
         problems.append(f"--source: is missing; {what} transfers from it (mode recentre needs none)")
-    if (mode or section.method) in ("delta", "distill") and source_before is None:
+    if (mode or section.method) in MOVES_A_CHANGE and source_before is None:
         problems.append(f"--source-before: is missing; {what} moves what adaptation changed between the two")
     if mode == "delta" and text is None:
         problems.append(f"--train-file: is missing; {what} weighs each token by its count in the text")

@@ -122,7 +122,7 @@ class Training(Settings):
     """Arithmetic of the forward pass; "auto" is bf16 on a GPU that has it, else fp32. Weights stay fp32."""
     trainable: Literal["all", "no_embeddings", "embeddings", "bridge"] = "all"
     """Which weights are trained: all, all but the embeddings (the matrix tied to the output layer, and positions), only
-    these, or, of a graft (transfer method `encoder`), the bridge and the cross-attention. The others get neither
+    these, or of a graft (transfer method `encoder`) the bridge and the cross-attention. The others get neither
     gradients nor optimizer states."""
     adapter: Lora | Bottleneck | None = Field(None, discriminator="type")
     """Train an adapter, `type: lora` or `type: bottleneck`, and nothing else."""
@@ -373,6 +373,7 @@ class Verdict(Settings):
 
 
 DEFAULT_METHOD = "embeddings"
+Transfer = Embeddings | BottleneckTransfer | Encoder | Distill
 
 
 def _with_method(section: Any) -> Any:
@@ -401,9 +402,7 @@ class Recipe(Settings):
     """Labelled pairs; needed by `finetune` and `evaluate`."""
     adapt: MLM | None = None
     """Stage 1: continued pretraining of the source on the text. Leave out to use the source as it is."""
-    transfer: Annotated[Embeddings | Encoder | Distill | BottleneckTransfer | None, BeforeValidator(_with_method)] = (
-        Field(None, discriminator="method")
-    )
+    transfer: Annotated[Transfer | None, BeforeValidator(_with_method)] = Field(None, discriminator="method")
     """Stage 2: from the source into the target. Leave out to use the target as it is."""
     warm_up: WarmUp | None = None
     """With `transfer: {method: encoder}`: denoising on the text that trains only what reads the encoder."""

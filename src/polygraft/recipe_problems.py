@@ -273,7 +273,7 @@ def _reason(model: type[BaseModel], path: Path, details: dict[str, Any]) -> str:
     return reason.format(**context) if kind in _REASONS else str(reason)
 
 
-MOVES_A_CHANGE = ("delta", "distill")
+MOVES_A_CHANGE = ("delta", "bottleneck", "distill")
 
 
 def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The method on real models: an exact image all the way through the encoder, and what changes where nothing is known."""
+"""The method on real models: an exact image all the way through the encoder, and what changes and what does not."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def with_adapter(model, scale, name="mlm", **settings):
 
 @torch.no_grad()
 def make_image(source, target, vocabulary):
-    """Turn the pair into models whose layers only normalize, the target's embeddings an isometric image of the source's."""
+    """Have the layers of both only normalize, and the target's embeddings be an isometric image of the source's."""
     generator = torch.Generator().manual_seed(3)
     bases = []
     for width in (32, 48):
@@ -67,8 +67,8 @@ def make_image(source, target, vocabulary):
     image = (bases[0] @ bases[1].T) * 1.5**0.5
     rows = source.get_input_embeddings().weight
     rows.normal_(generator=generator)
-    silent = ["attention.output.dense", "output.dense", "out_proj", "fc2", "position_embeddings", "token_type_embeddings",
-              "embed_positions"]  # fmt: skip
+    silent = ["attention.output.dense", "output.dense", "out_proj", "fc2", "position_embeddings",
+              "token_type_embeddings", "embed_positions"]  # fmt: skip
     for model in (source, target):
         for name, parameter in model.base_model.named_parameters():
             if any(f"{part}." in name for part in silent):

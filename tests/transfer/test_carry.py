@@ -87,7 +87,8 @@ def exact():
                        for k in sources)
             for layer, sources in groups.items()
         }  # fmt: skip
-        return SimpleNamespace(calibration=Image(at, target), adapters=adapters, changes=changes, at=at)
+        gains = [norm.weight.detach() for norm in norms]
+        return SimpleNamespace(calibration=Image(at, target), adapters=adapters, changes=changes, at=at, gains=gains)
 
     return _exact
 
@@ -166,10 +167,9 @@ def test_rho_makes_up_for_a_factor(exact):
     carried, figures = carry_bottleneck.carry(case.calibration, {"mlm": case.adapters}, groups, 1.0)
     rows = torch.arange(1800)
     for layer in groups:
-        q, p = (case.calibration.fit([pair], 1.0)[pair] for pair in carry_bottleneck._pairs(layer, layer))
-        gain = case.calibration.target.layers[layer].self_attn_layer_norm.weight if layer < 2 else None
-        gain = case.calibration.target.layer_norm.weight if gain is None else gain
-        wanted = case.adapters[layer - 1].change(case.at[Site("source", layer)]).double() @ p.map.weight / gain
+        pair = Site("source", layer), Site("target", layer)
+        p = case.calibration.fit([pair], 1.0)[pair].map.weight / case.gains[layer]
+        wanted = case.adapters[layer - 1].change(case.at[Site("source", layer)]).double() @ p
         own = carried["mlm"][layer].change(layer_norm(case.at[Site("target", layer, normed=False)], (B,))).double()
         factor = torch.linalg.lstsq(own[rows].reshape(-1, 1), wanted[rows].reshape(-1, 1)).solution
         assert float(factor) == pytest.approx(1.0, abs=1e-4)  # none is left to be found

@@ -20,17 +20,7 @@ from polygraft import machine
 from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
 from polygraft.evaluate import LOGITS_PER_BATCH
 from polygraft.models.checkpoints import decoder_config
-from polygraft.recipe import (
-    MLM,
-    BottleneckTransfer,
-    Denoising,
-    Distill,
-    Embeddings,
-    Encoder,
-    Evaluate,
-    Finetune,
-    Training,
-)
+from polygraft.recipe import MLM, Denoising, Distill, Embeddings, Encoder, Evaluate, Finetune, Training, Transfer
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
 MAX_PROPOSED = 512
@@ -244,7 +234,7 @@ def language_need(config: PreTrainedConfig, probe: Probe) -> Need:
 
 
 def transfer_need(
-    settings: Embeddings | Encoder | Distill | BottleneckTransfer,
+    settings: Transfer,
     sources: Sequence[PreTrainedConfig],
     target: PreTrainedConfig,
     result: PreTrainedConfig,
@@ -269,7 +259,7 @@ def transfer_need(
     seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
     if isinstance(settings, Distill):
         shape = Shape(settings.per_device_train_batch_size, settings.max_length_tokens, 1, 1)
-        passes = measure_pass(target, shape, machine.use_bf16(settings.precision)).training_bytes
+        passes = measure_pass(target, shape, machine.use_bf16(settings.precision), 1, settings).training_bytes
         beside = (2 + ADAM_STATES) * BYTES * _encoder_parameters(target) + passes
         spent = {"flops": settings.budget.flops, "minutes": None}.get(settings.budget.unit)
         minutes = settings.budget.minutes

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout
-from polygraft.data.reading import Rows, read_rows
+from polygraft.data.reading import Rows
 from polygraft.errors import DataError
 from polygraft.recipe import PairData, TextData
 
@@ -152,10 +152,9 @@ def row_codes(rows: Iterable[dict[str, Any]], lang: str, column: str | None, tok
 
 def texts_of(data: TextData) -> tuple[list[str], list[str]]:
     """Return the training texts, and the language of each as the user wrote it."""
-    rows = read_rows(data.train_file, data.columns)
-    return [row[data.text_column] for row in rows], [
-        row[data.lang_column] if data.lang_column else data.lang for row in rows
-    ]
+    rows = list(Rows(data.train_file, data.columns))
+    languages = [row[data.lang_column] if data.lang_column else data.lang for row in rows]
+    return [row[data.text_column] for row in rows], languages
 
 
 def read_text(data: TextData, seed: int) -> tuple[Rows, Rows]:

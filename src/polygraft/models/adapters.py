@@ -15,9 +15,9 @@ from polygraft.errors import CheckpointError, RecipeError
 from polygraft.models import bottleneck, graft
 from polygraft.recipe import Bottleneck, Lora, Training
 
-# All linear layers of attention and feed-forward, by the ends of their names.
-MBART_LINEAR = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
-BERT_LINEAR = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+# All linear layers of attention and feed-forward, by the ends of their names: of the BERT family, and of mBART.
+LINEAR = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+LINEAR += ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 
 
 def prepare(model: PreTrainedModel, settings: Training) -> PeftModel | None:
@@ -25,7 +25,7 @@ def prepare(model: PreTrainedModel, settings: Training) -> PeftModel | None:
 
     Raises:
         RecipeError: LoRA on modules that the model does not have.
-        CheckpointError: LoRA on a model that has bottleneck adapters.
+        CheckpointError: LoRA on a model that has bottleneck adapters, or the bridge of a model that has none.
     """
     if isinstance(settings.adapter, Lora):
         return _attach_lora(model, settings.adapter)
@@ -49,8 +49,8 @@ def _attach_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:
             "adapter.type = lora: the model has bottleneck adapters, on which LoRA cannot be merged. Use type: "
             "bottleneck, or the model that they were trained on."
         )
-    wanted = settings.target_modules or (MBART_LINEAR if model.config.is_encoder_decoder else BERT_LINEAR)
     inside = _layer_linears(model)
+    wanted = settings.target_modules or [end for end in LINEAR if any(_ends(name, end) for name in inside)]
     unknown = [end for end in wanted if not any(_ends(name, end) for name in inside)]
     if unknown:
         known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in inside))

@@ -98,7 +98,8 @@ def attach(model: PreTrainedModel, settings: Bottleneck, name: str, sizes: Mappi
             host.bottlenecks = nn.ModuleDict()
             host.active_bottlenecks = ()
             host.register_forward_hook(_adapted)
-        adapter = Adapter(model.config.hidden_size, settings.model_copy(update={"bottleneck_size": size}))
+        width = next(m for m in host.modules() if isinstance(m, nn.LayerNorm)).normalized_shape[0]
+        adapter = Adapter(width, settings.model_copy(update={"bottleneck_size": size}))
         host.bottlenecks[name] = adapter.to(model.device, model.dtype)
         host.active_bottlenecks = (*host.active_bottlenecks, name)
 

@@ -116,7 +116,7 @@ def load_source(name: str) -> tuple[PreTrainedModel, bool]:
 def load_seq2seq(name: str) -> PreTrainedModel:
     """Load an mBART, or a graft onto one, in fp32 (the target)."""
     target_config(name)
-    model = _load_model(AutoModelForSeq2SeqLM, name, "sequence-to-sequence model")[0]
+    model, _ = _load_model(AutoModelForSeq2SeqLM, name, "sequence-to-sequence model")
     if graft.is_graft(model):
         graft.freeze_unused(model)
     return model

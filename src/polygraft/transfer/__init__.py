@@ -22,18 +22,21 @@ from polygraft.data.dataset import texts_of
 from polygraft.data.files import write_atomically
 from polygraft.errors import TransferError
 from polygraft.models import checkpoints
-from polygraft.models.bottleneck import FOLDER as ADAPTER_FOLDER
+from polygraft.models.bottleneck import FOLDER
 from polygraft.models.checkpoints import tied_names
 from polygraft.models.graft import is_graft
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, token_counts, tokens_by_id
-from polygraft.recipe import BottleneckTransfer, Distill, Embeddings, Encoder, TextData
+from polygraft.recipe import Embeddings, TextData, Transfer
+from polygraft.training import remove_checkpoints
 from polygraft.transfer import bottleneck, distill, embeddings, encoder
 from polygraft.transfer.plan import Inputs, check_plan, format_plan
 
 METHODS: dict[str, Any] = {
-    "embeddings": embeddings, "bottleneck": bottleneck, "distill": distill, "encoder": encoder,
-}  # fmt: skip
-Transfer = Embeddings | BottleneckTransfer | Distill | Encoder
+    "embeddings": embeddings,
+    "bottleneck": bottleneck,
+    "encoder": encoder,
+    "distill": distill,
+}
 PROBE_TEXTS, PROBE_CHARACTERS = 200, 300
 SAMPLE_TEXTS = [  # what the two tokenizers are compared on beside the user's text
     "This package reads and writes compressed files.",
@@ -92,6 +95,7 @@ def run(
     if (ties := tied_names(changes.model)) != plan.tied:
         raise TransferError(f"the target ties {ties} after the transfer, planned were {plan.tied}.")
     checkpoints.save(changes.model, inputs.target_tokenizer, out_dir)
+    remove_checkpoints(out_dir)
     write_atomically(out_dir / "diagnostics.json", json.dumps(diagnostics, indent=1) + "\n")
     write_atomically(out_dir / "plan.json", json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
     spent = {"flops": fitted.flops} if hasattr(fitted, "flops") else {}
@@ -139,17 +143,12 @@ def _load(
     counts = token_counts(tokenizer, texts, rows) if texts else np.zeros(rows, dtype=np.int64)
     tokens = tokens_by_id(tokenizer, rows, "target")
     sides = (sources.get("source_before"), sources.get("source_after"))
+    adapter = Path(checkpoints.resolve(str(source_after))) / FOLDER if "source_after" in sources else None
     inputs = Inputs(
         settings, model, vocabulary, tokens, *sides, counts, texts, languages, source_tokenizer, tokenizer, seed,
-        _adapter_folder(source_after), out_dir,
+        adapter if adapter and adapter.is_dir() else None, out_dir,
     )  # fmt: skip
     return inputs, warnings
-
-
-def _adapter_folder(source_after: str | None) -> Path | None:
-    """Where the adapted source's adapter lies, if it has one."""
-    folder = Path(checkpoints.resolve(source_after)) / ADAPTER_FOLDER if source_after else None
-    return folder if folder and folder.is_dir() else None
 
 
 def _name(settings: Transfer) -> str:

@@ -21,19 +21,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from polygraft.data.dataset import texts_of
+from polygraft.models import adapters, bottleneck
 from polygraft.models.checkpoints import max_positions, tied_names
-from polygraft.recipe import Distill
-from polygraft.training import remove_checkpoints, train
+from polygraft.recipe import Bottleneck, Distill
+from polygraft.training import train
 from polygraft.transfer.alignment import Aligned, align, make_batch
-from polygraft.transfer.calibration import HELDOUT_EVERY, Calibration, Fitted, Site, depth, match_layers, states
+from polygraft.transfer.calibration import HELDOUT_EVERY, Calibration, Fitted, Linear, Site, depth, match_layers, states
 from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan
 
-TRAIN = "distil"
+TRAIN, NAME = "distil", "distill"
+TRAINED = ("model.encoder.layers.", "model.encoder.layer_norm.")  # the rest of the encoder is the decoder's, too
 
 
 @dataclass(frozen=True)
@@ -64,27 +65,28 @@ def required(settings: Distill) -> tuple[str, ...]:
 
 
 def plan(inputs: Inputs) -> Plan:
-    """Say that the layers of the target's encoder are trained, and that all the rest stays."""
+    """Say that the layers of the target's encoder are trained, or new adapters of these; all the rest stays."""
     depth(inputs.target.get_encoder())
     tied = tied_names(inputs.target)
-    trained = {id(parameter) for parameter in trained_parameters(inputs.target)}
-    names = {name for name, parameter in inputs.target.named_parameters() if id(parameter) in trained}
-    why = "learns to change its states as adaptation changed the source's"
-    kept = "not the encoder's layers: stays as it is in the target"
-    entries = [
-        Entry(name, "whole tensor", None, "target + source", TRAIN, why)
-        if name in names
-        else Entry(name, "whole tensor", None, "target", KEEP, kept)
-        for name in inputs.target.state_dict()
-        if name not in tied
+    state = inputs.target.state_dict()
+    trained = {name for name in state if name.startswith(TRAINED)}
+    if isinstance(inputs.settings.adapter, Bottleneck):
+        new = f"{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, NAME)}"
+        parts = ("down.weight", "down.bias", "up.weight")
+        trained = {f"{host}.{new}.{part}" for host in encoder_hosts(inputs.target) for part in parts}
+    why, kept = "learns to change the states as adaptation changed the source's", "stays as it is in the target"
+    entries = [Entry(name, "whole tensor", None, "target + source", TRAIN, why) for name in sorted(trained)]
+    entries += [
+        Entry(name, "whole tensor", None, "target", KEEP, kept)
+        for name in state
+        if name not in tied and name not in trained
     ]
-    return Plan(entries, tied, tensors=inputs.target.state_dict())
+    return Plan(entries, tied, tensors=dict.fromkeys(trained, torch.empty(0)) | state)
 
 
-def trained_parameters(model: Any) -> list[nn.Parameter]:
-    """Return the parameters of the encoder's layers and of its last LayerNorm; embeddings are the decoder's, too."""
-    encoder = model.get_encoder()
-    return [*encoder.layers.parameters(), *encoder.layer_norm.parameters()]
+def encoder_hosts(model: Any) -> list[str]:
+    """Name the encoder's layers."""
+    return [name for name in bottleneck.hosts(model) if name.startswith(TRAINED)]
 
 
 def fit(plan: Plan, inputs: Inputs) -> Fit:
@@ -97,10 +99,8 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     calibration = Calibration.of(inputs, inputs.source_before, settings.calibration_tokens)
     similarity = calibration.cka()
     phi = match_layers(similarity)
-    pairs: list[tuple[Site, Site]] = [
-        (Site("source", phi[layer]), Site("target", layer)) for layer in range(1, len(phi))
-    ]
-    found = calibration.fit(pairs, settings.ridge_lambda)
+    pairs = [(Site("source", phi[layer]), Site("target", layer)) for layer in range(1, len(phi))]
+    found = calibration.fit([*pairs], settings.ridge_lambda)
     return Fit(pairs, [found[pair] for pair in pairs], similarity, calibration)
 
 
@@ -109,21 +109,41 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
     model, settings = inputs.target, inputs.settings
     objective = StateChange(inputs, fitted)
     documents = align_all(inputs, inputs.texts, inputs.languages)
-    train_data = [row(document) for document in documents if document.number % HELDOUT_EVERY]
-    eval_data = [row(document) for document in documents if not document.number % HELDOUT_EVERY]
+    moved = [row(document) for document in documents if document.number % HELDOUT_EVERY]
+    held_out = [row(document) for document in documents if not document.number % HELDOUT_EVERY]
     if settings.general is not None:
-        train_data += [row(document, moved=False) for document in align_all(inputs, *texts_of(settings.general))]
-    wanted = {id(parameter) for parameter in trained_parameters(model)}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in wanted)
+        moved += [row(document, moved=False) for document in align_all(inputs, *texts_of(settings.general))]
+    lora = None
+    if isinstance(settings.adapter, Bottleneck):
+        model.requires_grad_(False)
+        sizes = dict.fromkeys(encoder_hosts(model), settings.adapter.bottleneck_size)
+        bottleneck.attach(model, settings.adapter, bottleneck.new_name(model, NAME), sizes)
+    else:
+        lora = adapters.prepare(model, settings)
+        for name, parameter in model.named_parameters():  # LoRA is in the decoder, too, where it learns nothing
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(TRAINED))
     trained = train(
-        model, inputs.target_tokenizer, settings, objective, objective, (Documents(train_data), Documents(eval_data)),
+        model, inputs.target_tokenizer, settings, objective, objective, (Readings(moved), Readings(held_out)),
         seed=inputs.seed, out_dir=inputs.out_dir,
     )  # fmt: skip
+    trained |= adapters.finish(model, lora, inputs.out_dir)
     model.requires_grad_(True).eval()
-    remove_checkpoints(inputs.out_dir)
     trained["flops"] += fitted.flops
     return Changes(model, trained)
+
+
+class Readings:
+    """Rows of training data with their lengths, (N, 1)."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.lengths = np.array([[len(one["input_ids"])] for one in rows], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
 
 
 def align_all(inputs: Inputs, texts: Sequence[str], languages: Sequence[str]) -> list[Aligned]:
@@ -136,24 +156,6 @@ def align_all(inputs: Inputs, texts: Sequence[str], languages: Sequence[str]) ->
 def row(document: Aligned, moved: bool = True) -> dict[str, Any]:
     """A row of training data; `moved`: whether its states should change. Its length is the target's."""
     return {"input_ids": document.target, "document": document, "moved": moved}
-
-
-class Documents(Dataset):
-    """Rows that are in memory, with their lengths."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row, (N, 1) int64."""
-        return np.array([[len(row["input_ids"])] for row in self.rows], dtype=np.int64).reshape(-1, 1)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
 
 
 class StateChange:
@@ -204,7 +206,7 @@ class StateChange:
         return total
 
     @torch.no_grad()
-    def targets(self, batch: dict[str, Tensor]) -> dict[Site, Tensor]:
+    def targets(self, batch: dict[str, Tensor]) -> dict[Site | Linear, Tensor]:
         """Return t_l of the compared tokens, [N, D] each: the old states, those that move by their mapped change."""
         wanted = self.read(self.reference, batch)
         places = batch["source_places"]
@@ -219,7 +221,7 @@ class StateChange:
                 wanted[to][: len(places)] += change_ND @ weight.to(change_ND)
         return wanted
 
-    def read(self, encoder: Any, batch: dict[str, Tensor]) -> dict[Site, Tensor]:
+    def read(self, encoder: Any, batch: dict[str, Tensor]) -> dict[Site | Linear, Tensor]:
         """Return the states of the compared tokens, [N, D] each."""
         sites = [site for _, site in self.pairs]
         found = states(encoder, batch["input_ids"], batch["attention_mask"], sites)

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from polygraft.data.layout import is_cc25
 from polygraft.errors import TransferError
 from polygraft.models import graft
+from polygraft.models.bottleneck import adapters
 from polygraft.models.checkpoints import max_positions
 from polygraft.recipe import Embeddings, Encoder
 from polygraft.transfer import embeddings
@@ -67,6 +68,11 @@ def plan(inputs: Inputs) -> Plan:
             "model cannot read both. Use method: embeddings."
         )
     depth(source)
+    if adapters(source):
+        raise TransferError(
+            "the source has bottleneck adapters beside its weights, which a plain graft cannot hold. Adapt it with all "
+            "weights or adapter: {type: lora}, or use method: bottleneck."
+        )
     empty = graft.skeleton(_config(inputs))
     rows = embeddings.plan(_for_rows(inputs))
     decoder_rows = [replace(entry, tensor=graft.DECODER_ROWS) for entry in rows.entries if entry.ids is not None]

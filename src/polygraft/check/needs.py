@@ -235,13 +235,17 @@ def transfer_need(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig,
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:
-    """Estimate decoding and scoring: weights, and the logits of references or of all beams with their caches."""
+    """Estimate decoding and scoring: weights, and the logits of references or the caches of all beams.
+
+    Cross-attention's keys and values exist once per document; logits of all beams at once on a GPU only.
+    """
     weights = BYTES * parameters_of(config)
     batch = min(settings.per_device_eval_batch_size, len(lengths.source))
     hypotheses = batch * settings.num_beams
-    positions = max(lengths.source) + settings.max_new_tokens
-    caches = 4 * BYTES * config.decoder_layers * config.d_model * hypotheses * positions
-    beams = 4 * BYTES * hypotheses * config.vocab_size + caches
+    positions = batch * max(lengths.source) + hypotheses * settings.max_new_tokens
+    beams = 2 * BYTES * config.decoder_layers * config.d_model * positions
+    if torch.cuda.is_available():
+        beams += 2 * BYTES * hypotheses * config.vocab_size
     references = 2 * BYTES * min(LOGITS_PER_BATCH, batch * settings.max_new_tokens * config.vocab_size)
     memory = probe.baseline_bytes + weights + max(beams, references)
     batches = -(-lengths.documents // batch)

@@ -20,7 +20,9 @@ import sentencepiece
 import torch
 import yaml
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
+    BertTokenizer,
     MBart50Tokenizer,
     MBartConfig,
     MBartForConditionalGeneration,
@@ -84,6 +86,18 @@ def mbart_tokenizer(pieces) -> MBart50Tokenizer:
     )
     tokenizer.add_tokens(["da_DK"], special_tokens=True)  # as the nano mBART has it: a language added after <mask>
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def wordpiece_tokenizer() -> BertTokenizer:
+    """The kind of mBERT's: cased WordPiece, [UNK] for characters that it has not seen."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=350, special_tokens=specials, show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return BertTokenizer(vocab=tokenizer.get_vocab(), do_lower_case=False, model_max_length=64)
 
 
 @pytest.fixture

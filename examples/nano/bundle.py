@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,38 @@ import torch
 from mixture import LANGUAGES
 
 from polygraft.data.dataset import TextDataset, text_dataset
+from polygraft.data.languages import to_code
 from polygraft.data.layout import IGNORED
 from polygraft.data.reading import read_rows
+from polygraft.measure.losses import denoising, noisy
+from polygraft.measure.pieces import cut
 from polygraft.models import checkpoints
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
-from polygraft.objectives.seq2seq import token_losses
 from polygraft.recipe import TextData
 
-DOCUMENTS, BATCH, LENGTH = 100, 25, 128
+DOCUMENTS, BATCH, LENGTH, SEED = 100, 25, 128, 1
 ALL_LANGUAGES = LANGUAGES["xlmr"]  # the target's card shows the languages that it has not read, too
 CODES = {"sk": "cs_CZ"}  # mBART-50 has no code for Slovak
 
 
-def held_out(data: Path, language: str, tokenizer: Any, coded: bool) -> TextDataset:
-    rows = read_rows(str(data / language / "validation.jsonl"), ["text"])[:DOCUMENTS]
-    text = TextData(train_file="", lang=CODES.get(language, language))
-    return text_dataset(rows, text, tokenizer, LENGTH, coded)
+def read(data: Path, language: str, split: str, documents: int) -> list[dict[str, Any]]:
+    return read_rows(str(data / language / f"{split}.jsonl"), ["text"])[:documents]
+
+
+def tokenized(rows: list[dict[str, Any]], language: str, tokenizer: Any) -> TextDataset:
+    return text_dataset(rows, TextData(train_file="", lang=language), tokenizer, LENGTH, coded=False)
+
+
+def held_out(data: Path, language: str, tokenizer: Any) -> TextDataset:
+    return tokenized(read(data, language, "validation", DOCUMENTS), language, tokenizer)
 
 
 def unigram_nats(data: Path, language: str, tokenizer: Any) -> np.ndarray:
     """Return -log p of every token id by its frequency in the language's pretraining text (add-one smoothed)."""
-    rows = read_rows(str(data / language / "pretrain.jsonl"), ["text"])
     counts = np.ones(len(tokenizer))
-    for row in rows[:5000]:
+    for row in read(data, language, "pretrain", 5000):
         np.add.at(counts, tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"], 1)
     return -np.log(counts / counts.sum())
 
@@ -60,7 +68,7 @@ def measure_source(folder: Path, data: Path) -> list[dict[str, Any]]:
     for language in ALL_LANGUAGES:
         objective = MaskedLM(tokenizer, 0.15, Noise(1, fixed=True))
         unigram, total, labels = unigram_nats(data, language, tokenizer), 0.0, []
-        for batch in batches(held_out(data, language, tokenizer, coded=False), objective):
+        for batch in batches(held_out(data, language, tokenizer), objective):
             total += float(objective.loss(model, **batch))
             labels += batch["labels"][batch["labels"] != IGNORED].tolist()
         loss, baseline = total / len(labels), float(unigram[labels].mean())
@@ -70,26 +78,23 @@ def measure_source(folder: Path, data: Path) -> list[dict[str, Any]]:
 
 def measure_target(folder: Path, data: Path) -> list[dict[str, Any]]:
     model, tokenizer = checkpoints.load_seq2seq(str(folder)).eval(), checkpoints.load_tokenizer(str(folder))
+    objective = Denoising(tokenizer, 0.35, 3.5, True, Noise(1, fixed=True))
     rows = []
     for language in ALL_LANGUAGES:
-        objective = Denoising(tokenizer, 0.35, 3.5, True, Noise(1, fixed=True))
-        unigram = unigram_nats(data, language, tokenizer)
-        sums: dict[str, list[float]] = {"all": [], "masked": [], "wrong": [], "unigram": []}
-        for batch in batches(held_out(data, language, tokenizer, coded=True), objective):
-            masked = batch.pop("masked")
-            losses = token_losses(model, batch)
-            wanted = batch["labels"] != IGNORED
-            other = {n: t.roll(1, 0) if n in ("input_ids", "attention_mask") else t for n, t in batch.items()}
-            sums["all"] += losses[wanted].tolist()
-            sums["masked"] += losses[masked].tolist()
-            sums["wrong"] += token_losses(model, other)[wanted].tolist()
-            sums["unigram"] += unigram[batch["labels"][masked].numpy()].tolist()
-        mean = {name: float(np.mean(values)) for name, values in sums.items()}
+        texts = [row["text"] for row in read(data, language, "validation", DOCUMENTS)]
+        code = tokenizer.convert_tokens_to_ids(to_code(CODES.get(language, language), tokenizer))
+        pieces = cut(tokenizer, texts, LENGTH - 2)
+        found = denoising(model, objective, pieces, [code] * len(texts), SEED)
+        _, missing = noisy(objective, pieces, SEED)
+        removed = np.concatenate([piece.ids[lacks] for piece, lacks in zip(pieces, missing, strict=True)])
+        labels = sum(len(piece) + 1 for piece in pieces)  # </s> included
+        whole, wrong = (float(bits.sum()) * math.log(2) / labels for bits in (found.bits, found.other_bits))
         rows.append({
             "language": language, "read in pretraining": "yes" if language in LANGUAGES["mbart"] else "no",
-            "denoising loss": mean["all"], "on removed tokens": mean["masked"],
-            "unigram, removed tokens": mean["unigram"], "another document's source": mean["wrong"],
-            "source reliance": mean["wrong"] - mean["all"],
+            "denoising loss": whole,
+            "on removed tokens": float(found.removed_bits.sum()) * math.log(2) / len(removed),
+            "unigram, removed tokens": float(unigram_nats(data, language, tokenizer)[removed].mean()),
+            "another document's source": wrong, "source reliance": wrong - whole,
         })  # fmt: skip
     return rows
 
@@ -176,8 +181,9 @@ def main() -> None:
     bundle(
         "mbart", "nano-mbart",
         "A nano mBART-50 (`MBartForConditionalGeneration`, pre-LN, scaled embeddings, relu) that reads 7 languages.",
-        "Source reliance: the loss with another document's source minus the loss with the right one. Danish has its "
-        "own code after `<mask>`, as a user adds a language; Slovak is shown under Czech's code.",
+        "Losses are those of text and `</s>`. Source reliance: the loss with another document's source minus the loss "
+        "with the right one. Danish has its own code after `<mask>`, as a user adds a language; Slovak is shown under "
+        "Czech's code.",
         args.out, args.data, args.into,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polygraft import __version__, cli_checkpoints, cli_stages
+from polygraft import __version__, cli_checkpoints, cli_rank, cli_stages
 from polygraft.cli_errors import Commands, without_shard_bars
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import dump_recipe, json_schema, load_recipe
@@ -95,7 +95,7 @@ def report(
 
 for stage_verb in (
     cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
-    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_checkpoints.convert,
+    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_checkpoints.convert, cli_rank.rank,
 ):  # fmt: skip
     app.command()(stage_verb)
 

@@ -64,6 +64,11 @@ def _kind(char: str) -> str:
     return "single" if unicodedata.name(char, "").startswith(_UNSPACED_SCRIPTS) else "word"
 
 
+def is_unspaced(char: str) -> bool:
+    """Whether a character is of a script that has no spaces between words."""
+    return _kind(char) == "single"
+
+
 class UnicodeTokenizer:
     """Words of any script for ROUGE: NFKC, case-folded runs of letters, marks and digits.
 

@@ -134,6 +134,8 @@ def tables(medians: dict[str, dict[str, float]], args: argparse.Namespace) -> st
     ]
     for precision in ("fp32", "bf16"):
         chosen = {way.rpartition(", ")[0]: row for way, row in medians.items() if way.endswith(precision)}
+        if PLAIN not in chosen:
+            continue
         rivals = [rival for rival in (PLAIN, HOWTO) if rival in chosen]
         parts += [f"{precision}:", side_by_side.table(chosen, rivals)]
     return "\n\n".join(parts)

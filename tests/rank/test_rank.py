@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    XLMRobertaTokenizer,
+)
 
 from polygraft import rank
 from polygraft.errors import DataError, RecipeError
@@ -47,7 +55,7 @@ def test_unlike_models_rank_side_by_side(others, tiny_xlmr_dir, tiny_mbart_dir, 
     assert any("no MLM head of its own" in note for note in by_name(report)[others["e5"]].notes)
     pairs = {pair.source: pair for pair in report.pairs}
     assert set(pairs) == set(sources)
-    assert "of the target's tokens are in the source's vocabulary" in pairs[others["mBERT"]].refused
+    assert "marks the insides of words" in pairs[others["mBERT"]].refused
     for name in set(sources) - {others["mBERT"]}:
         assert pairs[name].refused is None
         assert pairs[name].shared_share == 1.0
@@ -112,6 +120,18 @@ def test_one_bad_candidate_does_not_stop_the_others(
         assert reason is None or reason in one.refused
     assert [(pair.source, pair.target) for pair in report.pairs] == [(str(tiny_xlmr_dir), str(tiny_mbart_dir))]
     assert report.recommendation.source == str(tiny_xlmr_dir)
+
+
+def test_a_source_of_another_vocabulary_is_not_mapped(save, tiny_xlmr, pieces, tiny_mbart_dir, text_file):
+    vocab, charsmap = pieces
+    foreign = [(f"{piece}x" if i > 3 else piece, score) for i, (piece, score) in enumerate(vocab)]
+    tokenizer = XLMRobertaTokenizer(vocab=[*foreign, ("<mask>", 0.0)], _spm_precompiled_charsmap=charsmap)
+    name = save("foreign", tiny_xlmr, tokenizer)
+    report = rank.run([name], [str(tiny_mbart_dir)], text_of(text_file), 6)
+    assert "of the target's tokens are in the source's vocabulary (at least 50% is needed)" in report.pairs[0].refused
+    assert report.candidates[0].refused is None
+    assert report.recommendation.sentence == f"Start from {tiny_mbart_dir}."
+    assert f"No source maps into {tiny_mbart_dir}: the table says why." in report.recommendation.reasons
 
 
 def test_a_target_without_any_of_the_languages_is_refused(tiny_mbart_dir, sentences, tmp_path):

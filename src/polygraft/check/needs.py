@@ -276,13 +276,17 @@ def _encoder_parameters(target: PreTrainedConfig) -> int:
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:
-    """Estimate decoding and scoring: weights, and the logits of references or of all beams with their caches."""
+    """Estimate decoding and scoring: weights, and the logits of references or the caches of all beams.
+
+    Cross-attention's keys and values exist once per document; logits of all beams at once on a GPU only.
+    """
     weights, decoder = BYTES * parameters_of(config), decoder_config(config)
     batch = min(settings.per_device_eval_batch_size, len(lengths.source))
     hypotheses = batch * settings.num_beams
-    positions = max(lengths.source) + settings.max_new_tokens
-    caches = 4 * BYTES * decoder.decoder_layers * decoder.d_model * hypotheses * positions
-    beams = 4 * BYTES * hypotheses * config.vocab_size + caches
+    positions = batch * max(lengths.source) + hypotheses * settings.max_new_tokens
+    beams = 2 * BYTES * decoder.decoder_layers * decoder.d_model * positions
+    if torch.cuda.is_available():
+        beams += 2 * BYTES * hypotheses * config.vocab_size
     references = 2 * BYTES * min(LOGITS_PER_BATCH, batch * settings.max_new_tokens * config.vocab_size)
     memory = probe.baseline_bytes + weights + max(beams, references)
     batches = -(-lengths.documents // batch)

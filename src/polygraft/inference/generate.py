@@ -11,6 +11,7 @@ import torch
 from polygraft.data.dataset import tokenize
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout, pad_rows
+from polygraft.inference.beam_search import generate
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.graft import assert_reads, is_graft
 from polygraft.recipe import Evaluate
@@ -93,9 +94,10 @@ def decode(
     model.eval()
     for indices in _batches([len(ids) for ids in sources], target_codes, wanted, settings.per_device_eval_batch_size):
         input_ids = pad_rows([sources[i] for i in indices], tokenizer.pad_token_id).to(model.device)
-        generated = model.generate(
-            input_ids=input_ids,
-            attention_mask=(input_ids != tokenizer.pad_token_id).long(),
+        generated = generate(
+            model,
+            input_ids,
+            (input_ids != tokenizer.pad_token_id).long(),
             **language_arguments(tokenizer, target_codes[indices[0]]),
             num_beams=settings.num_beams,
             max_new_tokens=min(settings.max_new_tokens, model.config.max_position_embeddings),

@@ -19,6 +19,7 @@ from polygraft.data.languages import language_codes
 from polygraft.errors import TransferError
 
 MIN_SHARED = 0.5
+MIN_MARKED = 0.05
 BATCH_TEXTS = 1000
 
 
@@ -155,6 +156,15 @@ def alike_share(source: Any, target: Any, texts: Sequence[str]) -> float:
     if not texts:
         raise TransferError("no sample text to compare the two tokenizers on: give at least one non-empty text.")
     return sum(source.tokenize(text) == target.tokenize(text) for text in texts) / len(texts)
+
+
+def marks_insides(tokenizer: Any) -> bool:
+    """Whether a vocabulary marks pieces inside words (WordPiece: ``##ing``) and not those that begin one (``▁the``).
+
+    Between the two kinds equal strings are different tokens: ``the`` begins a word in one and goes on in the other.
+    """
+    tokens = tokenizer.get_vocab()
+    return sum(token.startswith("##") for token in tokens) > MIN_MARKED * len(tokens)
 
 
 def check_vocabularies(vocabulary: VocabularyMap, alike: float) -> list[str]:

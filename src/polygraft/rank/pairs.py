@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from polygraft.errors import TransferError
-from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, tokens_by_id
+from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, marks_insides, tokens_by_id
 from polygraft.recipe import Embeddings
 from polygraft.transfer import SAMPLE_TEXTS, embeddings
 from polygraft.transfer.plan import Inputs
@@ -68,6 +68,9 @@ def match(source: Rows, target: str, target_tokenizer: Any, inputs: Inputs, text
     probe = [*(text[:PROBE_CHARACTERS].strip() for text in texts), *SAMPLE_TEXTS]
     alike = alike_share(source.tokenizer, target_tokenizer, probe)
     pair = Pair(source.name, target, vocabulary.shared_share, alike)
+    if marks_insides(source.tokenizer):
+        why = "its vocabulary marks the insides of words (##ing), the target's their beginnings (▁the)"
+        return replace(pair, refused=f"{why}: equal strings are different tokens, so rows cannot be matched by token.")
     both = Inputs(Embeddings(mode="delta"), inputs.target, vocabulary, inputs.tokens, model, model, inputs.counts)
     try:
         check_vocabularies(vocabulary, alike)

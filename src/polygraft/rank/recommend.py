@@ -45,7 +45,7 @@ def recommend(
     source = _choose_source(fitting, scored, [pair for pair in pairs if pair.target == target.name])
     reasons = [*target.reasons, *source.reasons]
     if sources and not fitting:
-        reasons.append(f"No source maps into {target.name}: see the notes.")
+        reasons.append(f"No source maps into {target.name}: the table says why.")
     by_name = {(one.role, one.name): one for one in usable}
     chosen = [by_name[key] for key in (("source", source.name), ("target", target.name)) if key in by_name]
     mapped = next((p for p in pairs if (p.source, p.target) == (source.name, target.name)), None)

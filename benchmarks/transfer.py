@@ -112,7 +112,7 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     result = json.loads(run.stdout.strip().splitlines()[-1])
     record.parent.mkdir(exist_ok=True)
     record.write_text(json.dumps(result))
-    print(f"{name}: {result}", flush=True)
+    print(f"{name}: {result['seconds']:.0f} s, {result['peak_memory_bytes'] / 2**30:.1f} GiB", flush=True)
     return result
 
 

@@ -44,8 +44,8 @@ EXPLANATIONS = {
     "matched layer of the source, on documents that it was not fitted on.",
     "state_map_fit_tokens": "Tokens of the text on which the maps between states were fitted.",
     "state_map_heldout_tokens": "Tokens of the documents kept out of the fit.",
-    "change_asked": "Squared change that the source's adaptation asks of the target's states, relative to their variance, "
-    "mean over layers: near 0, adaptation changed little.",
+    "change_asked": "Squared change that the source's adaptation asks of the target's states, relative to their "
+    "variance, mean over layers: near 0, adaptation changed little.",
     "change_reached": "Share of that which the target's encoder has learned, on held-out documents: 1 is all of it.",
     "source_reliance": "Loss with another document's source minus loss with the right one, in nats per token: near 0, "
     "the target ignores its encoder, and nothing that is transferred into it can show.",

@@ -34,6 +34,19 @@ EXPLANATIONS = {
     "text_share_changed": "Share of the text's tokens whose rows were rewritten: where it is small, the transfer "
     "cannot matter much.",
     "text_share_dead": "Share of the text's tokens whose rows the target never learned.",
+    "bridge_heldout_r2": "Share of the variance of the target's own last states that the bridge explains from the "
+    "source's, on documents that it was not fitted on.",
+    "bridge_fit_tokens": "Tokens of the text on which the bridge was fitted.",
+    "bridge_heldout_tokens": "Tokens of the documents kept out of the fit.",
+    "matched_source_layer": "Layer of the source that is most like this layer of the target, in order.",
+    "layer_cka": "How alike the states of the two layers are, whatever their axes: 1 is the same geometry (CKA).",
+    "state_map_heldout_r2": "Share of the variance of a target layer's states that the linear map explains from the "
+    "matched layer of the source, on documents that it was not fitted on.",
+    "state_map_fit_tokens": "Tokens of the text on which the maps between states were fitted.",
+    "state_map_heldout_tokens": "Tokens of the documents kept out of the fit.",
+    "change_asked": "Squared change that the source's adaptation asks of the target's states, relative to their "
+    "variance, mean over layers: near 0, adaptation changed little.",
+    "change_reached": "Share of that which the target's encoder has learned, on held-out documents: 1 is all of it.",
     "source_reliance": "Loss with another document's source minus loss with the right one, in nats per token: near 0, "
     "the target ignores its encoder, and nothing that is transferred into it can show.",
     "kcf": "Share of direct adaptation's gain that the transfer carried over: 1 is all of it.",

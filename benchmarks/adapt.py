@@ -123,6 +123,8 @@ def tables(medians: dict[str, dict[str, float]], args: argparse.Namespace) -> st
     for precision in ("fp32", "bf16"):
         chosen = {way.rpartition(", ")[0]: row for way, row in medians.items() if way.endswith(precision)}
         shares = ", ".join(f"{way} {row['gemm_share']:.0%}" for way, row in chosen.items() if "gemm_share" in row)
+        if PLAIN not in chosen:
+            continue
         rivals = [rival for rival in (PLAIN, HOWTO) if rival in chosen]
         parts += [f"{precision}:", side_by_side.table(chosen, rivals), f"Share of the GEMM rate: {shares}."]
     return "\n\n".join(parts)

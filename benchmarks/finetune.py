@@ -115,26 +115,27 @@ for _precision in ("fp32", "bf16"):
     WAYS |= {
         f"{PLAIN}, {_precision}": lambda args, p=_precision: huggingface(args, p, padded=False),
         f"polygraft trimmed, {_precision}": lambda args, p=_precision: polygraft(args, p, trimmed=True),
-        f"trimmed, LoRA, {_precision}": lambda args, p=_precision: polygraft(args, p, trimmed=True, **LORA),
     }
 WAYS |= {
-    "polygraft, fp32": lambda args: polygraft(args, "fp32", trimmed=False),
     "trimmed, embeddings frozen, fp32": lambda args: polygraft(args, "fp32", trimmed=True, trainable="no_embeddings"),
+    "trimmed, LoRA, fp32": lambda args: polygraft(args, "fp32", trimmed=True, **LORA),
     f"{HOWTO}, fp32": lambda args: huggingface(args, "fp32", padded=True),
 }
 
 
 def tables(medians: dict[str, dict[str, float]], args: argparse.Namespace) -> str:
-    steps = {way: f"{medians[f'{way}, fp32']['steps']:.0f}" for way in (PLAIN, "polygraft")}
+    steps = {way: f"{medians[f'{way}, fp32']['steps']:.0f}" for way in (PLAIN, "polygraft trimmed")}
     parts = [
         f"{args.model}, random weights, 250,054 entries, or {medians['polygraft trimmed, fp32']['classes']:,.0f} when "
         f"trimmed to the bundled pairs in five languages; {args.documents} pairs, {steps[PLAIN]} optimizer steps of "
-        f"the plain way and {steps['polygraft']} of polygraft's, AdamW, dropout on. plain: Seq2SeqTrainer, "
+        f"the plain way and {steps['polygraft trimmed']} of polygraft's, AdamW, dropout on. plain: Seq2SeqTrainer, "
         f"{args.batch} pairs padded to the longest; how-to: all padded to {SOURCE} and {TARGET}; polygraft: batches "
         f"of at most {args.tokens:,} padded tokens."
     ]
     for precision in ("fp32", "bf16"):
         chosen = {way.rpartition(", ")[0]: row for way, row in medians.items() if way.endswith(precision)}
+        if PLAIN not in chosen:
+            continue
         rivals = [rival for rival in (PLAIN, HOWTO) if rival in chosen]
         parts += [f"{precision}:", side_by_side.table(chosen, rivals)]
     return "\n\n".join(parts)

@@ -142,6 +142,7 @@ def main(
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks"), help="for checkpoints and results")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--write", type=Path, help="a page whose part under the benchmark's heading is replaced")
+    parser.add_argument("--only", default="", help="measure the ways whose names contain this, such as fp32")
     parser.add_argument("--worker", choices=list(ways), help=argparse.SUPPRESS)
     for name, value in settings.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help="default: %(default)s")
@@ -158,7 +159,8 @@ def main(
         return
     if prepare:
         prepare(args)
-    content = f"{page.about()}; median of {args.rounds} rounds.\n\n" + tables(measure(script, ways, args), args)
+    chosen = {name: way for name, way in ways.items() if args.only in name}
+    content = f"{page.about()}; median of {args.rounds} rounds.\n\n" + tables(measure(script, chosen, args), args)
     print(content)
     if args.write:
         page.write_section(args.write, title, content)

@@ -77,11 +77,15 @@ ONE_PROBLEM = {
     "a word for an adapter": (
         ("{steps: 100}", "{steps: 100}\n  adapter: lora"),
         "line 11: adapt.adapter = lora: must be a section with keys of its own: type, r, lora_alpha, lora_dropout,"
-        " target_modules, bottleneck_size, non_linearity",
+        " target_modules, bottleneck_size, non_linearity, normalize",
     ),
     "an adapter and a part": (
         ("{steps: 100}", "{steps: 100}\n  trainable: embeddings\n  adapter: {type: lora}"),
         "line 9: adapt: an adapter is trained alone: leave out `trainable: embeddings`, or `adapter`",
+    ),
+    "nothing to carry across": (
+        ("transfer: {}", "transfer: {method: bottleneck}"),
+        "line 11: transfer.method = bottleneck: needs `adapt.adapter`, which it carries across",
     ),
     "Norwegian": (
         ("lang: uk", "lang: no"),

@@ -30,7 +30,7 @@ from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import Seq2Seq, token_losses
 from polygraft.recipe import Budget, Evaluate, Finetune, PairData
 
-PROBE_DOCUMENTS, PROBE_EPOCHS, PROBE_RATE = 600, 6, 2e-3  # per language
+PROBE_DOCUMENTS, PROBE_EPOCHS, PROBE_RATE = 200, 3, 2e-3  # per language
 LANGUAGE, TEST_DOCUMENTS = "fr", 400
 FINETUNE = Finetune(
     budget=Budget(epochs=3), learning_rate=1e-3, per_device_train_batch_size=32, max_source_length_tokens=128,

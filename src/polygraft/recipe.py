@@ -24,7 +24,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Settings(BaseModel):
     """The base of all sections: immutable, and a key that is not a field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 class Budget(Settings):

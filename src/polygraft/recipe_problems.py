@@ -295,6 +295,8 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(("transfer", key), "needs `source`, the model to transfer from", kind)
     if transfer is not None and kind in MOVES_A_CHANGE and adapt is None:
         yield Finding(("transfer", key), "needs `adapt`: it moves what adaptation changed in the source", kind)
+    if method == "bottleneck" and isinstance(adapt, Mapping) and not adapt.get("adapter"):
+        yield Finding(("transfer", key), "needs `adapt.adapter`, which it carries across", kind)
     if transfer is not None and mode is None and not data.get("text"):
         yield Finding(("transfer", key), "needs `text`, on which the two models are compared", kind)
     for stage in ("warm_up", "adapt_target"):

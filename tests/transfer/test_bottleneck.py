@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import layer_norm
-from transformers import XLMRobertaForMaskedLM
+from transformers import AutoModelForSeq2SeqLM, XLMRobertaForMaskedLM
 
+from polygraft import adapt, finetune, transfer
 from polygraft.errors import TransferError
-from polygraft.models import bottleneck
+from polygraft.models import bottleneck, checkpoints
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
-from polygraft.recipe import Bottleneck, BottleneckTransfer
+from polygraft.recipe import (
+    MLM,
+    Bottleneck,
+    BottleneckTransfer,
+    Budget,
+    Embeddings,
+    Finetune,
+    PairData,
+    TextData,
+)
 from polygraft.transfer import bottleneck as method
 from polygraft.transfer.calibration import Calibration, Site
-from polygraft.transfer.plan import Inputs, check_plan
+from polygraft.transfer.plan import Inputs, check_plan, format_plan
 
 
 @pytest.fixture
@@ -149,6 +160,73 @@ def test_only_what_is_planned_changes(kind, tiny_xlmr, tiny_mbart, make_inputs, 
     assert all(torch.equal(tiny_xlmr.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
     assert all(np.isfinite(value) for value in figures.values())
     assert figures["end_wanted"] > 0.1 and -1 <= figures["end_cosine"] <= 1
+
+
+def test_dry_run_says_where_each_tensor_comes_from(tiny_xlmr, make_inputs, monkeypatch):
+    monkeypatch.setattr(method, "match_layers", lambda similarity: [0, 0, 2])
+    text = format_plan(method.plan(make_inputs(tiny_xlmr, with_adapter(tiny_xlmr, 0.5))))
+    line = next(line for line in text.splitlines() if method.CARRY in line)
+    assert line.split()[:3] == ["3", "other", "tensors"] and "source layer 1 + 2" in line
+
+
+@pytest.fixture
+def text(tmp_path, sentences):
+    path = tmp_path / "text.jsonl"
+    rows = [{"text": f"{a} {b}", "summary": a} for a in sentences for b in sentences[:2]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def states(folder):
+    """The encoder's last states, by what polygraft loads and by what plain transformers loads."""
+    ids = torch.arange(10, 30)[None]
+    models = checkpoints.load_seq2seq(str(folder)), AutoModelForSeq2SeqLM.from_pretrained(folder)
+    return [model.eval().get_encoder()(ids).last_hidden_state for model in models]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["bottleneck", "lora"])
+def test_adapt_transfer_and_finetune(kind, tiny_xlmr_dir, tiny_mbart_dir, text, tmp_path):
+    source, target, budget = str(tiny_xlmr_dir), str(tiny_mbart_dir), {"budget": Budget(steps=2), "learning_rate": 1e-2}
+    monolingual, out = (
+        TextData(train_file=text, lang="uk"),
+        {n: tmp_path / n for n in ("adapt", "transfer", "finetune")},
+    )
+    for folder in out.values():
+        folder.mkdir()
+    with torch.enable_grad():
+        adapt.run(MLM(**budget, adapter={"type": kind}), source, monolingual, 1, out["adapt"])
+    settings = BottleneckTransfer(rows="keep")
+    result = transfer.run(settings, source, str(out["adapt"]), target, monolingual, out["transfer"])
+    assert result["method"] == "bottleneck" and result["flops"] > 0
+    assert result["diagnostics"]["end_wanted"] > 0.01
+    ours, plain = states(out["transfer"])
+    base = states(tiny_mbart_dir)[1]
+    assert not torch.equal(ours, base)
+    assert torch.equal(plain, base if kind == "bottleneck" else ours)
+    with torch.enable_grad():
+        pairs = PairData(train_file=text, source_lang="uk")
+        finetune.run(Finetune(**budget), str(out["transfer"]), pairs, 1, out["finetune"])
+    names = ["mlm"] if kind == "bottleneck" else []
+    assert list(bottleneck.adapters(checkpoints.load_seq2seq(str(out["finetune"])))) == names
+
+
+def test_rows_are_those_of_embeddings_and_repaired_before_states_are_read(folders, pair, tmp_path, xlmr_tokenizer):
+    checkpoints.save(with_adapter(pair.source_model, 0.5), xlmr_tokenizer, tmp_path / "adapted")
+    adapted, read = str(tmp_path / "adapted"), []
+    transfer.run(Embeddings(), None, folders.source, folders.target, folders.text, tmp_path / "rows")
+    expected = checkpoints.load_seq2seq(str(tmp_path / "rows")).get_input_embeddings().weight
+    cka = Calibration.cka
+
+    def watched(self):
+        read.append(self.target.embed_tokens.weight.clone())
+        return cka(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Calibration, "cka", watched)
+        transfer.run(BottleneckTransfer(), folders.source, adapted, folders.target, folders.text, folders.out)
+    assert torch.equal(read[0], expected)
+    assert torch.equal(checkpoints.load_seq2seq(str(folders.out)).get_input_embeddings().weight, expected)
 
 
 def test_the_targets_own_adapters_stay(tiny_xlmr, tiny_mbart, make_inputs):

@@ -1,90 +1,91 @@
-"""Seconds until polygraft answers: its help beside `import typer`, a check, and a training step beside Trainer's.
+"""How long one waits for the first sign of life: help, check, and the first training step.
 
-A step is timed with all that comes before it: imports, loading of nano XLM-R, reading and tokenizing of text, and
-in polygraft the evaluation before the first step.
+Beside `polygraft --help` stands importing typer, which it is made with, and beside the first step of `polygraft adapt`
+that of a plain Trainer script on the same bundled model and text. Seconds are those of whole processes, which end with
+the first optimizer step.
 
-    python benchmarks/startup.py --write docs/benchmarks.md
+    python benchmarks/startup.py --rounds 5 --write docs/benchmarks.md
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import page
+import side_by_side
 
-ROOT = Path(__file__).parents[1]
-TEXT = "polygraft/sample/uk/adapt.parquet"
-PLAIN_STEP = f"""
-from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
-from transformers import Trainer, TrainingArguments
-import pyarrow.parquet, sys
-from pathlib import Path
-import importlib.util
-nano = Path(importlib.util.find_spec("polygraft").origin).parent / "nano"
-model = AutoModelForMaskedLM.from_pretrained(nano / "nano-xlmr").float()
-tokenizer = AutoTokenizer.from_pretrained(nano / "nano-xlmr")
-texts = pyarrow.parquet.read_table(nano / "{TEXT.removeprefix("polygraft/")}")["text"].to_pylist()
-stream = [token for ids in tokenizer(texts)["input_ids"] for token in ids]
-blocks = [{{"input_ids": stream[at : at + 256]}} for at in range(0, len(stream) - 255, 256)]
-arguments = TrainingArguments(
-    output_dir=sys.argv[1], max_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True
+MODEL, TEXT = "polygraft/nano-xlmr", "polygraft/sample/uk/adapt.parquet"
+RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
+BATCH, BLOCK = 16, 128
+END_WITH_FIRST_STEP = """
+import os
+from torch.optim.optimizer import register_optimizer_step_post_hook
+register_optimizer_step_post_hook(lambda *_: os._exit(0))
+"""
+POLYGRAFT = """
+from polygraft.cli import main
+main()
+"""
+PLAIN = """
+import sys
+import pyarrow.parquet
+from transformers import (
+    AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments,
 )
-Trainer(
-    model=model, args=arguments, train_dataset=blocks, data_collator=DataCollatorForLanguageModeling(tokenizer)
-).train()
+model, text, batch, block, out = sys.argv[1:]
+batch, block = int(batch), int(block)
+tokenizer = AutoTokenizer.from_pretrained(model)
+texts = pyarrow.parquet.read_table(text)["text"].to_pylist()
+stream = [token for ids in tokenizer(texts, verbose=False)["input_ids"] for token in ids]
+blocks = [{"input_ids": stream[at : at + block]} for at in range(0, len(stream) - block, block)]
+arguments = TrainingArguments(output_dir=out, per_device_train_batch_size=batch, report_to=[], disable_tqdm=True)
+collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
+network = AutoModelForMaskedLM.from_pretrained(model).float()
+Trainer(model=network, args=arguments, train_dataset=blocks, data_collator=collator).train()
 """
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
-    polygraft = [sys.executable, "-m", "polygraft"]
-    adapt = ["adapt", "--model", "polygraft/nano-xlmr", "--train-file", TEXT, "--lang", "uk", "--steps", "1"]
-    return {
-        "python -c 'import typer'": [sys.executable, "-c", "import typer"],
-        "polygraft --help": [*polygraft, "--help"],
-        "polygraft check recipes/demo.yaml": [*polygraft, "check", str(ROOT / "recipes/demo.yaml")],
-        "Trainer, one step, whole process": [sys.executable, "-c", PLAIN_STEP, str(folder)],
-        "polygraft adapt, one step, saved and verified": [*polygraft, *adapt, "--output-dir", str(folder / "adapt")],
-    }
-
-
-def seconds(command: list[str]) -> float:
+def seconds(*command: str) -> dict[str, float]:
+    """Run Python with these arguments; wall-clock seconds of the process."""
     started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    return time.perf_counter() - started
+    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"{command} failed:\n{run.stderr[-3000:]}")
+    return {"seconds": time.perf_counter() - started}
 
 
-def measure(rounds: int) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            for name, command in commands(Path(folder)).items():
-                found.setdefault(name, []).append(seconds(command))
-    return {name: statistics.median(values) for name, values in found.items()}
+def first_step_of_polygraft() -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as out:
+        settings = ["--train-file", TEXT, "--lang", "uk", "--steps", "100", "--per-device-train-batch-size", str(BATCH)]
+        script = END_WITH_FIRST_STEP + POLYGRAFT
+        return seconds("-c", script, "adapt", "--model", MODEL, *settings, "--output-dir", f"{out}/adapt")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", type=Path, help="a page whose part under '## startup' is replaced")
-    args = parser.parse_args()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    medians = measure(args.rounds)
-    print(json.dumps(medians))
-    lines = [f"`python benchmarks/startup.py`, median of {args.rounds} rounds, {page.about()}.", ""]
-    lines += ["| command | seconds |", "|---|---|", *(f"| `{name}` | {value:.2f} |" for name, value in medians.items())]
-    content = "\n".join(lines)
-    print(content)
-    if args.write:
-        page.write_section(args.write, "startup", content)
+def first_step_of_plain() -> dict[str, float]:
+    from polygraft.nano import bundled
+
+    with tempfile.TemporaryDirectory() as out:
+        script = END_WITH_FIRST_STEP + PLAIN
+        return seconds("-c", script, str(bundled(MODEL)), str(bundled(TEXT)), str(BATCH), str(BLOCK), out)
+
+
+WAYS: dict[str, side_by_side.Way] = {
+    "import typer": lambda _: seconds("-c", "import typer"),
+    "polygraft --help": lambda _: seconds("-m", "polygraft", "--help"),
+    "polygraft check recipes/demo.yaml": lambda _: seconds("-m", "polygraft", "check", str(RECIPE)),
+    "plain Trainer script, to its first step": lambda _: first_step_of_plain(),
+    "polygraft adapt, to its first step": lambda _: first_step_of_polygraft(),
+}
+
+
+def tables(medians: dict[str, dict[str, float]], _: argparse.Namespace) -> str:
+    lines = ["| command | seconds |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {way} | {row['seconds']:.2f} |" for way, row in medians.items())])
 
 
 if __name__ == "__main__":
-    main()
+    side_by_side.main(__file__, "startup", WAYS, tables, __doc__, {})

@@ -1,7 +1,7 @@
 """The command line: verbs to functions. The only place that catches errors, prints to people and exits.
 
-Exit codes: 0 ok, 1 failure, 2 usage or recipe, 3 data, 130 interrupted. Heavy imports (torch, transformers) happen
-inside the verbs that need them, so that `polygraft --help` answers at once.
+Exit codes: 0 ok, 1 failure, 2 usage or recipe, 3 data, 130 interrupted. Imports that the help does not need
+(torch, transformers, YAML) happen inside the verbs, so that `polygraft --help` answers at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import typer
 from polygraft import __version__, cli_checkpoints, cli_rank, cli_stages
 from polygraft.cli_errors import Commands, without_shard_bars
 from polygraft.recipe import Recipe
-from polygraft.recipe_io import dump_recipe, json_schema, load_recipe
 
 app = typer.Typer(
     cls=Commands,
@@ -53,6 +52,7 @@ def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None
     """Run a recipe: adapt, transfer, finetune, evaluate, report. Run again, it continues; what is done is kept."""
     settings = _load(recipe, set_, output_dir)
     from polygraft import pipeline
+    from polygraft.recipe_io import dump_recipe
 
     without_shard_bars()
     _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings)))
@@ -80,6 +80,8 @@ def check(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, every setting with its meaning; editors complete and check YAML with it."""
+    from polygraft.recipe_io import json_schema
+
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
@@ -106,6 +108,8 @@ def main() -> None:
 
 
 def _load(path: Path, overrides: list[str] | None, output_dir: str | None) -> Recipe:
+    from polygraft.recipe_io import load_recipe
+
     extra = [] if output_dir is None else [f"output_dir={json.dumps(output_dir)}"]
     return load_recipe(path, [*(overrides or []), *extra])
 

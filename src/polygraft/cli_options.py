@@ -14,9 +14,6 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from polygraft.recipe import Budget, Embeddings, Evaluate, PairData, TextData, Training
-from polygraft.recipe_io import assign, build_settings, parse_assignment
-from polygraft.recipe_problems import is_text, nearest_key
-from polygraft.recipe_yaml import read_yaml
 
 DEFAULT_EPOCHS = 3
 """The budget when no option gives one: that of the Hugging Face Trainer."""
@@ -78,6 +75,8 @@ def settings(
 
     `assignments` are `key=value` of any field of any of the classes. Raises one RecipeError for everything wrong.
     """
+    from polygraft.recipe_io import assign, build_settings, parse_assignment
+
     models = [model for model, _ in options]
     values: dict[type[BaseModel], dict[str, Any]] = {model: {} for model in models}
     places: dict[str, str] = {}
@@ -103,6 +102,8 @@ def _option_name(key: str) -> str:
 
 
 def _give(values: dict[str, Any], places: dict[str, str], model: type[BaseModel], key: str, value: Any) -> None:
+    from polygraft.recipe_problems import is_text
+
     if key in _UNITS and "budget" in model.model_fields:
         # all units that were given stay, so that the check for exactly one sees them
         values.setdefault("budget", {})[key] = _number(value)
@@ -113,12 +114,16 @@ def _give(values: dict[str, Any], places: dict[str, str], model: type[BaseModel]
 
 def _number(text: Any) -> Any:
     """2e6 as the number that it is (pydantic reads no exponent in a whole number); other text is left to the schema."""
+    from polygraft.recipe_yaml import read_yaml
+
     value = read_yaml(text)[0] if isinstance(text, str) else text
     return value if isinstance(value, int | float) and not isinstance(value, bool) else text
 
 
 def _owner(models: Sequence[type[BaseModel]], key: str) -> type[BaseModel]:
     """The class with that field, else the one with the nearest (whose error then names it)."""
+    from polygraft.recipe_problems import nearest_key
+
     exact = [model for model in models if key in model.model_fields]
     near = [model for model in models if nearest_key(key, model.model_fields)]
     return (exact or near or list(models))[0]

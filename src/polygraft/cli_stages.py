@@ -23,7 +23,6 @@ from polygraft.recipe import (
     TextData,
     Transfer,
 )
-from polygraft.recipe_problems import MOVES_A_CHANGE
 
 Objective = Annotated[
     Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")
@@ -231,6 +230,8 @@ def run_verb(
 
 def _check_transfer(section: Any, source: str | None, source_before: str | None, text: TextData | None) -> None:
     """The rules that a recipe's sections follow, for the options of `polygraft transfer`."""
+    from polygraft.recipe_problems import MOVES_A_CHANGE
+
     problems = []
     mode = section.mode if isinstance(section, Embeddings) else None
     what = f"mode {mode}" if mode else f"method {section.method}"

@@ -67,8 +67,12 @@ def peak_memory_bytes() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:  # not ru_maxrss, in which a process starts with the peak of the one that started it
+        with open("/proc/self/status") as file:
+            return int(dict(line.split(":", 1) for line in file)["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def resident_bytes() -> int:

@@ -32,7 +32,7 @@ from polygraft.transfer import embeddings
 from polygraft.transfer.dead_rows import find_dead_rows
 from polygraft.transfer.plan import Inputs
 
-COST_PIECES, COST_RUNS, COST_SECONDS = 8, 5, 1.0
+COST_PIECES, MIN_RUNS, MAX_RUNS, COST_SECONDS = 8, 2, 5, 1.0
 NOISE = {"mask_ratio": 0.35, "poisson_lambda": 3.5, "permute_sentences": True}
 OnWork = Callable[[float], None]  # called with the operations done since the last call
 
@@ -155,7 +155,7 @@ def _cost(model: Any, read: Callable[[], Any], tokens: int) -> Cost:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         read()
     seconds: list[float] = []
-    while not seconds or (len(seconds) < COST_RUNS and sum(seconds) < COST_SECONDS):
+    while len(seconds) < MIN_RUNS or (len(seconds) < MAX_RUNS and sum(seconds) < COST_SECONDS):
         started = time.perf_counter()
         with torch.inference_mode():
             read()

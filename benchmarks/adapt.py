@@ -1,55 +1,73 @@
-"""Tokens per second of `polygraft adapt` beside the plain Hugging Face way, on the bundled nano XLM-R.
+"""Tokens per second and memory of `polygraft adapt` beside the plain Hugging Face ways, at XLM-R-base's real shape.
 
-The rival is what the examples of transformers do: Trainer, DataCollatorForLanguageModeling, documents concatenated
-into blocks of the model's length. Same model, text, optimizer, masking rate, precision and number of threads; each run
-is a process of its own, the two ways take turns, and the table holds medians.
+The rivals: (a) Trainer with DataCollatorForLanguageModeling and text concatenated into blocks of 512 tokens, as the
+examples of transformers do it; (b) every line padded to 512 tokens, as the how-to does it. The same model (random
+weights, real tokenizer of 250,002 entries), text, optimizer, masking rate and precision. polygraft: exact, and with the
+vocabulary trimmed to the text.
 
-    python benchmarks/adapt.py --rounds 3 --write docs/benchmarks.md
+    python benchmarks/adapt.py --write docs/benchmarks.md
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
-import sys
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import page
+import real_size
+import side_by_side
 
-MODEL, TEXT, LANGUAGES = "polygraft/nano-xlmr", "polygraft/sample/{}/adapt.parquet", ("fr", "de", "uk", "pl", "ko")
-BATCH_DOCUMENTS, BATCH_BLOCKS, BLOCK, PROBABILITY, RATE = 32, 16, 256, 0.15, 1e-4
-WAYS = ("plain", "polygraft fp32", "polygraft")
-
-
-def texts() -> list[str]:
-    from polygraft.data.reading import read_rows
-
-    return [row["text"] for language in LANGUAGES for row in read_rows(TEXT.format(language), ["text"])]
+PROBABILITY, RATE, BLOCK = 0.15, 2e-5, 512
+PLAIN, HOWTO, TRIMMED = "plain", "how-to", "trimmed"
 
 
-def run_polygraft(folder: Path, precision: str) -> dict[str, float]:
-    from polygraft import adapt, machine
+def prepare(args: argparse.Namespace) -> None:
+    """A checkpoint of the real shape with random weights, the same trimmed to the whole text, and some of the text."""
+    folder = args.folder / args.model
+    texts = side_by_side.rows("adapt", 10**6, ["text"])
+    side_by_side.write_rows(args.folder / "adapt.jsonl", texts[: args.documents])
+    if not (args.folder / TRIMMED / "model.safetensors").is_file():
+        import torch
+        from transformers import AutoConfig, AutoModelForMaskedLM
+
+        from polygraft import trim
+        from polygraft.recipe import Trim
+
+        torch.manual_seed(0)
+        config = AutoConfig.from_pretrained(side_by_side.CONFIGS / f"{args.model}.json")
+        real_size.create_tokenizers(args.folder)
+        AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+        for file in (args.folder / "source").iterdir():
+            shutil.copy(file, folder)
+        file = side_by_side.write_rows(args.folder / "vocabulary.jsonl", texts)
+        trim.run(Trim(train_file=[file]), str(folder), args.folder / TRIMMED)
+
+
+def polygraft(args: argparse.Namespace, precision: str, trimmed: bool) -> dict[str, float]:
+    from polygraft import adapt
     from polygraft.recipe import MLM, Budget, TextData
 
-    file = folder / "text.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts()), encoding="utf-8")
+    file = str(args.folder / "adapt.jsonl")
     settings = MLM(
-        budget=Budget(epochs=1), learning_rate=RATE, per_device_train_batch_size=BATCH_DOCUMENTS, eval_steps=1e6,
-        save_steps=1e6, mlm_probability=PROBABILITY, max_length_tokens=BLOCK, precision=precision,
+        budget=Budget(epochs=1), learning_rate=RATE, per_device_train_batch_tokens=args.blocks * BLOCK,
+        mlm_probability=PROBABILITY, max_length_tokens=BLOCK, precision=precision, eval_steps=1e6, save_steps=1e6,
     )  # fmt: skip
-    out = folder / "out"
-    out.mkdir()
-    result = adapt.run(settings, MODEL, TextData(train_file=str(file)), 1, out)
-    rate = result["tokens"] / result["train_seconds"]
-    return {"tokens_per_second": rate, "peak_memory_bytes": machine.peak_memory_bytes()}
+    model = args.folder / (TRIMMED if trimmed else args.model)
+    with tempfile.TemporaryDirectory(dir=args.folder) as out:
+        result = adapt.run(settings, str(model), TextData(train_file=file), 1, Path(out))
+        speed = side_by_side.after_first_step(Path(out))
+    flops = speed * result["flops"] / result["tokens"]
+    return {
+        "tokens_per_second": speed, "loss": result["train_loss"], "classes": result["classes"],
+        "gemm_share": flops / side_by_side.gemm_flops_per_second(precision == "bf16"),
+    }  # fmt: skip
 
 
-def run_plain(folder: Path) -> dict[str, float]:
+def huggingface(args: argparse.Namespace, precision: str, padded: bool) -> dict[str, float]:
+    """Trainer as its examples use it; `padded`: every line to 512 tokens, two steps only."""
     from transformers import (
         AutoModelForMaskedLM,
         AutoTokenizer,
@@ -58,74 +76,60 @@ def run_plain(folder: Path) -> dict[str, float]:
         TrainingArguments,
     )
 
-    from polygraft import machine
-    from polygraft.models.checkpoints import resolve
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve(MODEL))
-    stream = [token for ids in tokenizer(texts(), verbose=False)["input_ids"] for token in ids]
-    blocks = [{"input_ids": stream[start : start + BLOCK]} for start in range(0, len(stream) - BLOCK, BLOCK)]
-    arguments = TrainingArguments(
-        output_dir=str(folder), num_train_epochs=1, learning_rate=RATE, save_strategy="no", use_cpu=True,
-        per_device_train_batch_size=BATCH_BLOCKS, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=PROBABILITY)
-    model = AutoModelForMaskedLM.from_pretrained(resolve(MODEL)).float()
-    result = Trainer(model=model, args=arguments, train_dataset=blocks, data_collator=collator).train()
-    rate = len(blocks) * BLOCK / result.metrics["train_runtime"]
-    return {"tokens_per_second": rate, "peak_memory_bytes": machine.peak_memory_bytes()}
-
-
-def worker(way: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        run = {
-            "plain": lambda: run_plain(Path(folder)),
-            "polygraft fp32": lambda: run_polygraft(Path(folder), "fp32"),
-            "polygraft": lambda: run_polygraft(Path(folder), "auto"),
-        }[way]
-        print(json.dumps(run()))
-
-
-def measure(rounds: int) -> dict[str, dict[str, float]]:
-    results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for number in range(rounds):
-        for way in WAYS:
-            command = [sys.executable, __file__, "--worker", way]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            results[way].append(json.loads(output.strip().splitlines()[-1]))
-            print(f"round {number + 1}: {way}: {results[way][-1]}", flush=True)
-    return {way: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for way, runs in results.items()}
+    folder = args.folder / args.model
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [json.loads(line)["text"] for line in (args.folder / "adapt.jsonl").read_text().splitlines()]
+    if padded:
+        inputs: list[dict[str, Any]] = [
+            dict(tokenizer(text, truncation=True, padding="max_length", max_length=BLOCK))
+            for text in texts[: 2 * args.blocks]
+        ]
+    else:
+        stream = [token for ids in tokenizer(texts, verbose=False)["input_ids"] for token in ids]
+        whole = len(stream) // (args.blocks * BLOCK) * args.blocks * BLOCK  # whole steps only
+        inputs = [{"input_ids": stream[at : at + BLOCK]} for at in range(0, whole, BLOCK)]
+    with tempfile.TemporaryDirectory(dir=args.folder) as out:
+        arguments = TrainingArguments(
+            output_dir=out, num_train_epochs=1, learning_rate=RATE, save_strategy="no", report_to=[],
+            per_device_train_batch_size=args.blocks, disable_tqdm=True, use_cpu=args.device == "cpu",
+            bf16=precision == "bf16", dataloader_pin_memory=False,
+        )  # fmt: skip
+        masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=PROBABILITY)
+        collator = side_by_side.Counting(masking, tokenizer.pad_token_id)
+        trainer = Trainer(
+            model=AutoModelForMaskedLM.from_pretrained(folder), args=arguments, train_dataset=inputs,
+            data_collator=collator, callbacks=[watch := side_by_side.stopwatch()],
+        )  # fmt: skip
+        loss = trainer.train().training_loss
+    return {"tokens_per_second": sum(collator.real[1:]) / watch.seconds, "loss": loss}
 
 
-def table(medians: dict[str, dict[str, float]], rounds: int) -> str:
-    plain: dict[str, Any] = medians["plain"]
-    lines = [
-        f"`python benchmarks/adapt.py`, median of {rounds} rounds, {page.about()}.",
-        "", "| way | real tokens per second | ratio | peak memory | ratio |", "|---|---|---|---|---|",
-    ]  # fmt: skip
-    for way, row in medians.items():
-        speed, memory = row["tokens_per_second"], row["peak_memory_bytes"]
-        lines.append(
-            f"| {way} | {speed:,.0f} | {speed / plain['tokens_per_second']:.2f} | {memory / 1e6:,.0f} MB | "
-            f"{memory / plain['peak_memory_bytes']:.2f} |"
-        )
-    return "\n".join(lines)
+WAYS: dict[str, side_by_side.Way] = {}
+for _precision in ("fp32", "bf16"):
+    WAYS |= {
+        f"{PLAIN}, {_precision}": lambda args, p=_precision: huggingface(args, p, padded=False),
+        f"polygraft, {_precision}": lambda args, p=_precision: polygraft(args, p, trimmed=False),
+        f"polygraft trimmed, {_precision}": lambda args, p=_precision: polygraft(args, p, trimmed=True),
+    }
+WAYS[f"{HOWTO}, fp32"] = lambda args: huggingface(args, "fp32", padded=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", type=Path, help="a page whose part under '## adapt' is replaced")
-    parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if args.worker:
-        worker(args.worker)
-        return
-    result = table(measure(args.rounds), args.rounds)
-    print(result)
-    if args.write:
-        page.write_section(args.write, "adapt", result)
+def tables(medians: dict[str, dict[str, float]], args: argparse.Namespace) -> str:
+    parts = [
+        f"{args.model}, random weights, 250,002 entries, or {medians['polygraft trimmed, fp32']['classes']:,.0f} when "
+        f"trimmed to the bundled text in five languages; {args.documents} documents, {args.blocks * BLOCK:,} tokens "
+        "per step, AdamW, dropout on. plain: Trainer on blocks of 512 tokens; how-to: every line padded to 512."
+    ]
+    for precision in ("fp32", "bf16"):
+        chosen = {way.rpartition(", ")[0]: row for way, row in medians.items() if way.endswith(precision)}
+        shares = ", ".join(f"{way} {row['gemm_share']:.0%}" for way, row in chosen.items() if "gemm_share" in row)
+        if PLAIN not in chosen:
+            continue
+        rivals = [rival for rival in (PLAIN, HOWTO) if rival in chosen]
+        parts += [f"{precision}:", side_by_side.table(chosen, rivals), f"Share of the GEMM rate: {shares}."]
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
-    main()
+    defaults = {"model": "xlm-roberta-base", "documents": 40, "blocks": 4}
+    side_by_side.main(__file__, "adapt", WAYS, tables, __doc__, defaults, prepare)

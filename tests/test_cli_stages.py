@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from polygraft.cli import app
-from polygraft.recipe import MLM, Denoising, Evaluate, PairData, TextData
+from polygraft.recipe import MLM, Denoising, Evaluate, Lora, PairData, TextData
 
 
 @pytest.fixture
@@ -58,6 +58,19 @@ def test_adapt_by_denoising_for_three_epochs_unless_told_otherwise(stage, tmp_pa
         "--objective", "denoising", "--set", "permute_sentences=false",
     )  # fmt: skip
     assert calls["arguments"][0] == Denoising.model_validate({"budget": {"epochs": 3}, "permute_sentences": False})
+
+
+@pytest.mark.parametrize("verb", ["adapt", "finetune"])
+def test_an_adapter_by_set(verb, stage, invoke):
+    calls = stage(verb)
+    command = [verb, "--model", "m", "--train-file", "t.jsonl", "--output-dir", "o"]
+    result = invoke(
+        *command, "--set", "adapter.type=lora", "--set", "adapter.r=8", "--set", "adapter.target_modules=[q]"
+    )
+    assert result.exit_code == 0, result.output
+    assert calls["arguments"][0].adapter == Lora(r=8, target_modules=["q"])
+    wrong = invoke(*command, "--set", "adapter.type=lora", "--set", "adapter.bottleneck_size=8")
+    assert wrong.exit_code == 2 and "--set adapter.bottleneck_size = 8: no such key of `lora`" in wrong.stderr
 
 
 def test_a_finished_stage_is_not_run_again_nor_replaced(stage, tmp_path, invoke):

@@ -42,7 +42,7 @@ def test_cards_show_a_wide_margin_over_the_unigram_and_reliance_on_the_source():
     source = json.loads((FOLDER / "nano-xlmr" / "measured.json").read_text())
     assert {row["language"] for row in source} >= set(LANGUAGES)
     for row in source:
-        assert row["MLM loss"] < row["unigram"] - 1.0, row
+        assert row["MLM loss"] < row["unigram"] - 2.0, row
     target = json.loads((FOLDER / "nano-mbart" / "measured.json").read_text())
     known = [row for row in target if row["language"] in KNOWN_TO_TARGET]
     unknown = [row for row in target if row["language"] not in KNOWN_TO_TARGET]

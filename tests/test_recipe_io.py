@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from polygraft.errors import RecipeError
-from polygraft.recipe import Recipe
+from polygraft.recipe import Bottleneck, Lora, Recipe
 from polygraft.recipe_io import arm_recipes, dump_recipe, load_recipe, parse_recipe
 
 OVERRIDES = {
@@ -75,6 +75,18 @@ def test_a_budget_in_an_arm_replaces_the_unit(write_recipe, base_recipe, base_ar
     detour = arm_recipes(recipe)["detour"]
     assert detour.adapt is not None
     assert (detour.adapt.budget.unit, detour.adapt.budget.amount) == ("tokens", 500.0)
+
+
+def test_another_kind_of_adapter_in_an_arm_replaces_it(write_recipe, base_recipe):
+    recipe = base_recipe.replace("{steps: 100}", "{steps: 100}\n  adapter: {type: lora, r: 4}")
+    arms = """arms:
+  same: {adapt: {adapter: {lora_alpha: 8}}}
+  other: {adapt: {adapter: {type: bottleneck}}}
+  none: {adapt: {adapter: null}}
+"""
+    merged = arm_recipes(load_recipe(write_recipe(recipe + arms), ["finetune.adapter.type=bottleneck"]))
+    assert [arm.adapt.adapter for arm in merged.values()] == [Lora(r=4, lora_alpha=8), Bottleneck(), None]
+    assert merged["none"].finetune.adapter == Bottleneck()
 
 
 def test_without_arms_the_recipe_is_its_only_arm(write_recipe, base_recipe):

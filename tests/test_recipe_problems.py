@@ -19,7 +19,7 @@ ONE_PROBLEM = {
     ),
     "unknown key, nothing near": (
         ("transfer: {}", "transfer: {zzz: 1}"),
-        "line 11: transfer.zzz = 1: no such key; valid here: method, mode, ridge_lambda, alpha, shrinkage_count",
+        "line 11: transfer.zzz = 1: no such key of `embeddings`; valid here: method, mode, ridge_lambda, alpha,",
     ),
     "missing section": (
         ("finetune:\n  budget:\n    epochs: 2\n", ""),
@@ -52,6 +52,40 @@ ONE_PROBLEM = {
     "choice": (
         ("transfer: {}", "transfer: {mode: repare}"),
         "line 11: transfer.mode = repare: must be repair or recentre or delta; did you mean `repair`?",
+    ),
+    "adapter without its kind": (
+        ("{steps: 100}", "{steps: 100}\n  adapter: {r: 8}"),
+        "line 11: adapt.adapter: needs `type`, the kind that it is of",
+    ),
+    "adapter of no kind": (
+        ("{steps: 100}", "{steps: 100}\n  adapter: {type: lra}"),
+        "line 11: adapt.adapter.type = lra: must be lora or bottleneck; did you mean `lora`?",
+    ),
+    "key of the other kind of adapter": (
+        ("{steps: 100}", "{steps: 100}\n  adapter: {type: lora, bottleneck_size: 8}"),
+        "line 11: adapt.adapter.bottleneck_size = 8: no such key of `lora`; valid here: type, r, lora_alpha,"
+        " lora_dropout, target_modules",
+    ),
+    "misspelt key of an adapter": (
+        ("{steps: 100}", "{steps: 100}\n  adapter: {type: bottleneck, botleneck_size: 8}"),
+        "line 11: adapt.adapter.botleneck_size = 8: no such key of `bottleneck`; did you mean `bottleneck_size`?",
+    ),
+    "value in an adapter": (
+        ("{steps: 100}", "{steps: 100}\n  adapter: {type: lora, r: 0.5}"),
+        "line 11: adapt.adapter.r = 0.5: must be a whole number",
+    ),
+    "a word for an adapter": (
+        ("{steps: 100}", "{steps: 100}\n  adapter: lora"),
+        "line 11: adapt.adapter = lora: must be a section with keys of its own: type, r, lora_alpha, lora_dropout,"
+        " target_modules, bottleneck_size, non_linearity, normalize",
+    ),
+    "an adapter and a part": (
+        ("{steps: 100}", "{steps: 100}\n  trainable: embeddings\n  adapter: {type: lora}"),
+        "line 9: adapt: an adapter is trained alone: leave out `trainable: embeddings`, or `adapter`",
+    ),
+    "nothing to carry across": (
+        ("transfer: {}", "transfer: {method: bottleneck}"),
+        "line 11: transfer.method = bottleneck: needs `adapt.adapter`, which it carries across",
     ),
     "Norwegian": (
         ("lang: uk", "lang: no"),

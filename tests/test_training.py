@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from polygraft import training
+from polygraft.data.batching import LengthGroupedBatches
 from polygraft.data.dataset import TextDataset
 from polygraft.models import checkpoints
 from polygraft.objectives.labels import find_labels
@@ -26,7 +27,7 @@ DOCUMENTS, TOKENS = 64, 14
 def data(xlmr_tokenizer):
     random = np.random.default_rng(0)
     documents = [random.integers(4, 200, TOKENS).astype(np.int32) for _ in range(DOCUMENTS + 16)]
-    return TextDataset(documents[:DOCUMENTS], [-1] * DOCUMENTS), TextDataset(documents[DOCUMENTS:], [-1] * 16)
+    return TextDataset((d, -1) for d in documents[:DOCUMENTS]), TextDataset((d, -1) for d in documents[DOCUMENTS:])
 
 
 def settings(**changes):
@@ -65,8 +66,10 @@ class FixedMasks(MaskedLM):
         for row in rows:
             self.noise = Noise(int(row["input_ids"].sum()))
             batches.append(super().collate([row]))
-        joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        return joined | {"label_positions": find_labels(joined["labels"])}
+        names = ("input_ids", "attention_mask", "labels")  # documents of one length: nothing is padding
+        joined = {name: torch.cat([batch[name] for batch in batches]) for name in names}
+        positions = {"token_positions": torch.arange(joined["labels"].numel())}
+        return joined | positions | {"label_positions": find_labels(joined["labels"])}
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (4, 2), (1, 8)])
@@ -77,7 +80,7 @@ def test_accumulation_equals_one_large_batch(tiny_xlmr, xlmr_tokenizer, data, tm
     loss = tiny_xlmr(**{name: reference[name] for name in ("input_ids", "attention_mask", "labels")}).loss
     expected = torch.autograd.grad(loss, tiny_xlmr.roberta.embeddings.word_embeddings.weight)[0]
 
-    first_eight = TextDataset([data[0][i]["input_ids"] for i in range(8)], [-1] * 8)
+    first_eight = TextDataset((data[0][i]["input_ids"], -1) for i in range(8))
     seen = {}
 
     class Recording(StageTrainer):
@@ -145,14 +148,19 @@ def test_budgets_in_every_unit(tiny_xlmr, xlmr_tokenizer, data, tmp_path, budget
 
 
 def test_flops_are_those_of_the_formula(tiny_xlmr, xlmr_tokenizer, data, tmp_path):
-    """Independent reference: 6 flops per weight and token in matrices, 12 T² D per layer and document in attention."""
+    """Independent reference: 6 flops per weight and token in matrices, 12 T² D per layer and document in attention.
+
+    In the last layer all but keys and values is computed for the masked tokens only.
+    """
     result = run(tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out")
     config = tiny_xlmr.config
     width, length = config.hidden_size, TOKENS + 2
-    per_token = 6 * config.num_hidden_layers * (4 * width**2 + 2 * width * config.intermediate_size)
-    attention = 12 * config.num_hidden_layers * length * width
-    body = result["tokens"] * (per_token + attention)
-    head = 6 * 0.15 * result["steps"] * 8 * TOKENS * (width**2 + width * len(xlmr_tokenizer))
+    masked = 0.15 * result["steps"] * 8 * TOKENS
+    keys_values, rest = 2 * width**2, 2 * width**2 + 2 * width * config.intermediate_size
+    last = 6 * (result["tokens"] * keys_values + masked * rest)
+    body = 6 * result["tokens"] * (config.num_hidden_layers - 1) * (keys_values + rest) + last
+    body += 12 * result["tokens"] * config.num_hidden_layers * length * width
+    head = 6 * masked * (width**2 + width * len(xlmr_tokenizer))
     assert result["flops"] == pytest.approx(body + head, rel=0.12)  # masks are drawn; measured within 6%
 
 
@@ -220,11 +228,11 @@ def test_interrupted_checkpoint_is_not_trusted(tmp_path):
 
 
 def test_spending_survives_saving(tmp_path):
-    spending = Spending(settings(), 8, False, "x")
+    spending = Spending(settings(), LengthGroupedBatches(np.ones((64, 1)), 0, documents=8), False, "x")
     spending.spent |= {"steps": 3, "tokens": 99}
     state = {"stateful_callbacks": {"Spending": spending.state()}}
     (tmp_path / "trainer_state.json").write_text(json.dumps(state))
-    again = Spending(settings(), 8, False, "x")
+    again = Spending(settings(), LengthGroupedBatches(np.ones((64, 1)), 0, documents=8), False, "x")
     again.resume(tmp_path)
     assert again.spent == spending.spent
     assert again.share == 0.5

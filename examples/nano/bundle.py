@@ -36,16 +36,22 @@ ALL_LANGUAGES = LANGUAGES["xlmr"]  # the target's card shows the languages that 
 CODES = {"sk": "cs_CZ"}  # mBART-50 has no code for Slovak
 
 
-def held_out(data: Path, language: str, tokenizer: Any) -> TextDataset:
-    rows = read_rows(str(data / language / "validation.jsonl"), ["text"])[:DOCUMENTS]
+def read(data: Path, language: str, split: str, documents: int) -> list[dict[str, Any]]:
+    return read_rows(str(data / language / f"{split}.jsonl"), ["text"])[:documents]
+
+
+def tokenized(rows: list[dict[str, Any]], language: str, tokenizer: Any) -> TextDataset:
     return text_dataset(rows, TextData(train_file="", lang=language), tokenizer, LENGTH, coded=False)
+
+
+def held_out(data: Path, language: str, tokenizer: Any) -> TextDataset:
+    return tokenized(read(data, language, "validation", DOCUMENTS), language, tokenizer)
 
 
 def unigram_nats(data: Path, language: str, tokenizer: Any) -> np.ndarray:
     """Return -log p of every token id by its frequency in the language's pretraining text (add-one smoothed)."""
-    rows = read_rows(str(data / language / "pretrain.jsonl"), ["text"])
     counts = np.ones(len(tokenizer))
-    for row in rows[:5000]:
+    for row in read(data, language, "pretrain", 5000):
         np.add.at(counts, tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"], 1)
     return -np.log(counts / counts.sum())
 
@@ -75,7 +81,7 @@ def measure_target(folder: Path, data: Path) -> list[dict[str, Any]]:
     objective = Denoising(tokenizer, 0.35, 3.5, True, Noise(1, fixed=True))
     rows = []
     for language in ALL_LANGUAGES:
-        texts = [row["text"] for row in read_rows(str(data / language / "validation.jsonl"), ["text"])[:DOCUMENTS]]
+        texts = [row["text"] for row in read(data, language, "validation", DOCUMENTS)]
         code = tokenizer.convert_tokens_to_ids(to_code(CODES.get(language, language), tokenizer))
         pieces = cut(tokenizer, texts, LENGTH - 2)
         found = denoising(model, objective, pieces, [code] * len(texts), SEED)

@@ -27,6 +27,10 @@ PHASES: dict[str, list[Training]] = {
             budget=Budget(minutes=70), learning_rate=1.5e-3, mlm_probability=0.2, max_length_tokens=128,
             per_device_train_batch_size=32, **SHARED,
         ),
+        MLM(
+            budget=Budget(tokens=15_000_000), learning_rate=1e-3, mlm_probability=0.2, max_length_tokens=128,
+            per_device_train_batch_size=32, **SHARED,
+        ),
     ],
     "mbart": [
         Denoising(

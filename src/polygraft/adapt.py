@@ -9,7 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from polygraft.data.dataset import read_text, row_codes, text_dataset
-from polygraft.models import checkpoints
+from polygraft.models import adapters, checkpoints
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.denoising import Denoising
@@ -31,17 +31,19 @@ def run(settings: MLM | DenoisingSettings, model: str, text: TextData, seed: int
     splits = train_rows, validation_rows = read_text(text, seed)
     tokenizer = full_tokenizer
     if settings.trim_vocabulary:
-        tokenizer = trim(network, tokenizer, [row[text.text_column] for rows in splits for row in rows])
+        tokenizer = trim(network, tokenizer, (row[text.text_column] for rows in splits for row in rows))
     make = partial(_objective, settings)
     length = min(settings.max_length_tokens, checkpoints.max_positions(network))
     dataset = partial(text_dataset, data=text, max_length=length, coded=coded)
     data = (dataset(train_rows, tokenizer=tokenizer), dataset(validation_rows, tokenizer=tokenizer))
     objectives = make(tokenizer, Noise(seed)), make(tokenizer, EVAL_NOISE)
+    lora = adapters.prepare(network, settings)
     result = train(network, tokenizer, settings, *objectives, data, seed=seed, out_dir=out_dir)
+    result |= adapters.finish(network, lora, out_dir)
     if settings.trim_vocabulary:
         network = restore(network, tokenizer, load(model), full_tokenizer)
         held_out = dataset(validation_rows, tokenizer=full_tokenizer)
-        mass = unseen_mass(tokenizer, [row[text.text_column] for row in train_rows])
+        mass = unseen_mass(tokenizer, (row[text.text_column] for row in train_rows))
         kept = full_ids(tokenizer, full_tokenizer)
         result |= quieten_others(network, kept, make(full_tokenizer, EVAL_NOISE), held_out, mass)
     languages = set(row_codes(train_rows, text.lang, text.lang_column, tokenizer)) if coded else None

@@ -90,7 +90,7 @@ def settings(
         path, value = parse_assignment(text)
         model = _owner(models, path[0])
         assign(values[model], path, value)
-        places[".".join(path)] = f"--set {path[0]}"
+        places[".".join(path)] = f"--set {'.'.join(path)}"
     for model in models:
         if "budget" in model.model_fields:
             values[model].setdefault("budget", {"epochs": DEFAULT_EPOCHS})

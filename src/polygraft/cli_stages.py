@@ -5,21 +5,40 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from polygraft import cli_options as o
 from polygraft.cli_errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
-from polygraft.recipe import MLM, Denoising, Embeddings, Evaluate, Finetune, PairData, Settings, TextData
+from polygraft.recipe import (
+    MLM,
+    Denoising,
+    Embeddings,
+    Evaluate,
+    Finetune,
+    PairData,
+    Settings,
+    TextData,
+    Transfer,
+)
+from polygraft.recipe_problems import MOVES_A_CHANGE
 
 Objective = Annotated[
     Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")
 ]
 Source = Annotated[str | None, typer.Option("--source", help="The masked language model to transfer from, adapted.")]
 SourceBefore = Annotated[
-    str | None, typer.Option("--source-before", help="The same model before it was adapted (mode delta needs it).")
+    str | None,
+    typer.Option("--source-before", help="The same model before it was adapted (for delta, bottleneck and distill)."),
+]
+Method = Annotated[
+    Literal["embeddings", "bottleneck", "encoder", "distill"],
+    typer.Option(
+        "--method",
+        help="What is moved: embedding rows, an adapter, the encoder, or the change of its states.",
+    ),
 ]
 Target = Annotated[str, typer.Option("--target", help="The mBART checkpoint that receives it.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print where every value would come from; write no model.")]
@@ -65,16 +84,21 @@ def transfer(
     output_dir: o.OutputDir,
     source: Source = None,
     source_before: SourceBefore = None,
+    method: Method = "embeddings",
     mode: o.Mode = None,
     train_file: o.OptionalTextFile = None,
     text_column: o.TextColumn = None,
     lang: o.Lang = None,
     set_: o.Overrides = None,
+    seed: o.Seed = 1,
     dry_run: DryRun = False,
 ) -> None:
     """Move what a masked language model knows into an mBART model."""
     data = {"train_file": train_file, "text_column": text_column, "lang": lang}
-    sections: list[Any] = [(Embeddings, {"mode": mode}), (TextData, data)]
+    if mode and method != "embeddings":
+        raise RecipeError(f"polygraft transfer: --mode: is of method embeddings; method {method} has none")
+    kind = next(kind for kind in get_args(Transfer) if kind.model_fields["method"].default == method)
+    sections: list[Any] = [(kind, {"mode": mode} if mode else {}), (TextData, data)]
     with_text = any(data.values())
     section, *texts = o.settings("polygraft transfer", sections if with_text else sections[:1], set_)
     text = texts[0] if texts else None
@@ -82,12 +106,14 @@ def transfer(
     from polygraft import transfer as stage
 
     def work() -> dict[str, Any]:
-        return stage.run(section, source_before, source, target, text, output_dir, dry_run=dry_run)
+        return stage.run(section, source_before, source, target, text, output_dir, dry_run=dry_run, seed=seed)
 
     if dry_run:
         _print_result(work())
     else:
-        run_verb("transfer", output_dir, section, [source_before, source, target, text], None, work)
+        drawn = seed if section.random else None
+        inputs = [source_before, source, target, text, getattr(section, "general", None)]
+        run_verb("transfer", output_dir, section, inputs, drawn, work)
 
 
 def finetune(
@@ -203,15 +229,19 @@ def run_verb(
     typer.echo(f"{stage}: done, in {out_dir}")
 
 
-def _check_transfer(section: Embeddings, source: str | None, source_before: str | None, text: TextData | None) -> None:
+def _check_transfer(section: Any, source: str | None, source_before: str | None, text: TextData | None) -> None:
     """The rules that a recipe's sections follow, for the options of `polygraft transfer`."""
     problems = []
-    if section.mode != "recentre" and source is None:
-        problems.append(f"--source: is missing; mode {section.mode} transfers from it (recentre needs none)")
-    if section.mode == "delta" and source_before is None:
-        problems.append("--source-before: is missing; mode delta moves what adaptation changed between the two")
-    if section.mode == "delta" and text is None:
-        problems.append("--train-file: is missing; mode delta weighs each token by its count in the text")
+    mode = section.mode if isinstance(section, Embeddings) else None
+    what = f"mode {mode}" if mode else f"method {section.method}"
+    if mode != "recentre" and source is None:
+        problems.append(f"--source: is missing; {what} transfers from it (mode recentre needs none)")
+    if (mode or section.method) in MOVES_A_CHANGE and source_before is None:
+        problems.append(f"--source-before: is missing; {what} moves what adaptation changed between the two")
+    if mode == "delta" and text is None:
+        problems.append(f"--train-file: is missing; {what} weighs each token by its count in the text")
+    if mode is None and text is None:
+        problems.append(f"--train-file: is missing; {what} compares the two models on it")
     if problems:
         raise RecipeError("polygraft transfer: " + "\n  ".join(problems))
 

@@ -19,9 +19,10 @@ from polygraft.data.files import write_atomically
 from polygraft.data.layout import IGNORED, Layout
 from polygraft.data.reading import read_rows
 from polygraft.errors import CheckpointError, RecipeError
-from polygraft.inference.generate import OnProgress, best_device, decode, max_length_tokens
+from polygraft.inference.generate import OnProgress, best_device, decode, longest_source, max_length_tokens
 from polygraft.metrics import Score, loss_per_token, score_texts
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
+from polygraft.models.graft import assert_reads
 from polygraft.objectives.seq2seq import make_batch, token_losses
 from polygraft.progress import Progress
 from polygraft.recipe import Evaluate, PairData
@@ -91,9 +92,9 @@ def reference_losses(
     The language token is left out of both: the task gives it (generation is forced to it), every fine-tuned model
     predicts it with certainty, and a free token would dilute differences by one part in the reference's length.
     """
-    longest = max_length_tokens(model, tokenizer)
-    longest_source = min(longest, settings.max_source_length_tokens)
-    items = pair_dataset(rows, pairs, tokenizer, longest_source, longest).items
+    lengths = longest_source(model, tokenizer, settings), max_length_tokens(model, tokenizer)
+    items = pair_dataset(rows, pairs, tokenizer, *lengths).items
+    assert_reads(model, (len(item["input_ids"]) for item in items))
     layout = Layout.of(tokenizer)
     losses, counts = [0.0] * len(items), [len(item["labels"]) - 1 for item in items]
     done = 0

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from polygraft.data.dataset import pair_dataset, read_pairs
-from polygraft.models import checkpoints
+from polygraft.models import adapters, checkpoints, graft
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.seq2seq import Seq2Seq
@@ -27,14 +27,18 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
         columns = (pairs.text_column, pairs.summary_column)
         tokenizer = trim(network, tokenizer, [row[c] for rows in splits for row in rows for c in columns])
     limit = checkpoints.max_positions(network)
-    lengths = min(settings.max_source_length_tokens, limit), min(settings.max_target_length_tokens, limit)
-    dataset = partial(pair_dataset, data=pairs, max_source=lengths[0], max_target=lengths[1])
+    source, target = settings.max_source_length_tokens, min(settings.max_target_length_tokens, limit)
+    source = source if graft.is_graft(network) else min(source, limit)
+    dataset = partial(pair_dataset, data=pairs, max_source=source, max_target=target)
     train_data, eval_data = (dataset(rows, tokenizer=tokenizer) for rows in splits)
+    graft.assert_reads(network, (len(item["input_ids"]) for data in (train_data, eval_data) for item in data.items))
     objective, eval_objective = Seq2Seq(tokenizer, settings.label_smoothing_factor), Seq2Seq(tokenizer)
+    lora = adapters.prepare(network, settings)
     result = train(
         network, tokenizer, settings, objective, eval_objective, (train_data, eval_data),
         seed=seed, out_dir=out_dir, keep_best=True,
     )  # fmt: skip
+    result |= adapters.finish(network, lora, out_dir)
     if settings.trim_vocabulary:
         network = restore(network, tokenizer, checkpoints.load_seq2seq(model), full_tokenizer)
         held_out = dataset(splits[1], tokenizer=full_tokenizer)

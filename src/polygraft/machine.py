@@ -11,7 +11,17 @@ import sys
 from typing import Any
 
 KEPT_MODEL_BYTES = 2**28
-PACKAGES = ("polygraft", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "sacrebleu")
+PACKAGES = (
+    "polygraft",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "peft",
+    "safetensors",
+    "numpy",
+    "sacrebleu",
+)
 
 
 def use_bf16(precision: str) -> bool:

@@ -28,7 +28,7 @@ from polygraft.recipe import AddLanguages, PairData, Recipe, Settings, TextData
 from polygraft.recipe_io import arm_recipes
 
 STAGE_FILE = "stage.json"
-FORMAT = 1  # raised when a stage's results change with the same settings
+FORMAT = 2  # raised when a stage's results change with the same settings
 
 
 def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
@@ -75,9 +75,15 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
         source = stage("adapt", recipe.adapt, [source, text], seed, work)
     if recipe.transfer:
         # A control that needs no source must not depend on one, or a changed source would run it again.
-        before, after = (None, None) if recipe.transfer.mode == "recentre" else (recipe.source, source)
-        how = partial(transfer.run, recipe.transfer, before, after, model, text)
-        model = stage("transfer", recipe.transfer, [before, after, model, text], None, how)
+        recentred = getattr(recipe.transfer, "mode", None) == "recentre"
+        before, after = (None, None) if recentred else (recipe.source, source)
+        drawn = seed if recipe.transfer.random else None
+        how = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)
+        general = getattr(recipe.transfer, "general", None)
+        model = stage("transfer", recipe.transfer, [before, after, model, text, general], drawn, how)
+    if recipe.warm_up and text:
+        work = partial(adapt.run, recipe.warm_up, model, text, seed)
+        model = stage("warm_up", recipe.warm_up, [model, text], seed, work)
     if recipe.adapt_target and text:
         work = partial(adapt.run, recipe.adapt_target, model, text, seed)
         model = stage("adapt_target", recipe.adapt_target, [model, text], seed, work)
@@ -216,7 +222,8 @@ def fingerprint_of(name: str) -> str:
     record = read_record(folder)
     if record and record["status"] == "done":
         return record["fingerprint"]
-    return _hash_files(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]))
+    patterns = ("*.safetensors", "*.json", "adapter/*.safetensors", "adapter/*.json")
+    return _hash_files(sorted(path for pattern in patterns for path in folder.glob(pattern)))
 
 
 def _hash_files(paths: list[Path]) -> str:

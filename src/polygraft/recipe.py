@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -15,7 +24,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Settings(BaseModel):
     """The base of all sections: immutable, and a key that is not a field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 class Budget(Settings):
@@ -49,6 +60,35 @@ class Budget(Settings):
         return float(getattr(self, self.unit))
 
 
+class Lora(Settings):
+    """Low-rank changes of linear layers (Hu et al. 2022), by PEFT; merged into the weights when the stage ends."""
+
+    type: Literal["lora"] = "lora"
+    """The kind of adapter."""
+    r: PositiveInt = 16
+    """Rank of the change of each weight matrix."""
+    lora_alpha: PositiveInt = 32
+    """The change is scaled by lora_alpha / r."""
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout of the adapters' inputs."""
+    target_modules: list[str] | None = None
+    """Ends of the names of the linear layers that are adapted, such as [q_proj, v_proj] in mBART or [query, value] in
+    XLM-R; without it all of attention and feed-forward."""
+
+
+class Bottleneck(Settings):
+    """A layer h + U g(D h + d) behind each layer's feed-forward (Pfeiffer et al. 2020); cannot be merged."""
+
+    type: Literal["bottleneck"] = "bottleneck"
+    """The kind of adapter."""
+    bottleneck_size: PositiveInt = 64
+    """Width r of the bottleneck: D is r x d, U is d x r."""
+    non_linearity: Literal["relu", "gelu"] = "relu"
+    """The function g."""
+    normalize: bool = False
+    """Whether D reads h as a LayerNorm makes it, and the change is scaled back: for mBART, whose h have any scale."""
+
+
 class Training(Settings):
     """What every training stage shares. Names are those of the Hugging Face Trainer."""
 
@@ -67,7 +107,10 @@ class Training(Settings):
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
     per_device_train_batch_size: PositiveInt = 16
-    """Documents per device and forward pass."""
+    """Documents per device and forward pass, all of like length."""
+    per_device_train_batch_tokens: PositiveInt | None = None
+    """Padded tokens per device and forward pass, instead of a number of documents: short ones then come many at a
+    time, long ones few. Of denoising the original's tokens count, of pairs both sides'."""
     gradient_accumulation_steps: PositiveInt = 1
     """Forward passes per optimizer step; the loss stays the mean over all of their tokens."""
     eval_steps: PositiveFloat = 0.25
@@ -79,6 +122,18 @@ class Training(Settings):
     other rows unchanged. Saves memory and time; the losses then normalise over fewer classes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; "auto" is bf16 on a GPU that has it, else fp32. Weights stay fp32."""
+    trainable: Literal["all", "no_embeddings", "embeddings", "bridge"] = "all"
+    """Which weights are trained: all, all but the embeddings (the matrix tied to the output layer, and positions), only
+    these, or of a graft (transfer method `encoder`) the bridge and the cross-attention. The others get neither
+    gradients nor optimizer states."""
+    adapter: Lora | Bottleneck | None = Field(None, discriminator="type")
+    """Train an adapter, `type: lora` or `type: bottleneck`, and nothing else."""
+
+    @model_validator(mode="after")
+    def _one_choice_of_weights(self) -> Training:
+        if self.adapter is not None and self.trainable != "all":
+            raise ValueError(f"an adapter is trained alone: leave out `trainable: {self.trainable}`, or `adapter`")
+        return self
 
 
 class MLM(Training):
@@ -181,6 +236,82 @@ class Embeddings(Settings):
     """`repair`, `recentre`: distance of the new rows from the mean, relative to the median of well-trained rows;
     without it 0.8 for rows mapped from the source and 1 for recentred ones, the best of each on development text."""
 
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return False
+
+
+class Encoder(Settings):
+    """Transfer of the source's whole encoder, put before the target's decoder (see docs/methods.md)."""
+
+    method: Literal["encoder"] = "encoder"
+    """The transfer method."""
+    control: Literal["none", "random"] = "none"
+    """`random`: an encoder of the source's shape that knows nothing, in its place."""
+    ridge_lambda: NonNegativeFloat = 1e-3
+    """Regularisation of the bridge between the hidden states, relative to their mean variance."""
+    calibration_tokens: PositiveInt = 100_000
+    """Tokens of the text on which the bridge is fitted; a tenth of the documents is held out."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return self.control == "random"
+
+
+class WarmUp(Denoising):
+    """Denoising that trains the bridge and the cross-attention of a graft alone, before everything is unfrozen."""
+
+    trainable: Literal["bridge"] = "bridge"
+    """What reads the encoder; the encoder itself and the rest of the decoder stay as they are."""
+    learning_rate: PositiveFloat = 5e-4
+    """Peak learning rate of AdamW; ten times that at which everything is trained afterwards."""
+
+
+class Distill(Training):
+    """Transfer of what adaptation changed in the source's hidden states, by training the target's encoder."""
+
+    method: Literal["distill"] = "distill"
+    """The transfer method."""
+    ridge_lambda: NonNegativeFloat = 1e-3
+    """Regularisation of the maps between the hidden states, relative to their mean variance."""
+    calibration_tokens: PositiveInt = 100_000
+    """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
+    general: TextData | None = None
+    """Text in which the target's states should stay as they are: of other languages or subjects."""
+    anchor_weight: NonNegativeFloat = 1.0
+    """Weight of a token of the general text, that of a token of the user's text being 1."""
+    max_length_tokens: PositiveInt = 256
+    """Longer documents are cut into pieces of at most this length, special tokens included."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay; with any, the target changes even where the source did not."""
+    trim_vocabulary: Literal[False] = False
+    """The vocabulary takes no part in this."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return True
+
+
+class BottleneckTransfer(Settings):
+    """Transfer of an adapter, bottlenecks or LoRA, that was trained in the source (see docs/methods.md)."""
+
+    method: Literal["bottleneck"] = "bottleneck"
+    """The transfer method."""
+    rows: Literal["repair", "recentre", "keep"] = "repair"
+    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
+    ridge_lambda: NonNegativeFloat = 1e-3
+    """Regularisation of the maps between the hidden states, relative to their mean variance."""
+    calibration_tokens: PositiveInt = 100_000
+    """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return False
+
 
 class AddLanguages(Settings):
     """Languages that the target has no code for."""
@@ -243,6 +374,15 @@ class Verdict(Settings):
     """Bootstrap resamples."""
 
 
+DEFAULT_METHOD = "embeddings"
+Transfer = Embeddings | BottleneckTransfer | Encoder | Distill
+
+
+def _with_method(section: Any) -> Any:
+    """Name the transfer's method where the recipe leaves it out."""
+    return {"method": DEFAULT_METHOD, **section} if isinstance(section, dict) else section
+
+
 class Recipe(Settings):
     """The whole way from text to verdict."""
 
@@ -264,8 +404,10 @@ class Recipe(Settings):
     """Labelled pairs; needed by `finetune` and `evaluate`."""
     adapt: MLM | None = None
     """Stage 1: continued pretraining of the source on the text. Leave out to use the source as it is."""
-    transfer: Embeddings | None = None
+    transfer: Annotated[Transfer | None, BeforeValidator(_with_method)] = Field(None, discriminator="method")
     """Stage 2: from the source into the target. Leave out to use the target as it is."""
+    warm_up: WarmUp | None = None
+    """With `transfer: {method: encoder}`: denoising on the text that trains only what reads the encoder."""
     adapt_target: Denoising | None = None
     """Continued pretraining of the target on the text, before fine-tuning (with `transfer`: after it)."""
     finetune: Finetune

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from polygraft import recipe_yaml
 from polygraft.errors import RecipeError
-from polygraft.recipe import Recipe
+from polygraft.recipe import DEFAULT_METHOD, Recipe
 from polygraft.recipe_problems import (
     EMPTY_SECTION,
     SHARED_KEYS,
@@ -244,7 +244,14 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 def _merge(base: Any, changes: Any, key: str = "") -> Any:
     if not isinstance(base, Mapping) or not isinstance(changes, Mapping) or key == "budget":
         return changes
+    if any(changes.get(key, kind) != kind for key, kind in _kinds(base)):  # another kind has other keys
+        return changes
     return {**base, **{k: _merge(base.get(k), value, str(k)) for k, value in changes.items()}}
+
+
+def _kinds(section: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What says of which kind a section is: an adapter's `type`, a transfer's `method`."""
+    return [("type", section.get("type")), ("method", section.get("method", DEFAULT_METHOD))]
 
 
 def _has(data: Any, path: KeyPath) -> bool:

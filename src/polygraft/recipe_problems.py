@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from polygraft.errors import RecipeError
-from polygraft.recipe import Recipe
+from polygraft.recipe import DEFAULT_METHOD, Recipe
 from polygraft.recipe_yaml import Path
 
 T = TypeVar("T", bound=BaseModel)
@@ -67,20 +67,26 @@ def shown(value: Any) -> str | None:
 def field_at(model: type[BaseModel], path: Path) -> FieldInfo | None:
     """The field that a path leads to, through sections and `arms`; None when there is none."""
     field: FieldInfo | None = None
-    section: type[BaseModel] | None = model
+    sections: list[type[BaseModel]] = [model]
     for position, key in enumerate(path):
         if model is Recipe and position and path[0] == "arms":
             return field_at(Recipe, path[2:]) if len(path) > 2 else field
-        if section is None or key not in section.model_fields:
+        field = next((section.model_fields[key] for section in sections if key in section.model_fields), None)
+        if field is None:
             return None
-        field = section.model_fields[key]
-        section = section_of(field)
+        sections = sections_of(field)
     return field
 
 
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The settings class of a field that is a section, None for a plain value."""
-    return next((t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """The settings classes of a field that is a section (several where it is of one of several kinds), else []."""
+    return [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+
+
+def section_of_kind(field: FieldInfo, kind: Any) -> type[BaseModel]:
+    """That one of a section's classes whose discriminator (`type`, say) has the value `kind`; else the first."""
+    sections, key = sections_of(field), str(field.discriminator)
+    return next((s for s in sections if key in s.model_fields and s.model_fields[key].default == kind), sections[0])
 
 
 def is_text(field: FieldInfo) -> bool:
@@ -107,8 +113,8 @@ def keys_of(model: type[BaseModel], path: Path) -> list[str]:
     if not path or (model is Recipe and path[0] == "arms" and len(path) == 2):
         return list(model.model_fields)
     field = field_at(model, path)
-    section = section_of(field) if field else None
-    return list(section.model_fields) if section else []
+    sections = sections_of(field) if field else []
+    return list(dict.fromkeys(key for section in sections for key in section.model_fields))
 
 
 def unknown_key(model: type[BaseModel], path: Path, siblings: Iterable[str] | None = None) -> str:
@@ -127,10 +133,9 @@ def unknown_key(model: type[BaseModel], path: Path, siblings: Iterable[str] | No
 def _homes(model: type[BaseModel], key: str) -> list[Path]:
     found: list[Path] = []
     for name, field in model.model_fields.items():
-        section = section_of(field)
         found += [(name,)] if name == key else []
-        found += [(name, *home) for home in _homes(section, key)] if section else []
-    return found
+        found += [(name, *home) for section in sections_of(field) for home in _homes(section, key)]
+    return list(dict.fromkeys(found))
 
 
 EMPTY_SECTION = "is empty; write `null` to leave this section out, `{}` to have its defaults, or fill it in"
@@ -154,12 +159,12 @@ def _traps(model: type[BaseModel], data: Mapping[Any, Any], above: Path, written
         field = model.model_fields.get(key) if isinstance(key, str) else None
         if field is None:
             continue
-        path, section = (*above, key), section_of(field)
-        if section and isinstance(value, Mapping):
-            yield from _traps(section, value, path, written)
-        elif section and value is None and written(path) == "":
+        path, sections = (*above, key), sections_of(field)
+        if sections and isinstance(value, Mapping):
+            yield from _traps(section_of_kind(field, value.get(field.discriminator)), value, path, written)
+        elif sections and value is None and written(path) == "":
             yield Finding(path, EMPTY_SECTION)
-        elif not section:
+        elif not sections:
             yield from _boolean_traps(field, value, path, written)
 
 
@@ -179,9 +184,16 @@ def _boolean_traps(field: FieldInfo, value: Any, path: Path, written: Written) -
 
 
 def _finding(model: type[BaseModel], details: dict[str, Any], written: Written) -> Finding:
-    path = tuple(str(part) for part in details["loc"] if part != "[key]")  # pydantic's mark for a bad dict key
+    location = tuple(str(part) for part in details["loc"] if part != "[key]")  # pydantic's mark for a bad dict key
+    path, section = _without_kinds(model, location)
     kind, value = details["type"], details["input"]
+    if kind.startswith("union_tag"):
+        return _kind_finding(path, details, written)
     text = None if kind in ("missing", "invalid_key") else written(path) or shown(value)
+    if kind == "extra_forbidden" and section:
+        near = nearest_key(path[-1], section.model_fields)
+        reason = f"did you mean `{near}`?" if near else f"valid here: {', '.join(section.model_fields)}"
+        return Finding(path, f"no such key of `{location[-2]}`; {reason}", text)
     if kind == "extra_forbidden":
         return Finding(path, unknown_key(model, path), text)
     if kind == "missing":
@@ -191,6 +203,34 @@ def _finding(model: type[BaseModel], details: dict[str, Any], written: Written) 
     if kind == "value_error" and isinstance(value, Mapping):
         return Finding(path, str(details["ctx"]["error"]))
     return Finding(path, _reason(model, path, details), text)
+
+
+def _without_kinds(model: type[BaseModel], location: Path) -> tuple[Path, type[BaseModel] | None]:
+    """A path without the kinds that pydantic puts after a section of several kinds, and the class of its last section.
+
+    ("adapt", "adapter", "lora", "r") -> ("adapt", "adapter", "r"), Lora. Without such a section: the path, None.
+    """
+    path: Path = ()
+    section = None
+    field: FieldInfo | None = None
+    for part in location:
+        if field is not None and field.discriminator and len(sections_of(field)) > 1:
+            section, field = section_of_kind(field, part), None
+        else:
+            path = (*path, part)
+            field = field_at(model, path)
+    return path, section
+
+
+def _kind_finding(path: Path, details: dict[str, Any], written: Written) -> Finding:
+    context = details["ctx"]
+    key = context["discriminator"].strip("'")
+    if details["type"] == "union_tag_not_found":
+        return Finding(path, f"needs `{key}`, the kind that it is of")
+    kinds = [kind.strip(" '") for kind in context["expected_tags"].split(",")]
+    near = difflib.get_close_matches(str(context["tag"]).lower(), kinds, n=1)
+    reason = f"must be {' or '.join(kinds)}{f'; did you mean `{near[0]}`?' if near else ''}"
+    return Finding((*path, key), reason, written((*path, key)) or context["tag"])
 
 
 _REASONS = {
@@ -219,7 +259,7 @@ def _reason(model: type[BaseModel], path: Path, details: dict[str, Any]) -> str:
         if value is None:
             return "must be text; leave the key out to have its default"
         return "must be text" if isinstance(value, list | dict) else f'must be text; put it in quotes: "{value}"'
-    if kind in ("model_type", "dict_type"):
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
         keys = ", ".join(keys_of(model, path))
         return f"must be a section with keys of its own{f': {keys}' if keys else ''}"
     if kind == "literal_error":
@@ -233,10 +273,16 @@ def _reason(model: type[BaseModel], path: Path, details: dict[str, Any]) -> str:
     return reason.format(**context) if kind in _REASONS else str(reason)
 
 
+MOVES_A_CHANGE = ("delta", "bottleneck", "distill")
+
+
 def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Rules across the sections of one arm's merged data (not yet validated: sections may be of any type)."""
-    adapt, transfer, direct = (data.get(key) for key in ("adapt", "transfer", "adapt_target"))
-    mode = (transfer.get("mode") or "repair") if isinstance(transfer, Mapping) else "repair"
+    adapt, transfer = data.get("adapt"), data.get("transfer")
+    section = transfer if isinstance(transfer, Mapping) else {}
+    method = section.get("method") or DEFAULT_METHOD
+    mode = (section.get("mode") or "repair") if method == DEFAULT_METHOD else None
+    key, kind = ("mode", str(mode)) if mode else ("method", str(method))
     if adapt is not None and not data.get("source"):
         yield Finding(("adapt",), "needs `source`, the masked language model that it trains")
     if adapt is not None and not data.get("text"):
@@ -245,12 +291,19 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(("adapt",), "its result is not used: add `transfer`, or leave `adapt` out")
     if adapt is not None and transfer is not None and mode == "recentre":
         yield Finding(("adapt",), "its result is not used: transfer mode `recentre` takes nothing from the source")
-    if transfer is not None and mode in ("repair", "delta") and not data.get("source"):
-        yield Finding(("transfer", "mode"), "needs `source`, the model to transfer from", str(mode))
-    if transfer is not None and mode == "delta" and adapt is None:
-        yield Finding(("transfer", "mode"), "needs `adapt`: it moves what adaptation changed in the source", "delta")
-    if direct is not None and not data.get("text"):
-        yield Finding(("adapt_target",), "needs `text`, what it trains on")
+    if transfer is not None and mode != "recentre" and not data.get("source"):
+        yield Finding(("transfer", key), "needs `source`, the model to transfer from", kind)
+    if transfer is not None and kind in MOVES_A_CHANGE and adapt is None:
+        yield Finding(("transfer", key), "needs `adapt`: it moves what adaptation changed in the source", kind)
+    if method == "bottleneck" and isinstance(adapt, Mapping) and not adapt.get("adapter"):
+        yield Finding(("transfer", key), "needs `adapt.adapter`, which it carries across", kind)
+    if transfer is not None and mode is None and not data.get("text"):
+        yield Finding(("transfer", key), "needs `text`, on which the two models are compared", kind)
+    for stage in ("warm_up", "adapt_target"):
+        if data.get(stage) is not None and not data.get("text"):
+            yield Finding((stage,), "needs `text`, what it trains on")
+    if data.get("warm_up") is not None and method != "encoder":
+        yield Finding(("warm_up",), "needs `transfer: {method: encoder}`, whose bridge it trains")
     pairs = data.get("pairs")
     if isinstance(pairs, Mapping) and not pairs.get("test_file"):
         yield Finding(("pairs", "test_file"), "is missing: `evaluate` needs pairs that training never sees")

@@ -8,11 +8,13 @@ was spent (tokens, floating-point operations, seconds) is counted, saved with th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,7 +32,8 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.trainer_callback import ExportableState
 
 from polygraft import machine
-from polygraft.data.batching import LengthGroupedSampler
+from polygraft.data.batching import LengthGroupedBatches, make_batches
+from polygraft.dropout import FastDropout
 from polygraft.errors import CheckpointError
 from polygraft.objectives.noise import Noise
 from polygraft.progress import Progress
@@ -37,6 +41,7 @@ from polygraft.recipe import Training
 
 UNLIMITED_STEPS = 10**9
 LOGS_PER_BUDGET = 50
+EVAL_SIZE = 2  # times the training batch: without gradients, more fits
 STEPS_WITH_FLOPS_COUNTED = 3  # the rest is extrapolated per padded token: counting slows a step down
 CHECKPOINTS = "checkpoints"
 
@@ -44,6 +49,8 @@ CHECKPOINTS = "checkpoints"
 class SizedDataset(Protocol):
     """A map-style dataset."""
 
+    @property
+    def lengths(self) -> np.ndarray: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
@@ -66,8 +73,10 @@ class Objective(Protocol):
 class Spending(TrainerCallback, ExportableState):
     """Count what is spent, and end, evaluate, save and log at shares of the budget. Saved with every checkpoint."""
 
-    def __init__(self, settings: Training, steps_per_epoch: int, save_evaluated: bool, title: str) -> None:
+    def __init__(self, settings: Training, batches: LengthGroupedBatches, save_evaluated: bool, title: str) -> None:
         """With `save_evaluated` there is a checkpoint for every evaluation, so that the best one can be kept."""
+        self.batches = batches
+        steps_per_epoch = math.ceil(len(batches) / settings.gradient_accumulation_steps)
         self.unit, self.amount = settings.budget.unit, settings.budget.amount
         if self.unit == "epochs":  # a known number of steps, so that epochs are counted in steps
             self.unit, self.amount = "steps", math.ceil(self.amount * steps_per_epoch)
@@ -99,6 +108,10 @@ class Spending(TrainerCallback, ExportableState):
         self.spent["tokens"] += tokens
         rate = self.spent["counted"] / max(1, self.spent["padded"])
         self.spent["flops"] += flops if flops is not None else rate * padded_tokens
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the batches which epoch begins; it may be resumed in its middle."""
+        self.batches.set_epoch(int(state.epoch))
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Runs before the scheduler's step, which therefore sees this step's spending."""
@@ -144,17 +157,21 @@ class StageTrainer(Trainer):
     eval_objective: Objective
     eval_data: Any
 
-    def __init__(self, *, objective: Objective, spending: Spending, eval_objective: Objective, **kwargs: Any) -> None:
+    def __init__(
+        self, *, batches: LengthGroupedBatches, objective: Objective, spending: Spending, eval_objective: Objective,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(data_collator=objective.collate, **kwargs)
-        self.objective, self.eval_objective, self.spending = objective, eval_objective, spending
+        self.batches, self.objective = batches, objective
+        self.eval_objective, self.spending = eval_objective, spending
         self.eval_data = kwargs["eval_dataset"]
         self.model_accepts_loss_kwargs = True  # have the labels of the whole accumulated batch counted
         self._loss_shifts_labels = False
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+    def get_train_dataloader(self) -> DataLoader:
+        """Return a loader of `self.batches`, which are this process's own: nothing is left for accelerate to share."""
         data: Any = self.train_dataset
-        lengths = [len(data[i]["input_ids"]) for i in range(len(data))]
-        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+        return DataLoader(data, batch_sampler=self.batches, collate_fn=self.objective.collate)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -169,13 +186,14 @@ class StageTrainer(Trainer):
         if processes > 1:
             size = self.accelerator.reduce(size.to(self.args.device), "sum")
         tokens, padded = size.tolist()
-        if self.spending.spent["steps"] < STEPS_WITH_FLOPS_COUNTED:
-            with FlopCounterMode(display=False) as counter:
+        with FastDropout() if self.args.device.type == "cpu" else contextlib.nullcontext():
+            if self.spending.spent["steps"] < STEPS_WITH_FLOPS_COUNTED:
+                with FlopCounterMode(display=False) as counter:
+                    loss = super().training_step(model, inputs, num_items_in_batch)
+                self.spending.add_batch(tokens, padded, float(counter.get_total_flops()) * processes)
+            else:
                 loss = super().training_step(model, inputs, num_items_in_batch)
-            self.spending.add_batch(tokens, padded, float(counter.get_total_flops()) * processes)
-        else:
-            loss = super().training_step(model, inputs, num_items_in_batch)
-            self.spending.add_batch(tokens, padded, None)
+                self.spending.add_batch(tokens, padded, None)
         return loss
 
     @staticmethod
@@ -196,9 +214,8 @@ class StageTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return and log `eval_loss`, the mean over all labels ()."""
         model = self.accelerator.unwrap_model(self.model).eval()
-        loader = DataLoader(
-            self.eval_data, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.eval_objective.collate
-        )
+        batches = make_batches(self.spending.settings, self.eval_data.lengths, EVAL_SIZE).in_order()
+        loader = DataLoader(self.eval_data, batch_sampler=batches, collate_fn=self.eval_objective.collate)
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
         for batch in loader:
@@ -252,9 +269,10 @@ def train(
     vocabulary that the losses normalise over.
     """
     train_data, eval_data = data
-    per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    processes, process = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    batches = make_batches(settings, train_data.lengths, 1, seed, processes, process)
     checkpoint = last_checkpoint(out_dir)
-    spending = Spending(settings, math.ceil(len(train_data) / per_step), keep_best, out_dir.name)
+    spending = Spending(settings, batches, keep_best, out_dir.name)
     if checkpoint:
         spending.resume(checkpoint)
     if objective.noise:
@@ -266,7 +284,7 @@ def train(
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
         model=model, args=_arguments(settings, spending, seed, out_dir, bf16, keep_best), train_dataset=train_data,
-        eval_dataset=eval_data, processing_class=tokenizer, objective=objective, spending=spending,
+        eval_dataset=eval_data, processing_class=tokenizer, batches=batches, objective=objective, spending=spending,
         eval_objective=eval_objective, callbacks=[spending],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
@@ -291,7 +309,6 @@ def _arguments(
         learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, adam_beta2=settings.adam_beta2,
         adam_epsilon=1e-6, max_grad_norm=settings.max_grad_norm,
         per_device_train_batch_size=settings.per_device_train_batch_size,
-        per_device_eval_batch_size=2 * settings.per_device_train_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         remove_unused_columns=False, dataloader_pin_memory=False,
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer keep the best.

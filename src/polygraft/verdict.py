@@ -36,7 +36,7 @@ from polygraft.verdict_words import sentence
 
 __all__ = ["DocumentScores", "compare", "run"]
 
-COSTED_STAGES = ("adapt", "transfer", "adapt_target")  # fine-tuning and evaluation are the same in every arm
+COSTED_STAGES = ("adapt", "transfer", "warm_up", "adapt_target")  # fine-tuning and evaluation are the same in every arm
 SHARED_FIELDS = ("id", "lang", "source", "reference", "reference_tokens", "lead")
 Row = dict[str, Any]
 

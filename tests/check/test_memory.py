@@ -11,9 +11,11 @@ from transformers import AutoConfig
 
 from polygraft.check.memory import LiveBytes, Shape, loss_of, make_model, measure_pass, parameters_of
 from polygraft.data.dataset import TextDataset
+from polygraft.models import adapters
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
+from polygraft.recipe import Budget, Training
 
 PUBLISHED = Path(__file__).parent.parent / "fixtures/published"
 
@@ -70,7 +72,7 @@ def test_fake_pass_costs_what_a_real_one_does(case):
 
 def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokenizer):
     documents = TextDataset(
-        [torch.arange(10, 28, dtype=torch.int32).numpy()] * 3, [mbart_tokenizer.lang_code_to_id["uk_UA"]] * 3
+        [(torch.arange(10, 28, dtype=torch.int32).numpy(), mbart_tokenizer.lang_code_to_id["uk_UA"])] * 3
     )
     for objective, target in (
         (MaskedLM(xlmr_tokenizer, 0.15, Noise(0)), None),
@@ -81,3 +83,22 @@ def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokeni
         assert set(made) == set(real) - {"masked"}
         assert {key: made[key].dtype for key in made} == {key: real[key].dtype for key in made}
         assert made["labels"].shape == real["labels"].shape
+
+
+@pytest.mark.parametrize("how", [
+    {"adapter": {"type": "lora", "r": 4}}, {"adapter": {"type": "bottleneck", "bottleneck_size": 8}},
+    {"trainable": "no_embeddings"}, {"trainable": "embeddings"},
+])  # fmt: skip
+def test_frozen_weights_cost_no_gradients(how, case):
+    config, shape = case
+    settings = Training(budget=Budget(steps=1), **how)
+    counted, full = measure_pass(config, shape, False, settings=settings), measure_pass(config, shape, False)
+    model, batch = make_model(config).train(), shape.make()
+    adapters.prepare(model, settings)
+    assert counted.parameters == sum(p.numel() for p in model.parameters())
+    assert counted.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with LiveBytes() as live, FlopCounterMode(display=False) as flops:
+        loss_of(config)(model, **batch).backward()
+    assert counted.training_bytes == pytest.approx(live.peak, rel=0.05)  # measured: within 3%
+    assert counted.flops == flops.get_total_flops()
+    assert counted.trained < full.trained == full.parameters

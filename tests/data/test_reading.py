@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from polygraft.data.languages import language_codes, to_code
-from polygraft.data.reading import read_rows
+from polygraft.data.reading import Rows, read_rows
 from polygraft.errors import DataError
 
 ROWS = [{"text": "перший", "summary": "1"}, {"text": "second, with a comma", "summary": "2"}]
@@ -102,3 +103,20 @@ def test_byte_order_mark_of_excel_is_no_text(tmp_path, name):
     content = {"a.csv": "text\nslovo\n", "a.txt": "slovo\n", "a.jsonl": '{"text": "slovo"}\n'}[name]
     (tmp_path / name).write_text(content, encoding="utf-8-sig")
     assert read_rows(str(tmp_path / name), ["text"])[0]["text"] == "slovo"
+
+
+def test_rows_are_read_anew_at_every_pass_and_split_without_loss(tmp_path):
+    """What `read_rows` holds in memory, `Rows` reads: the same rows, blank ones left out, in the same order."""
+    lines = [{"text": "" if i % 7 == 3 else f"text {i}", "id": str(i)} for i in range(40)]
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = Rows(str(path), ["text"])
+    assert len(rows) == 34
+    assert list(rows) == list(rows) == read_rows(str(path), ["text"])
+    chosen = np.arange(34) % 3 == 0
+    part, rest = rows.subset(chosen), rows.subset(~chosen)
+    assert [row["id"] for row in part] == [row["id"] for row, keep in zip(rows, chosen, strict=True) if keep]
+    assert sorted([*part, *rest], key=lambda row: int(row["id"])) == list(rows)
+    again = part.subset(np.arange(len(part)) == 1)
+    assert next(iter(again)) == list(part)[1]
+    assert len(again) == 1

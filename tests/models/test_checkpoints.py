@@ -217,9 +217,9 @@ def test_published_configurations_are_saved_right(published, tmp_path, name, gen
 def test_a_copy_that_differs_is_noticed(tiny_mbart, mbart_tokenizer, tmp_path, monkeypatch):
     write = type(tiny_mbart).save_pretrained
 
-    def spoiled(self, folder):
+    def spoiled(self, folder, **more):
         self.model.decoder.layers[0].fc1.bias.data += 1
-        write(self, folder)
+        write(self, folder, **more)
         self.model.decoder.layers[0].fc1.bias.data -= 1
 
     monkeypatch.setattr(type(tiny_mbart), "save_pretrained", spoiled)

@@ -27,10 +27,10 @@ def case(request, tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer):
     documents = [random.integers(4, 200, 20).astype(np.int32) for _ in range(30)]
     if request.param == "mlm":
         model, objective = tiny_xlmr, MaskedLM(xlmr_tokenizer, 0.15, Noise(0, fixed=True))
-        data = TextDataset(documents, [-1] * 30)
+        data = TextDataset((d, -1) for d in documents)
     else:
         model, objective = tiny_mbart, Denoising(mbart_tokenizer, 0.35, 3.5, False, Noise(0, fixed=True))
-        data = TextDataset(documents, [mbart_tokenizer.convert_tokens_to_ids("uk_UA")] * 30)
+        data = TextDataset((d, mbart_tokenizer.convert_tokens_to_ids("uk_UA")) for d in documents)
     return model, objective, data
 
 

@@ -34,6 +34,20 @@ def test_model_card_survives_missing_pieces_and_hides_absolute_paths(tmp_path):
     assert "/home" not in card and "`mine`" in card and "a\\|b&lt;i>.jsonl" in card
 
 
+def test_model_card_says_that_adapters_are_separate(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", [1]) / "detour" / "seed-1"
+    plain = model_card(folder / "finetune", folder / "evaluate")
+    (folder / "finetune" / "adapter").mkdir()
+    config = folder / "finetune" / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({"peft_type": "LORA"}), encoding="utf-8")  # merged into the weights
+    assert model_card(folder / "finetune", folder / "evaluate") == plain
+    assert "It is a plain Transformers checkpoint." in plain
+    config.write_text(json.dumps({"type": "bottleneck"}), encoding="utf-8")
+    card = model_card(folder / "finetune", folder / "evaluate")
+    assert "plain Transformers checkpoint" not in card and "without polygraft" not in card
+    assert "loads the model **without** them" in card and "polygraft generate --model path/to/this/folder" in card
+
+
 def test_model_card_code_runs_without_polygraft(tmp_path, tiny_mbart_dir, make_run):
     folder = make_run(tmp_path / "run", [1]) / "direct" / "seed-1"
     for path in tiny_mbart_dir.iterdir():

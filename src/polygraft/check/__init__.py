@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from polygraft import machine
 from polygraft.check.data import DataReport, check_data
 from polygraft.data.reading import iter_rows
-from polygraft.recipe import Recipe
+from polygraft.recipe import DEFAULT_METHOD, Recipe
 from polygraft.recipe_io import arm_recipes
 
 if TYPE_CHECKING:  # they import torch and transformers, which a wrong file name need not wait for
@@ -87,7 +87,8 @@ def run(recipe: Recipe) -> Report:
 def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:
     """Each language that an arm's data is declared to be in and that the target must have: where it is declared."""
     files = {recipe.pairs.train_file, recipe.pairs.validation_file, recipe.pairs.test_file}
-    if recipe.adapt_target and recipe.text:
+    compared = recipe.transfer is not None and recipe.transfer.method != DEFAULT_METHOD
+    if recipe.text and (recipe.adapt_target or recipe.warm_up or compared):
         files |= {recipe.text.train_file, recipe.text.validation_file}
     return {report.declared: report.declared_by for report in data.language if report.file in files}
 
@@ -131,6 +132,8 @@ def _memory_problems(stages: Mapping[str, tuple[Need, ...]], available: int) -> 
 def _remedy(need: Need) -> str:
     if need.batch_size is None:
         return "Use a machine with more memory, or smaller models."
+    if need.proposed_batch_tokens:
+        return f"Set {need.stage}.per_device_train_batch_tokens to {need.proposed_batch_tokens}."
     if need.proposed_batch_size:
         size = f"Set {need.stage}.per_device_train_batch_size to {need.proposed_batch_size}"
         return f"{size} and gradient_accumulation_steps to make up for it."

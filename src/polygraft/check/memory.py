@@ -21,8 +21,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
+from polygraft.models import adapters
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.seq2seq import summed_loss
+from polygraft.recipe import Training
 
 BYTES = 4  # weights, gradients and optimizer states are fp32
 
@@ -79,16 +81,22 @@ class Shape:
             "labels": torch.full((self.batch, target), 5, device=device),
             "label_positions": torch.arange(self.labels, device=device) % (self.batch * target),
         }
-        if self.target is not None:
+        if self.target is None:
+            batch["token_positions"] = torch.arange(self.batch * self.source, device=device)
+        else:
             batch["decoder_input_ids"] = torch.full((self.batch, target), 5, device=device)
         return batch
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass costs: bytes beyond the weights at the peak of training and of evaluation, and operations."""
+    """What one pass costs: bytes beyond the weights at the peak of training and of evaluation, and operations.
+
+    Of the `parameters`, adapters included, `trained` have gradients and optimizer states.
+    """
 
     parameters: int
+    trained: int
     training_bytes: int
     evaluation_bytes: int
     flops: int
@@ -112,13 +120,28 @@ def parameters_of(config: PreTrainedConfig) -> int:
         return sum(parameter.numel() for parameter in make_model(config).parameters())
 
 
-def measure_pass(config: PreTrainedConfig, shape: Shape, bf16: bool, accumulated: int = 1) -> Pass:
-    """Count a training step's passes over a batch (`accumulated` of them), and an evaluation's of twice the size."""
+def measure_pass(
+    config: PreTrainedConfig, shape: Shape, bf16: bool, accumulated: int = 1, settings: Training | None = None
+) -> Pass:
+    """Count a training step's passes over a batch (`accumulated` of them), and an evaluation's of twice the size.
+
+    With `settings` only what they train is trained, beside their adapter; else everything.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loss = loss_of(config)
-    with FakeTensorMode(), torch.device(device), torch.autocast(device, torch.bfloat16, enabled=bf16):
+    with torch.device("meta"):  # PEFT moves its modules, which fake tensors do not let it
         model = make_model(config)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        if settings:
+            adapters.prepare(model, settings)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        torch.device(device),
+        torch.autocast(device, torch.bfloat16, enabled=bf16),
+    ):
+        model.to_empty(device=device)
+        model.tie_weights()
         batch, larger = shape.make(device), shape.scaled(2).make(device)
         with LiveBytes() as evaluating, torch.no_grad():
             loss(model.eval(), **larger)
@@ -127,4 +150,4 @@ def measure_pass(config: PreTrainedConfig, shape: Shape, bf16: bool, accumulated
             for _ in range(min(2, accumulated)):  # from the second on, there are gradients from the start
                 with FlopCounterMode(display=False) as counter:
                     loss(model, **batch).backward()
-    return Pass(parameters, training.peak, evaluating.peak, counter.get_total_flops())
+    return Pass(parameters, trained, training.peak, evaluating.peak, counter.get_total_flops())

@@ -17,7 +17,7 @@ from polygraft.data.languages import language_codes, match_code
 from polygraft.errors import CheckpointError, DataError, PolygraftError
 from polygraft.models import checkpoints
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies
-from polygraft.recipe import Recipe
+from polygraft.recipe import Encoder, Recipe
 from polygraft.transfer import METHODS, SAMPLE_TEXTS
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -127,10 +127,14 @@ def _length_warnings(arm: str, recipe: Recipe, opened: Mapping[str, Opened]) -> 
         ("finetune.max_target_length_tokens", recipe.finetune.max_target_length_tokens, recipe.target),
         ("evaluate.max_source_length_tokens", recipe.evaluate.max_source_length_tokens, recipe.target),
     ]
+    if isinstance(recipe.transfer, Encoder):  # which reads sources from then on
+        wanted += [(key, tokens, recipe.source) for key, tokens, _ in wanted if "source_length" in key]
     for key, tokens, model in wanted:
         limit = opened[str(model)].report.max_positions if model in opened else None
         if tokens and limit and tokens > limit:
-            yield f"arm {arm}: {key} = {tokens}, but {model} has {limit} positions: {limit} are used."
+            grafted = model == recipe.source and "source_length" in key
+            said = "longer sources will be refused" if grafted else f"{limit} are used"
+            yield f"arm {arm}: {key} = {tokens}, but {model} has {limit} positions: {said}."
 
 
 def check_languages(declared: Mapping[str, str], recipe: Recipe, opened: Opened) -> None:

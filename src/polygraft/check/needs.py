@@ -19,7 +19,8 @@ from transformers import PreTrainedConfig
 from polygraft import machine
 from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
 from polygraft.evaluate import LOGITS_PER_BATCH
-from polygraft.recipe import MLM, Denoising, Evaluate, Finetune, Training
+from polygraft.models.checkpoints import decoder_config
+from polygraft.recipe import MLM, Denoising, Distill, Embeddings, Encoder, Evaluate, Finetune, Training, Transfer
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
 MAX_PROPOSED = 512
@@ -27,7 +28,6 @@ PROBE_ROWS, PROBE_TOKENS, PROBE_RUNS = 2000, 2048, 3
 ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
-CHECKPOINT_COPIES = 1 + ADAM_STATES
 KEPT_GAPS = 1.5  # of a small model's heap: 1.3 to 1.8 measured, since what is freed is kept (machine.keep_freed_memory)
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
@@ -46,8 +46,8 @@ class Probe:
 class Need:
     """One stage's needs; None where it cannot be told.
 
-    `parameters` are those that it loads or, with a trimmed vocabulary, trains. `disk_peak_bytes` includes checkpoints
-    that do not stay.
+    `parameters` are those in memory while it runs: fewer than in the checkpoint with a trimmed vocabulary, more with an
+    adapter; `trained_parameters` have gradients. `disk_peak_bytes` includes checkpoints that do not stay.
     """
 
     stage: str
@@ -59,6 +59,8 @@ class Need:
     flops: float | None
     batch_size: int | None = None
     proposed_batch_size: int | None = None
+    trained_parameters: int | None = None
+    proposed_batch_tokens: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,6 +113,12 @@ def _finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def documents_per_batch(settings: Training, width: float) -> int:
+    """How many documents of `width` tokens a batch holds."""
+    tokens = settings.per_device_train_batch_tokens
+    return settings.per_device_train_batch_size if tokens is None else max(1, int(tokens // width))
+
+
 def largest_batch(settings: Training, lengths: Lengths, batch: int) -> Shape:
     """The batch of the longest documents, which grouping by length makes."""
     source = max(lengths.source)
@@ -139,23 +147,25 @@ def training_need(
     trained = copy.deepcopy(config)
     trained.vocab_size = rows_kept or config.vocab_size
     bf16 = machine.use_bf16(settings.precision)
-    batch = settings.per_device_train_batch_size
+    width = max(lengths.source) + max(lengths.target or [0])
+    batch = documents_per_batch(settings, width)
     shape = largest_batch(settings, lengths, batch)
-    step = measure_pass(trained, shape, bf16, settings.gradient_accumulation_steps)
+    step = measure_pass(trained, shape, bf16, settings.gradient_accumulation_steps, settings)
     full = parameters_of(config)
     memory = _training_memory(step, full, probe)
     proposed = propose(settings, trained, lengths, probe, full, (shape, step))
     flops, seconds = _cost(settings, step, shape, lengths, probe)
-    written = full * BYTES
-    peak = written + KEPT_CHECKPOINTS * CHECKPOINT_COPIES * BYTES * step.parameters
-    return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed)
+    written = full * BYTES + (step.trained * BYTES if settings.adapter else 0)
+    peak = written + KEPT_CHECKPOINTS * BYTES * (step.parameters + ADAM_STATES * step.trained)
+    in_tokens = proposed * width if proposed and settings.per_device_train_batch_tokens else None
+    return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed, step.trained, in_tokens)
 
 
 def _training_memory(step: Pass, full: int, probe: Probe) -> int:
     """Bytes at the worst moment: a step once Adam has its states, an evaluation beside them, loading, or saving."""
-    weights = BYTES * step.parameters
-    states = (1 + ADAM_STATES) * weights
-    stepping = states + max(step.training_bytes, weights)
+    weights, trained = BYTES * step.parameters, BYTES * step.trained
+    states = weights + ADAM_STATES * trained
+    stepping = states + max(step.training_bytes, trained)
     evaluating = states + step.evaluation_bytes
     saving = SAVING_COPIES * BYTES * full
     kept = weights <= machine.KEPT_MODEL_BYTES and not torch.cuda.is_available()
@@ -178,13 +188,14 @@ def propose(
     bf16, accumulated = machine.use_bf16(settings.precision), settings.gradient_accumulation_steps
     shape, step = known
     other = largest_batch(settings, lengths, 1 if shape.batch > 1 else 8)
-    another = measure_pass(config, other, bf16, accumulated)
+    another = measure_pass(config, other, bf16, accumulated, settings)
     span = shape.batch - other.batch or 1  # 0 where there is one document in all
     best, size = None, 1
     while size <= MAX_PROPOSED:
         share = (size - other.batch) / span
         between = Pass(
             step.parameters,
+            step.trained,
             round(another.training_bytes + share * (step.training_bytes - another.training_bytes)),
             round(another.evaluation_bytes + share * (step.evaluation_bytes - another.evaluation_bytes)),
             0,
@@ -199,9 +210,9 @@ def _cost(settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe:
     """Operations and seconds of the whole budget."""
     per_token = step.flops / shape.padded_tokens
     per_document = lengths.mean * (2 if isinstance(settings, Denoising) else 1)  # read and restored
-    documents = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    documents = documents_per_batch(settings, lengths.mean) * settings.gradient_accumulation_steps
     step_flops = per_token * per_document * documents
-    step_seconds = step_flops / probe.flops_per_second + step.parameters * OPTIMIZER_TRAFFIC / probe.bytes_per_second
+    step_seconds = step_flops / probe.flops_per_second + step.trained * OPTIMIZER_TRAFFIC / probe.bytes_per_second
     unit, amount = settings.budget.unit, settings.budget.amount
     if unit == "minutes":
         return 60 * amount / step_seconds * step_flops, 60 * amount
@@ -222,26 +233,60 @@ def language_need(config: PreTrainedConfig, probe: Probe) -> Need:
     return Need("add_languages", weights // BYTES, memory, weights, weights, seconds, None)
 
 
-def transfer_need(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig, probe: Probe) -> Need:
-    """Estimate a transfer: all models at once in fp32, and two copies of the target's rows to look for dead ones."""
-    models = BYTES * sum(map(parameters_of, sources))
-    weights = BYTES * parameters_of(target)
+def transfer_need(
+    settings: Transfer,
+    sources: Sequence[PreTrainedConfig],
+    target: PreTrainedConfig,
+    result: PreTrainedConfig,
+    probe: Probe,
+) -> Need:
+    """Estimate a transfer: all models at once in fp32, and what the method makes beside them.
+
+    That is two copies of the target's rows to look for dead ones; a graft (`result`) and its saved copy; or the passes
+    and the optimizer of a distillation, whose time is known for a budget in flops or minutes only.
+    """
+    models, weights = BYTES * sum(map(parameters_of, sources)), BYTES * parameters_of(target)
+    written = BYTES * parameters_of(result)
     rows = BYTES * target.vocab_size * target.d_model
-    memory = probe.baseline_bytes + models + weights + 2 * rows
     widths = [source.hidden_size for source in sources[:1]]
-    flops = sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths)
-    seconds = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
-    return Need("transfer", weights // BYTES, memory, weights, weights, seconds, float(flops))
+    flops = float(sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths))
+    beside = 2 * rows
+    if not isinstance(settings, Embeddings):
+        bodies = [parameters_of(source) - source.vocab_size * source.hidden_size for source in sources[:1]]
+        flops += 2.0 * settings.calibration_tokens * (sum(bodies) + _encoder_parameters(target))
+    if isinstance(settings, Encoder):
+        beside = max(beside, written + BYTES * target.vocab_size * sources[0].hidden_size)
+    seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
+    if isinstance(settings, Distill):
+        shape = Shape(settings.per_device_train_batch_size, settings.max_length_tokens, 1, 1)
+        passes = measure_pass(target, shape, machine.use_bf16(settings.precision), 1, settings).training_bytes
+        beside = (2 + ADAM_STATES) * BYTES * _encoder_parameters(target) + passes
+        spent = {"flops": settings.budget.flops, "minutes": None}.get(settings.budget.unit)
+        minutes = settings.budget.minutes
+        trained = 60 * minutes if minutes else spent / probe.flops_per_second if spent else None
+        seconds = seconds + trained if trained and seconds else None
+        flops += spent or 0.0
+    memory = probe.baseline_bytes + models + weights + beside
+    return Need("transfer", written // BYTES, memory, written, written, seconds, flops)
+
+
+def _encoder_parameters(target: PreTrainedConfig) -> int:
+    """Weights of the layers of an mBART's encoder."""
+    return target.encoder_layers * (4 * target.d_model**2 + 2 * target.d_model * target.encoder_ffn_dim)
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:
-    """Estimate decoding and scoring: weights, and the logits of references or of all beams with their caches."""
-    weights = BYTES * parameters_of(config)
+    """Estimate decoding and scoring: weights, and the logits of references or the caches of all beams.
+
+    Cross-attention's keys and values exist once per document; logits of all beams at once on a GPU only.
+    """
+    weights, decoder = BYTES * parameters_of(config), decoder_config(config)
     batch = min(settings.per_device_eval_batch_size, len(lengths.source))
     hypotheses = batch * settings.num_beams
-    positions = max(lengths.source) + settings.max_new_tokens
-    caches = 4 * BYTES * config.decoder_layers * config.d_model * hypotheses * positions
-    beams = 4 * BYTES * hypotheses * config.vocab_size + caches
+    positions = batch * max(lengths.source) + hypotheses * settings.max_new_tokens
+    beams = 2 * BYTES * decoder.decoder_layers * decoder.d_model * positions
+    if torch.cuda.is_available():
+        beams += 2 * BYTES * hypotheses * config.vocab_size
     references = 2 * BYTES * min(LOGITS_PER_BATCH, batch * settings.max_new_tokens * config.vocab_size)
     memory = probe.baseline_bytes + weights + max(beams, references)
     batches = -(-lengths.documents // batch)

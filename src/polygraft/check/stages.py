@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -23,8 +24,9 @@ from polygraft.check.needs import (
 )
 from polygraft.data.dataset import tokenize
 from polygraft.data.reading import iter_rows
+from polygraft.models.graft import graft_config
 from polygraft.models.trimming import needed_ids
-from polygraft.recipe import MLM, Denoising, Evaluate, Finetune, PairData, Recipe, TextData
+from polygraft.recipe import MLM, Denoising, Encoder, Evaluate, Finetune, PairData, Recipe, TextData
 
 SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
 
@@ -33,10 +35,11 @@ class Stages:
     """Estimates stages; what arms have in common is counted once."""
 
     def __init__(self, opened: Mapping[str, Opened]) -> None:
-        self.opened = opened
+        self.opened = dict(opened)
         # a process that has imported what stages import, and has no model yet
         self.baseline_bytes = machine.resident_bytes()
         self.cache: dict[Any, Any] = {}
+        self.probed: dict[str, str] = {}  # a graft is as fast as its target
 
     def of_arm(self, recipe: Recipe) -> Iterator[Need]:
         """Yield the needs of an arm's stages, in order."""
@@ -47,15 +50,32 @@ class Stages:
             yield self.text_stage("adapt", recipe.adapt, source, recipe.text)
         if recipe.transfer:
             sources = [self.opened[source].config] if source and needs_source(recipe) else []
-            if recipe.transfer.mode == "delta":
+            if "source_before" in transfer.METHODS[recipe.transfer.method].required(recipe.transfer):
                 sources *= 2
-            yield transfer_need(sources, self.opened[target].config, self.probe(target, False))
+            host = target
+            if source and isinstance(recipe.transfer, Encoder):
+                target = self.grafted(source, target)
+            configs = self.opened[host].config, self.opened[target].config
+            yield transfer_need(recipe.transfer, sources, *configs, self.probe(host, False))
+        if recipe.warm_up and recipe.text:
+            yield self.text_stage("warm_up", recipe.warm_up, target, recipe.text)
         if recipe.adapt_target and recipe.text:
             yield self.text_stage("adapt_target", recipe.adapt_target, target, recipe.text)
         yield self.finetune(recipe.finetune, target, recipe.pairs)
         yield self.evaluate(recipe.evaluate, target, recipe.pairs)
 
+    def grafted(self, source: str, target: str) -> str:
+        """Add what method `encoder` makes of two models to the opened ones, under a name of its own; returns that."""
+        encoder, decoder = self.opened[source], self.opened[target]
+        positions = min(encoder.report.max_positions, decoder.report.max_positions)
+        config = graft_config(encoder.config, decoder.config, positions)
+        name = f"{source} before {target}"
+        self.opened[name] = Opened(config, decoder.tokenizer, replace(decoder.report, max_positions=positions))
+        self.probed[name] = target
+        return name
+
     def probe(self, model: str, bf16: bool) -> Probe:
+        model = self.probed.get(model, model)
         key = ("probe", model, bf16)
         if key not in self.cache:
             self.cache[key] = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)

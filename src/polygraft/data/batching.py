@@ -1,41 +1,104 @@
-"""The order in which documents are read."""
+"""Which documents are read together, and in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import torch
+import numpy as np
 from torch.utils.data import Sampler
 
-BATCHES_PER_POOL = 50
+from polygraft.errors import DataError
+from polygraft.recipe import Training
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """Shuffle documents, then group those of like length into batches, so that little is padding.
+def sort_by_length(lengths: np.ndarray) -> np.ndarray:
+    """Return the order of documents by their lengths (N, sides), the text's first; equal ones stay as they are."""
+    return np.lexsort(lengths.T[::-1])
 
-    Documents are sorted within pools of `BATCHES_PER_POOL` batches only, and the batches of a pool are shuffled, so
-    that lengths do not come in waves. The order is a function of seed and epoch alone: a resumed run, in whatever
-    epoch, reads what an uninterrupted one would have.
+
+class LengthGroupedBatches(Sampler[list[int]]):
+    """Batches of documents of like length, in random order: little is padding, and every document is read once.
+
+    Documents are sorted by length, those of one length shuffled, and cut into batches of so many documents, or of so
+    many padded tokens; then the batches are shuffled. Their number is the same in every epoch. The order is a function
+    of seed and epoch alone: a resumed run, in whatever epoch, reads what an uninterrupted one would have.
+
+    Each of several processes reads its own batches, all the same number of them: for that the largest are divided, or,
+    where all are single documents, the shortest joined.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = torch.as_tensor(lengths), batch_size, seed, 0
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        seed: int,
+        *,
+        documents: int | None = None,
+        tokens: int | None = None,
+        processes: int = 1,
+        process: int = 0,
+    ) -> None:
+        """Batch documents of the given lengths.
+
+        Args:
+            lengths: (N, sides) tokens: of a text, or of text and summary. A batch is as wide as its longest, on each
+                side.
+            documents: per batch; or
+            tokens: per batch, padding counted; a longer document is a batch of its own.
+
+        Raises:
+            DataError: fewer documents than processes.
+        """
+        if len(lengths) < processes:
+            raise DataError(f"{len(lengths)} documents are too few for {processes} process(es): each needs one.")
+        self.lengths, self.seed, self.epoch = np.asarray(lengths), seed, 0
+        self.documents, self.tokens = documents, tokens
+        self.processes, self.process = processes, process
+        self.cuts = self._cuts()
+
+    def _cuts(self) -> list[int]:
+        """Where in the sorted documents batches end, the last end left out."""
+        count = len(self.lengths)
+        if self.tokens is None:
+            cuts = list(range(self.documents or 1, count, self.documents or 1))
+        else:
+            cuts, start, widest = [], 0, np.zeros(self.lengths.shape[1], dtype=np.int64)
+            for place, lengths in enumerate(self.lengths[sort_by_length(self.lengths)]):
+                widest = np.maximum(widest, lengths)
+                if place > start and (place + 1 - start) * widest.sum() > self.tokens:
+                    cuts.append(place)
+                    start, widest = place, lengths
+        wanted = -(-(len(cuts) + 1) // self.processes) * self.processes
+        if wanted > count:  # nothing but single documents: the shortest go together
+            del cuts[: len(cuts) + 1 - count // self.processes * self.processes]
+        while len(cuts) + 1 < min(wanted, count // self.processes * self.processes):
+            edges = [0, *cuts, count]
+            largest = max(range(len(edges) - 1), key=lambda i: edges[i + 1] - edges[i])
+            cuts.insert(largest, (edges[largest] + edges[largest + 1]) // 2)
+        return cuts
+
+    def in_order(self) -> list[list[int]]:
+        """Return the batches unshuffled, the shortest first, for evaluation."""
+        return [batch.tolist() for batch in np.split(sort_by_length(self.lengths), self.cuts)]
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return (len(self.cuts) + 1) // self.processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
-        order = torch.randperm(len(self), generator=generator)
-        for pool in order.split(self.batch_size * BATCHES_PER_POOL):
-            pool = pool[self.lengths[pool].argsort(stable=True)]
-            batches = pool.split(self.batch_size)
-            whole, rest = (batches, []) if len(batches[-1]) == self.batch_size else (batches[:-1], batches[-1:])
-            for place in torch.randperm(len(whole), generator=generator).tolist():
-                yield from whole[place].tolist()
-            for batch in rest:  # a short batch in between would shift the borders of all that follow
-                yield from batch.tolist()
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(len(self.lengths))
+        batches = np.split(order[sort_by_length(self.lengths[order])], self.cuts)
+        for place in generator.permutation(len(batches))[self.process :: self.processes]:
+            yield batches[place].tolist()
+
+
+def make_batches(
+    settings: Training, lengths: np.ndarray, scale: int = 1, seed: int = 0, processes: int = 1, process: int = 0
+) -> LengthGroupedBatches:
+    """Return batches of `scale` times the settings' size: by tokens where they say so, else by documents."""
+    documents, tokens = scale * settings.per_device_train_batch_size, settings.per_device_train_batch_tokens
+    sized = {"documents": documents} if tokens is None else {"tokens": scale * tokens}
+    return LengthGroupedBatches(lengths, seed, processes=processes, process=process, **sized)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -11,27 +14,45 @@ from torch.utils.data import Dataset
 
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout
-from polygraft.data.reading import read_rows
+from polygraft.data.reading import Rows
 from polygraft.errors import DataError
 from polygraft.recipe import PairData, TextData
 
 TOKENIZER_BATCH = 1000
+SPECIAL_TOKENS = 2  # of a document: <s> or its language, and </s>
 
 
 class TextDataset(Dataset):
-    """Pieces of documents without special tokens: item i is {"input_ids": int32 [T], "language": id or -1}."""
+    """Pieces of documents without special tokens: item i is {"input_ids": int32 [T], "language": id or -1}.
 
-    def __init__(self, documents: Sequence[np.ndarray], languages: Sequence[int]) -> None:
-        self.tokens = np.concatenate(documents) if documents else np.zeros(0, np.int32)
-        self.ends = np.cumsum([len(document) for document in documents])
-        self.languages = list(languages)
+    Their tokens lie one after the other in a file without a name, mapped into memory: text larger than memory is no
+    problem, and there is nothing to clean up.
+    """
+
+    def __init__(self, pieces: Iterable[tuple[np.ndarray, int]]) -> None:
+        lengths, languages = array("q"), array("q")
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the dataset lives)
+        for tokens, language in pieces:
+            self.file.write(tokens.astype(np.int32).tobytes())
+            lengths.append(len(tokens))
+            languages.append(language)
+        self.file.flush()
+        self.ends, self.languages = np.cumsum(lengths, dtype=np.int64), np.array(languages, dtype=np.int64)
+        empty = not len(self.ends) or not self.ends[-1]
+        self.tokens = np.zeros(0, np.int32) if empty else np.memmap(self.file, np.int32, "r")
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each piece with its two special tokens, (N, 1) int64."""
+        return np.diff(self.ends, prepend=0)[:, None] + SPECIAL_TOKENS
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         start = self.ends[index - 1] if index > 0 else 0
-        return {"input_ids": self.tokens[start : self.ends[index]], "language": self.languages[index]}
+        tokens = np.array(self.tokens[start : self.ends[index]])
+        return {"input_ids": tokens, "language": int(self.languages[index])}
 
 
 class PairDataset(Dataset):
@@ -40,6 +61,12 @@ class PairDataset(Dataset):
     def __init__(self, items: list[dict[str, Any]]) -> None:
         self.items = items
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each pair's input and output, special tokens included, (N, 2) int64."""
+        sides = [(len(item["input_ids"]), len(item["labels"])) for item in self.items]
+        return np.array(sides, dtype=np.int64).reshape(-1, 2)
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -47,33 +74,37 @@ class PairDataset(Dataset):
         return self.items[index]
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def tokenize(tokenizer: Any, texts: Iterable[str]) -> list[list[int]]:
     """Tokenize without special tokens."""
-    ids: list[list[int]] = []
-    for start in range(0, len(texts), TOKENIZER_BATCH):
-        batch = list(texts[start : start + TOKENIZER_BATCH])
+    return list(tokenize_stream(tokenizer, texts))
+
+
+def tokenize_stream(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Tokenize without special tokens, some texts at a time."""
+    remaining = iter(texts)
+    while batch := list(islice(remaining, TOKENIZER_BATCH)):
         # verbose=False: longer than the model is fine here, since documents are cut below.
-        ids += tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
+        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def text_dataset(
-    rows: list[dict[str, Any]], data: TextData, tokenizer: Any, max_length: int, coded: bool
+    rows: Iterable[dict[str, Any]], data: TextData, tokenizer: Any, max_length: int, coded: bool
 ) -> TextDataset:
     """Tokenize rows and cut them into pieces of at most `max_length` minus two special tokens.
 
-    `coded` says that the model has language codes (mBART); otherwise the language is -1.
+    `coded` says that the model has language codes (mBART); otherwise the language is -1. `rows` are read twice.
     """
-    room = max_length - 2
-    codes = [-1] * len(rows)
-    if coded:
-        codes = tokenizer.convert_tokens_to_ids(row_codes(rows, data.lang, data.lang_column, tokenizer))
-    documents, languages = [], []
-    for ids, code in zip(tokenize(tokenizer, [row[data.text_column] for row in rows]), codes, strict=True):
-        for start in range(0, len(ids), room):
-            documents.append(np.asarray(ids[start : start + room], dtype=np.int32))
-            languages.append(code)
-    return TextDataset(documents, languages)
+    room = max_length - SPECIAL_TOKENS
+
+    def pieces() -> Iterator[tuple[np.ndarray, int]]:
+        codes: Iterable[int] = repeat(-1)
+        if coded:
+            codes = map(tokenizer.convert_tokens_to_ids, row_codes(rows, data.lang, data.lang_column, tokenizer))
+        for ids, code in zip(tokenize_stream(tokenizer, (row[data.text_column] for row in rows)), codes, strict=coded):
+            for start in range(0, len(ids), room):
+                yield np.asarray(ids[start : start + room], dtype=np.int32), code
+
+    return TextDataset(pieces())
 
 
 def pair_dataset(
@@ -89,8 +120,8 @@ def pair_dataset(
         items.append({
             "id": row["id"],
             "language": target_code,
-            "input_ids": layout.wrap(source[: max_source - 2], code),
-            "labels": layout.wrap(target[: max_target - 2], target_code),
+            "input_ids": layout.wrap(source[: max_source - SPECIAL_TOKENS], code),
+            "labels": layout.wrap(target[: max_target - SPECIAL_TOKENS], target_code),
         })  # fmt: skip
     return PairDataset(items)
 
@@ -107,32 +138,44 @@ def pair_codes(rows: Sequence[dict[str, Any]], data: PairData, tokenizer: Any) -
     return sources, row_codes(rows, data.target_lang or data.source_lang, data.target_lang_column, tokenizer)
 
 
-def row_codes(rows: Sequence[dict[str, Any]], lang: str, column: str | None, tokenizer: Any) -> list[str]:
+def row_codes(rows: Iterable[dict[str, Any]], lang: str, column: str | None, tokenizer: Any) -> list[str]:
     """Return the tokenizer's code of each row's language: the one in `column` if there is one, else `lang`."""
-    names = [row[column] if column else lang for row in rows]
-    codes = {name: to_code(name, tokenizer) for name in set(names)}
-    return [codes[name] for name in names]
+    codes: dict[str, str] = {}
+    found = []
+    for row in rows:
+        name = row[column] if column else lang
+        if name not in codes:
+            codes[name] = to_code(name, tokenizer)
+        found.append(codes[name])
+    return found
 
 
-def read_text(data: TextData, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read training and validation rows of monolingual text."""
-    return _read_split(data, seed)
+def texts_of(data: TextData) -> tuple[list[str], list[str]]:
+    """Return the training texts, and the language of each as the user wrote it."""
+    rows = list(Rows(data.train_file, data.columns))
+    languages = [row[data.lang_column] if data.lang_column else data.lang for row in rows]
+    return [row[data.text_column] for row in rows], languages
+
+
+def read_text(data: TextData, seed: int) -> tuple[Rows, Rows]:
+    """Open training and validation rows of monolingual text; they are read when they are gone through."""
+    return _split(Rows(data.train_file, data.columns), data, seed)
 
 
 def read_pairs(data: PairData, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read training and validation pairs."""
-    train, validation = _read_split(data, seed)
-    return train[: data.max_train_samples], validation
+    train, validation = _split(Rows(data.train_file, data.columns), data, seed)
+    return list(train)[: data.max_train_samples], list(validation)
 
 
-def _read_split(data: TextData | PairData, seed: int) -> tuple[list, list]:
-    rows = read_rows(data.train_file, data.columns)
+def _split(rows: Rows, data: TextData | PairData, seed: int) -> tuple[Rows, Rows]:
     if data.validation_file:
-        return rows, read_rows(data.validation_file, data.columns)
+        return rows, Rows(data.validation_file, data.columns)
     held_out = max(1, round(len(rows) * data.validation_split))
     if held_out >= len(rows):
         raise DataError(
             f"{data.train_file}: {len(rows)} row(s) are too few to hold some out. Give a validation_file, or more rows."
         )
-    order = random.Random(seed).sample(range(len(rows)), len(rows))
-    return [rows[i] for i in sorted(order[held_out:])], [rows[i] for i in sorted(order[:held_out])]
+    validation = np.zeros(len(rows), dtype=bool)
+    validation[random.Random(seed).sample(range(len(rows)), len(rows))[:held_out]] = True
+    return rows.subset(~validation), rows.subset(validation)

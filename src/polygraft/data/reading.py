@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from polygraft.errors import DataError
 from polygraft.nano import bundled
 
@@ -36,6 +38,30 @@ def read_rows(name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         DataError: as `iter_rows` does.
     """
     return [row for _, row in iter_rows(name, columns) if row[columns[0]].strip()]
+
+
+class Rows:
+    """The rows of a file that have text, read anew at every pass, so that memory holds one at a time."""
+
+    def __init__(self, name: str, columns: Sequence[str], wanted: np.ndarray | None = None) -> None:
+        """Check and count the rows, as `read_rows` reads them; `wanted` (bool) are those among them to keep."""
+        self.name, self.columns = name, columns
+        self.wanted = np.ones(sum(1 for _ in self._filled()), dtype=bool) if wanted is None else wanted
+
+    def _filled(self) -> Iterator[dict[str, Any]]:
+        return (row for _, row in iter_rows(self.name, self.columns) if row[self.columns[0]].strip())
+
+    def __len__(self) -> int:
+        return int(self.wanted.sum())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (row for row, wanted in zip(self._filled(), self.wanted, strict=True) if wanted)
+
+    def subset(self, wanted: np.ndarray) -> Rows:
+        """Return some of the rows: `wanted` (bool), one for each of these."""
+        chosen = self.wanted.copy()
+        chosen[chosen] = wanted
+        return Rows(self.name, self.columns, chosen)
 
 
 def iter_rows(name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -11,7 +11,9 @@ import torch
 from polygraft.data.dataset import tokenize
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout, pad_rows
+from polygraft.inference.beam_search import generate
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
+from polygraft.models.graft import assert_reads, is_graft
 from polygraft.recipe import Evaluate
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,12 @@ def best_device() -> torch.device:
 def max_length_tokens(model: Any, tokenizer: Any) -> int:
     """The longest input that both model and tokenizer take, special tokens included."""
     return int(min(tokenizer.model_max_length, model.config.max_position_embeddings))
+
+
+def longest_source(model: Any, tokenizer: Any, settings: Evaluate) -> int:
+    """At how many tokens a source is cut; longer than a graft reads, so that this is refused and not done silently."""
+    wanted = settings.max_source_length_tokens
+    return wanted if is_graft(model) else min(wanted, max_length_tokens(model, tokenizer))
 
 
 def encode_sources(tokenizer: Any, texts: Sequence[str], source_codes: Sequence[str], longest: int) -> list[list[int]]:
@@ -78,17 +86,18 @@ def decode(
     `source_codes` and `target_codes` are the tokenizer's own codes (`uk_UA`), one per text. Equal to
     `model.generate(**tokenizer(text), forced_bos_token_id=…)` with the same beams. `progress` gets (done, total).
     """
-    longest = min(max_length_tokens(model, tokenizer), settings.max_source_length_tokens)
-    sources = encode_sources(tokenizer, texts, source_codes, longest)
+    sources = encode_sources(tokenizer, texts, source_codes, longest_source(model, tokenizer, settings))
+    assert_reads(model, map(len, sources))
     outputs = [""] * len(texts)
     wanted = [i for i, text in enumerate(texts) if text.strip()]
     done = len(texts) - len(wanted)
     model.eval()
     for indices in _batches([len(ids) for ids in sources], target_codes, wanted, settings.per_device_eval_batch_size):
         input_ids = pad_rows([sources[i] for i in indices], tokenizer.pad_token_id).to(model.device)
-        generated = model.generate(
-            input_ids=input_ids,
-            attention_mask=(input_ids != tokenizer.pad_token_id).long(),
+        generated = generate(
+            model,
+            input_ids,
+            (input_ids != tokenizer.pad_token_id).long(),
             **language_arguments(tokenizer, target_codes[indices[0]]),
             num_beams=settings.num_beams,
             max_new_tokens=min(settings.max_new_tokens, model.config.max_position_embeddings),

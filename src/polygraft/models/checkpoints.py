@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
+from polygraft.models import bottleneck, graft
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
 
@@ -79,17 +80,22 @@ def source_config(name: str) -> PreTrainedConfig:
 
 
 def target_config(name: str) -> PreTrainedConfig:
-    """Load the configuration of an mBART; raise CheckpointError for another kind."""
+    """Load the configuration of an mBART or of a graft onto one; raise CheckpointError for another kind."""
     config = load_config(name)
-    if config.model_type not in TARGET_TYPES:
+    if decoder_config(config).model_type not in TARGET_TYPES:
         raise CheckpointError(f"{name}: is a '{config.model_type}' model, but the target has to be an mBART.")
     return config
+
+
+def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration of a graft's decoder; that of any other model as it is."""
+    return config.decoder if config.model_type == graft.MODEL_TYPE else config
 
 
 def load_tokenizer(name: str) -> Any:
     """Load the tokenizer that a checkpoint was made with, silent mistakes of AutoTokenizer mended."""
     config = load_config(name)
-    return right_tokenizer(_load(AutoTokenizer, name, "tokenizer"), resolve(name), config)
+    return right_tokenizer(_load(AutoTokenizer, name, "tokenizer"), resolve(name), decoder_config(config))
 
 
 def load_masked_lm(name: str) -> PreTrainedModel:
@@ -108,9 +114,12 @@ def load_source(name: str) -> tuple[PreTrainedModel, bool]:
 
 
 def load_seq2seq(name: str) -> PreTrainedModel:
-    """Load an mBART in fp32 (the target)."""
+    """Load an mBART, or a graft onto one, in fp32 (the target)."""
     target_config(name)
-    return _load_model(AutoModelForSeq2SeqLM, name, "sequence-to-sequence model")[0]
+    model, _ = _load_model(AutoModelForSeq2SeqLM, name, "sequence-to-sequence model")
+    if graft.is_graft(model):
+        graft.freeze_unused(model)
+    return model
 
 
 def load_any(name: str) -> PreTrainedModel:
@@ -137,6 +146,7 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
         raise CheckpointError(f"{name}: {len(lost)} weights of its {what} are missing in its files, such as {lost[0]}.")
     if missing:
         logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
+    bottleneck.load(model, Path(resolve(name, allow_pickled=True)) / bottleneck.FOLDER)
     return model, missing
 
 
@@ -157,6 +167,8 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages: Collection[str] | None = None) -> None:
     """Write a plain Hugging Face checkpoint, load it again, and make sure that it is the same model.
 
+    Bottleneck adapters go into `folder`/adapter, the base without them into the checkpoint.
+
     Args:
         output_languages: codes of the languages that the model now writes in; if it is one, plain `generate()` begins
             with it. None leaves that as it is.
@@ -172,7 +184,8 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages:
         language = codes[0] if len(codes) == 1 else None
         place = "decoder_start_token_id" if is_cc25(tokenizer) else "forced_bos_token_id"
         setattr(model.generation_config, place, language)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=bottleneck.base_state(model))
+    bottleneck.save(model, folder / bottleneck.FOLDER)
     tokenizer.save_pretrained(folder)
     _assert_saved(model, folder)
 
@@ -210,7 +223,8 @@ def convert(name: str, out_dir: Path) -> None:
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForMaskedLM
     model, _ = _load_model(kind, name, "model", use_safetensors=False, dtype="auto")
     tokenizer = _load(AutoTokenizer, name, "tokenizer", use_safetensors=False)
-    save(model, right_tokenizer(tokenizer, resolve(name, allow_pickled=True), config), out_dir)
+    right = right_tokenizer(tokenizer, resolve(name, allow_pickled=True), decoder_config(config))
+    save(model, right, out_dir)
 
 
 def max_positions(model: PreTrainedModel) -> int:

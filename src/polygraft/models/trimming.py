@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from polygraft.errors import CheckpointError
+from polygraft.models import bottleneck
+from polygraft.models.graft import is_graft
 from polygraft.models.tokenizers import keep_ids, unigram_content
 from polygraft.models.vocabulary import token_counts
 
@@ -33,7 +35,7 @@ def needed_ids(tokenizer: Any, texts: Iterable[str]) -> np.ndarray:
     characters = [i for i, (piece, _) in enumerate(pieces) if len(piece) == 1]
     lowest = min(range(len(pieces)), key=lambda i: pieces[i][1])
     specials = [*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder]
-    used = np.flatnonzero(token_counts(tokenizer, list(texts)))
+    used = np.flatnonzero(token_counts(tokenizer, texts))
     return np.unique(np.concatenate([used, np.array([*specials, *characters, lowest], dtype=np.int64)]))
 
 
@@ -43,8 +45,13 @@ def trim(model: PreTrainedModel, tokenizer: Any, texts: Iterable[str]) -> Any:
     The result is a plain Hugging Face model: its logits are the full model's at the kept ids.
 
     Raises:
-        CheckpointError: the tokenizer is not a Unigram one.
+        CheckpointError: the tokenizer is not a Unigram one, or the model a graft.
     """
+    if is_graft(model):
+        raise CheckpointError(
+            "the vocabulary of a grafted encoder and decoder cannot be trimmed: there is no output bias for the tokens "
+            "that are left out. Leave trim_vocabulary out."
+        )
     kept = needed_ids(tokenizer, texts)
     trimmed = keep_ids(tokenizer, kept)
     rows = torch.from_numpy(kept)
@@ -99,13 +106,15 @@ def restore(
 ) -> PreTrainedModel:
     """Write everything that a trimmed model has learned into the full one it came from, in place; returns that.
 
-    Rows are matched by token; those that the trimmed model lacks keep their values, bit by bit.
+    Rows are matched by token; those that the trimmed model lacks keep their values, bit by bit. Bottleneck adapters
+    that the full one lacks are attached to it.
 
     Raises:
         CheckpointError: the two are not of one architecture, or the trimmed model has tokens that the full one lacks.
     """
     kept = torch.from_numpy(full_ids(trimmed_tokenizer, full_tokenizer))
     dims = vocabulary_dims(full)
+    bottleneck.carry(trimmed, full)
     ours, theirs = full.state_dict(), trimmed.state_dict()
     if set(ours) != set(theirs):
         odd = sorted(set(ours) ^ set(theirs))

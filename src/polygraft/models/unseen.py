@@ -10,7 +10,7 @@ frequencies of species and the estimation of population parameters, equation 9).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ POSITIONS = 2000  # labels to measure on: one number is estimated
 BISECTIONS = 60
 
 
-def unseen_mass(tokenizer: Any, texts: Sequence[str]) -> float:
+def unseen_mass(tokenizer: Any, texts: Iterable[str]) -> float:
     """Return Good and Turing's estimate of the probability that the next token is one that `texts` lack."""
     counts = token_counts(tokenizer, texts)
     return float((counts == 1).sum() / max(1, counts.sum()))

@@ -8,8 +8,9 @@ has beyond its tokenizer.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -135,18 +136,17 @@ def tokens_by_id(tokenizer: Any, rows: int, side: str) -> list[str | None]:
     return tokens
 
 
-def token_counts(tokenizer: Any, texts: Sequence[str], rows: int | None = None) -> np.ndarray:
+def token_counts(tokenizer: Any, texts: Iterable[str], rows: int | None = None) -> np.ndarray:
     """Count each token id in `texts`, special tokens not added.
 
     Returns:
         int64 array of `rows` counts (default: one per id of the tokenizer).
     """
     counts = np.zeros(len(tokenizer) if rows is None else rows, dtype=np.int64)
-    for start in range(0, len(texts), BATCH_TEXTS):
-        batch = tokenizer(list(texts[start : start + BATCH_TEXTS]), add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
-        ids = np.fromiter((i for document in batch for i in document), dtype=np.int64)
+    remaining = iter(texts)
+    while batch := list(islice(remaining, BATCH_TEXTS)):
+        documents = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = np.fromiter((i for document in documents for i in document), dtype=np.int64)
         counts += np.bincount(ids, minlength=len(counts))
     return counts
 

@@ -1,19 +1,26 @@
-"""Masked language modelling (Devlin et al. 2019), the head computed on masked positions only.
+"""Masked language modelling (Devlin et al. 2019), computed for real tokens and masked positions only.
 
 B batch, T positions, D width, N masked positions, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import gelu
+from transformers.models.bert.modeling_bert import BertOnlyMLMHead
+from transformers.models.roberta.modeling_roberta import RobertaLMHead
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLMHead
 
 from polygraft.data.layout import IGNORED, pad_rows
 from polygraft.errors import CheckpointError
+from polygraft.models.packed import can_pack, encode
 from polygraft.objectives.labels import find_labels, pick
+from polygraft.objectives.linear_loss import linear_cross_entropy
 from polygraft.objectives.noise import Noise
 
 KEPT_MASKED, RANDOM_BELOW = 0.8, 0.9  # of the chosen positions, 80% become <mask>, 10% another token, 10% stay
@@ -32,9 +39,10 @@ class MaskedLM:
         self.ordinary_ids = (~special).nonzero().squeeze(1)  # what a token may be replaced by
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return input_ids, attention_mask, labels [B, T] and label_positions [N], all int64.
+        """Return input_ids, attention_mask, labels [B, T], label_positions [N] and token_positions, all int64.
 
-        Labels are -100 but where a token was chosen; their positions are those of `find_labels`.
+        Labels are -100 but where a token was chosen; their positions are those of `find_labels`. The positions of real
+        tokens are flat indices into B * T, too.
         """
         input_ids = pad_rows([[self.bos, *row["input_ids"].tolist(), self.eos] for row in rows], self.pad)
         attention_mask = (input_ids != self.pad).long()
@@ -44,6 +52,7 @@ class MaskedLM:
             "attention_mask": attention_mask,
             "labels": labels,
             "label_positions": find_labels(labels),
+            "token_positions": attention_mask.flatten().nonzero().squeeze(1),
         }
 
     def corrupt(self, ids_BT: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -60,15 +69,24 @@ class MaskedLM:
         return torch.where(replaced_BT, substitutes_BT, corrupted_BT), labels_BT
 
     @staticmethod
-    def loss(model: Any, *, labels: Tensor, label_positions: Tensor, **inputs: Tensor) -> Tensor:
+    def loss(
+        model: Any, *, labels: Tensor, label_positions: Tensor, token_positions: Tensor, **inputs: Tensor
+    ) -> Tensor:
         """Return the cross-entropy in nats, summed over chosen positions (fp32 scalar).
 
         The full model's own loss is this sum divided by the number of labels; its logits of the other positions,
         85% of them at the usual rate, are never made.
         """
-        hidden_BTD = model.base_model(**inputs).last_hidden_state
-        logits_NV = masked_lm_head(model)(pick(hidden_BTD, label_positions))
-        return F.cross_entropy(logits_NV.float(), pick(labels, label_positions), reduction="sum")
+        if can_pack(model.base_model):
+            hidden_ND = encode(model.base_model, **inputs, token_positions=token_positions,
+                               wanted_positions=label_positions)  # fmt: skip
+        else:
+            hidden_ND = pick(model.base_model(**inputs).last_hidden_state, label_positions)
+        labels_N = pick(labels, label_positions)
+        transform, decoder = split_head(masked_lm_head(model))
+        if decoder is None:
+            return F.cross_entropy(transform(hidden_ND).float(), labels_N, reduction="sum")
+        return linear_cross_entropy(transform(hidden_ND), decoder.weight, decoder.bias, labels_N)
 
     def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the summed loss and the number of labels."""
@@ -86,3 +104,12 @@ def masked_lm_head(model: Any) -> nn.Module:
         if isinstance(getattr(model, name, None), nn.Module):
             return getattr(model, name)
     raise CheckpointError(f"{type(model).__name__} has no masked language modelling head that polygraft knows.")
+
+
+def split_head(head: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear | None]:
+    """Split a head into what comes before its output layer, and that layer; an unknown head stays whole (None)."""
+    if isinstance(head, XLMRobertaLMHead | RobertaLMHead):
+        return lambda hidden: head.layer_norm(gelu(head.dense(hidden))), head.decoder
+    if isinstance(head, BertOnlyMLMHead):
+        return head.predictions.transform, head.predictions.decoder
+    return head, None

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polygraft.data.layout import IGNORED, Layout, pad_rows
+from polygraft.models.graft import decoder_states
 from polygraft.objectives.labels import find_labels, pick
+from polygraft.objectives.linear_loss import linear_cross_entropy
 from polygraft.objectives.noise import Noise
 
 
@@ -56,19 +58,26 @@ def make_batch(layout: Layout, sources: list[list[int]], labels: list[list[int]]
 
 def summed_loss(model: Any, *, label_smoothing: float = 0.0, **batch: Tensor) -> Tensor:
     """Return the (label-smoothed) cross-entropy of a batch in nats, summed over labels (fp32 scalar)."""
-    logits_NV, labels_N = label_logits(model, **batch)
-    return F.cross_entropy(logits_NV, labels_N, reduction="sum", label_smoothing=label_smoothing)
+    hidden_ND, labels_N = label_states(model, **batch)
+    bias = getattr(model, "final_logits_bias", None)
+    return linear_cross_entropy(hidden_ND, model.get_output_embeddings().weight, bias, labels_N, label_smoothing)
 
 
-def label_logits(model: Any, labels: Tensor, label_positions: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+def label_states(model: Any, labels: Tensor, label_positions: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the decoder's states [N, D] at the positions that have a label, and those labels [N]."""
+    hidden_BTD = decoder_states(model, **inputs)
+    return pick(hidden_BTD, label_positions), pick(labels, label_positions)
+
+
+def label_logits(model: Any, **batch: Tensor) -> tuple[Tensor, Tensor]:
     """Return the fp32 logits [N, V] of the positions that have a label, and those labels [N].
 
     Padding positions get no logits: with a vocabulary of 250,000 each would cost a megabyte.
     """
-    hidden_BTD = model.base_model(**inputs, use_cache=False).last_hidden_state
-    logits_NV = model.lm_head(pick(hidden_BTD, label_positions)).float()
+    hidden_ND, labels_N = label_states(model, **batch)
+    logits_NV = model.get_output_embeddings()(hidden_ND).float()
     bias = getattr(model, "final_logits_bias", None)
-    return (logits_NV if bias is None else logits_NV + bias), pick(labels, label_positions)
+    return (logits_NV if bias is None else logits_NV + bias), labels_N
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from polygraft.report.stages_view import STAGE_NAMES, data_of, flat, inputs_of
 
 CARD_NAME = "README.md"
 FOLDER = "path/to/this/folder"
+PLAIN = "It is a plain Transformers checkpoint."
 
 
 def _shareable(value: str) -> str:
@@ -80,6 +81,23 @@ def _loading(tokenizer: dict[str, Any], source: str, target: str, evaluate: dict
         f'output = model.generate(**batch, {role}=tokenizer.convert_tokens_to_ids("{target}"){given})',
         "print(tokenizer.batch_decode(output, skip_special_tokens=True)[0])",
         "```",
+        "",
+    ]
+
+
+def _loading_with_adapters(source: str) -> list[str]:
+    """What is different where bottleneck adapters could not be merged into the weights."""
+    return [
+        "## Loading it",
+        "",
+        "What was trained are bottleneck adapters; they are in `adapter/`, and cannot be merged into the weights. "
+        "polygraft adds them:",
+        "",
+        "```sh",
+        f"polygraft generate --model {FOLDER} --source-lang {source} --input-file texts.txt",
+        "```",
+        "",
+        "Transformers alone loads the model **without** them, and the scores below are not those of that model:",
         "",
     ]
 
@@ -153,6 +171,7 @@ def model_card(finetune_dir: Path, evaluate_dir: Path) -> str:
     provenance = [*flat(mapping(record.get("versions"))), *flat(mapping(record.get("machine")))]
     provenance += [("git commit", plain(record.get("git_commit"))), ("started", date(record.get("started")))]
     named = _shareable(base) if base else None
+    adapted = reader.json(finetune_dir / "adapter" / "adapter_config.json").get("type") == "bottleneck"
     origin = f"`{_cell(named)}`" if named else "a checkpoint that was not recorded"
     return "\n".join(
         [
@@ -160,10 +179,9 @@ def model_card(finetune_dir: Path, evaluate_dir: Path) -> str:
             f"# {_cell(title)}",
             "",
             f"A sequence-to-sequence model, fine-tuned with polygraft from {origin}; input {_cell(source)}, output "
-            f"{_cell(', '.join(languages))}. It is a plain Transformers checkpoint.",
+            f"{_cell(', '.join(languages))}. {'Its adapters are separate.' if adapted else PLAIN}",
             "",
-            "## Loading it, without polygraft",
-            "",
+            *(_loading_with_adapters(source) if adapted else ["## Loading it, without polygraft", ""]),
             *_loading(tokenizer, source, target, mapping(evaluated.get("settings"))),
             "## Scores",
             "",

@@ -13,7 +13,7 @@ import yaml
 
 from polygraft.errors import DataError
 
-STAGES = ("add_languages", "adapt", "transfer", "adapt_target", "finetune", "evaluate")
+STAGES = ("add_languages", "adapt", "transfer", "warm_up", "adapt_target", "finetune", "evaluate")
 ALL_LANGUAGES = "all"
 LEAD = "lead"
 

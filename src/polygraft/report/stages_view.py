@@ -15,6 +15,7 @@ STAGE_NAMES = {
     "add_languages": "Adding languages",
     "adapt": "Adapting the source",
     "transfer": "Transfer",
+    "warm_up": "Warming up the bridge",
     "adapt_target": "Adapting the target",
     "finetune": "Fine-tuning",
     "evaluate": "Evaluation",

@@ -86,8 +86,8 @@ def _comparison_rows(run: Run) -> list[dict[str, str]]:
 
 
 def _measured_cost(stages: list[Stage]) -> dict[str, float]:
-    """As verdict.json counts: adapt, transfer and adapt_target, mean over seeds; for runs that have no verdict."""
-    spent = [stage for stage in stages if stage.name in ("adapt", "transfer", "adapt_target")]
+    """As verdict.json counts: all stages before fine-tuning, mean over seeds; for runs that have no verdict."""
+    spent = [stage for stage in stages if stage.name in ("adapt", "transfer", "warm_up", "adapt_target")]
     seeds = len({stage.seed for stage in stages})
     # An arm that has not spent all of its budget would look cheap; one that has run nothing would look free.
     if not all(stage.finished for stage in spent) or not any(stage.record for stage in stages):

@@ -4,7 +4,8 @@ A method is a module with these four functions and `required(settings)`, the nam
 
     plan(inputs) -> Plan                                 where every value of the target will come from
     fit(plan, inputs) -> F                               what has to be estimated for that
-    apply(plan, fitted, inputs) -> C                     carries the plan out on inputs.target, in place
+    apply(plan, fitted, inputs) -> C                     carries the plan out; C.model is the result, which takes over
+                                                         inputs.target
     diagnose(plan, fitted, inputs, changes) -> dict      numbers on what was found and done
 """
 
@@ -17,17 +18,25 @@ from typing import Any
 
 import numpy as np
 
+from polygraft.data.dataset import texts_of
 from polygraft.data.files import write_atomically
-from polygraft.data.reading import read_rows
 from polygraft.errors import TransferError
 from polygraft.models import checkpoints
+from polygraft.models.bottleneck import FOLDER
 from polygraft.models.checkpoints import tied_names
+from polygraft.models.graft import is_graft
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, token_counts, tokens_by_id
-from polygraft.recipe import Embeddings, TextData
-from polygraft.transfer import embeddings
+from polygraft.recipe import Embeddings, TextData, Transfer
+from polygraft.training import remove_checkpoints
+from polygraft.transfer import bottleneck, distill, embeddings, encoder
 from polygraft.transfer.plan import Inputs, check_plan, format_plan
 
-METHODS = {"embeddings": embeddings}
+METHODS: dict[str, Any] = {
+    "embeddings": embeddings,
+    "bottleneck": bottleneck,
+    "encoder": encoder,
+    "distill": distill,
+}
 PROBE_TEXTS, PROBE_CHARACTERS = 200, 300
 SAMPLE_TEXTS = [  # what the two tokenizers are compared on beside the user's text
     "This package reads and writes compressed files.",
@@ -44,13 +53,14 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    settings: Embeddings,
+    settings: Transfer,
     source_before: str | None,
     source_after: str | None,
     target: str,
     text: TextData | None,
     out_dir: Path,
     dry_run: bool = False,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Transfer from a source checkpoint into a target, and save it with plan.json and diagnostics.json into `out_dir`.
 
@@ -59,54 +69,68 @@ def run(
             one does not load it.
         text: what the source was adapted on; its token counts weigh the rows.
         dry_run: only plan, and write nothing.
+        seed: of what a method draws at random.
 
     Returns:
-        {"method", "mode", "rows": {token class: count}, "diagnostics": {name: number}, "plan": "plan.json"}; of a dry
-        run {"method", "mode", "rows", "plan": the table}.
+        {"method", "mode" of embeddings, "rows": {token class: count}, "flops" where any were counted, "diagnostics":
+        {name: number}, "plan": "plan.json"}, of a method that trains also what `training.train` returns; of a dry run
+        {"method", "mode", "rows", "plan": the table}.
 
     Raises:
-        TransferError: an input that the mode needs is missing, the vocabularies do not match, the plan is incomplete.
+        TransferError: an input that the method needs is missing, the vocabularies do not match, the plan is incomplete.
     """
     method = METHODS[settings.method]
-    inputs, tokenizer, warnings = _load(settings, source_before, source_after, target, text)
+    inputs, warnings = _load(settings, source_before, source_after, target, text, seed, out_dir)
     plan = method.plan(inputs)
     plan.warnings.extend(warnings)
-    check_plan(plan, inputs.target.state_dict())
+    check_plan(plan, plan.tensors)
     for warning in plan.warnings:
         logger.warning("transfer: %s", warning)
-    result: dict[str, Any] = {"method": settings.method, "mode": settings.mode, "rows": plan.rows()}
+    result: dict[str, Any] = {"method": settings.method, "mode": getattr(settings, "mode", None), "rows": plan.rows()}
     if dry_run:
         return result | {"plan": format_plan(plan)}
     fitted = method.fit(plan, inputs)
     changes = method.apply(plan, fitted, inputs)
     diagnostics = method.diagnose(plan, fitted, inputs, changes)
-    if (ties := tied_names(inputs.target)) != plan.tied:
+    if (ties := tied_names(changes.model)) != plan.tied:
         raise TransferError(f"the target ties {ties} after the transfer, planned were {plan.tied}.")
-    checkpoints.save(inputs.target, tokenizer, out_dir)
+    checkpoints.save(changes.model, inputs.target_tokenizer, out_dir)
+    remove_checkpoints(out_dir)
     write_atomically(out_dir / "diagnostics.json", json.dumps(diagnostics, indent=1) + "\n")
     write_atomically(out_dir / "plan.json", json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
-    return result | {"diagnostics": diagnostics, "plan": "plan.json"}
+    spent = {"flops": fitted.flops} if hasattr(fitted, "flops") else {}
+    spent |= getattr(changes, "trained", {})
+    return result | spent | {"diagnostics": diagnostics, "plan": "plan.json"}
 
 
 def _load(
-    settings: Embeddings, source_before: str | None, source_after: str | None, target: str, text: TextData | None
-) -> tuple[Inputs, Any, list[str]]:
-    """Load what the mode needs; returns the inputs, the target's tokenizer, and warnings."""
+    settings: Transfer,
+    source_before: str | None,
+    source_after: str | None,
+    target: str,
+    text: TextData | None,
+    seed: int,
+    out_dir: Path,
+) -> tuple[Inputs, list[str]]:
+    """Load what the method needs; returns the inputs, and warnings."""
     given = {"source_before": source_before, "source_after": source_after, "text": text}
     needed = METHODS[settings.method].required(settings)
     missing = [name for name in needed if given[name] is None]
     if missing:
         raise TransferError(
-            f"mode {settings.mode} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
+            f"{_name(settings)} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
         )
-    texts = [row[text.text_column] for row in read_rows(text.train_file, [text.text_column])] if text else []
+    texts, languages = texts_of(text) if text else ([], [])
     names = {name: given[name] for name in needed if name != "text"}
     sources = {name: checkpoints.load_masked_lm(str(path)) for name, path in names.items()}
     shapes = {name: tuple(embeddings.embedding_matrix(model).shape) for name, model in sources.items()}
     if len(set(shapes.values())) > 1:
         raise TransferError(f"source_before and source_after are not one model: their embeddings are {shapes}.")
     model, tokenizer = checkpoints.load_seq2seq(target), checkpoints.load_tokenizer(target)
+    if is_graft(model):
+        raise TransferError(f"{target}: is the result of method encoder already. Transfer into an mBART.")
     rows = len(embeddings.embedding_matrix(model))
+    source_tokenizer = None
     if not sources:
         vocabulary, warnings = map_vocabularies(tokenizer, rows), []
     else:
@@ -119,4 +143,13 @@ def _load(
     counts = token_counts(tokenizer, texts, rows) if texts else np.zeros(rows, dtype=np.int64)
     tokens = tokens_by_id(tokenizer, rows, "target")
     sides = (sources.get("source_before"), sources.get("source_after"))
-    return Inputs(settings, model, vocabulary, tokens, *sides, counts), tokenizer, warnings
+    adapter = Path(checkpoints.resolve(str(source_after))) / FOLDER if "source_after" in sources else None
+    inputs = Inputs(
+        settings, model, vocabulary, tokens, *sides, counts, texts, languages, source_tokenizer, tokenizer, seed,
+        adapter if adapter and adapter.is_dir() else None, out_dir,
+    )  # fmt: skip
+    return inputs, warnings
+
+
+def _name(settings: Transfer) -> str:
+    return f"mode {settings.mode}" if isinstance(settings, Embeddings) else f"method {settings.method}"

@@ -58,8 +58,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class Changes:
-    """What `apply` overwrote: int64 `ids`, ascending, and the `before` values (len(ids), d) of these rows."""
+    """The changed model, and what was overwritten: int64 `ids`, ascending, and `before`, these rows (len(ids), d)."""
 
+    model: PreTrainedModel
     ids: np.ndarray
     before: Tensor
 
@@ -94,8 +95,8 @@ def plan(inputs: Inputs) -> Plan:
     if mode == "delta" and lost:
         warnings.append(f"{lost} rows of the target were never learned, and delta leaves them so")
     figures = {f"dead_rows_{name}": value for name, value in dead.figures.items()}
-    kept = _kept_entries(owner, inputs, sets)
-    return Plan([*entries, *kept, *keep_whole(inputs.target, owner, tied)], tied, sets, figures, warnings)
+    entries += [*_kept_entries(owner, inputs, sets), *keep_whole(inputs.target, owner, tied)]
+    return Plan(entries, tied, sets, figures, warnings, inputs.target.state_dict())
 
 
 def embedding_matrix(model: PreTrainedModel) -> Tensor:
@@ -224,7 +225,7 @@ def apply(plan: Plan, fitted: Fit | None, inputs: Inputs) -> Changes:
         if entry.transform != KEEP and entry.ids is not None:
             written.append((entry.ids, _new_rows(entry.transform, entry.ids, plan, fitted, inputs)))
     ids = plan.row_sets["changed"]
-    changes = Changes(ids, matrix[torch.from_numpy(ids)].clone())
+    changes = Changes(inputs.target, ids, matrix[torch.from_numpy(ids)].clone())
     for rows, values in written:
         matrix[torch.from_numpy(rows)] = values.to(matrix.dtype)
     return changes

@@ -1,4 +1,4 @@
-"""A linear map from one embedding space to another, fitted on tokens that both know.
+"""A linear map from one space of embeddings or hidden states to another, fitted on tokens that both know.
 
 Legend: N rows, a width of the source, b width of the target.
 """
@@ -27,34 +27,73 @@ class LinearMap:
         return rows_Na.double() @ self.weight + self.intercept
 
 
+class Moments:
+    """Weighted second moments of x and y, added up block by block: all that a ridge map and its R^2 need.
+
+    Memory is O(a^2 + a b), in float64, whatever the number of rows.
+    """
+
+    def __init__(self, a: int, b: int) -> None:
+        self.crossed = torch.zeros(a + 1, a + 1 + b, dtype=torch.float64)  # [x 1]^T diag(w) [x 1 y]
+        self.squares_b = torch.zeros(b, dtype=torch.float64)  # sum of w y^2
+
+    @property
+    def total(self) -> float:
+        """The sum of the weights: without weights, the number of rows."""
+        return float(self.crossed[-1, len(self.crossed) - 1])
+
+    @property
+    def variance(self) -> float:
+        """The weighted mean squared distance of y from its mean."""
+        sums_b = self.crossed[-1, len(self.crossed) :]
+        return float((self.squares_b.sum() - sums_b.square().sum() / self.total) / self.total)
+
+    def add(self, x_Na: Tensor, y_Nb: Tensor, weights_N: Tensor | None = None) -> None:
+        """Add rows of any float dtype; without weights each weighs 1."""
+        x1, y = torch.nn.functional.pad(x_Na.double(), (0, 1), value=1.0), y_Nb.double()
+        weighted = x1 if weights_N is None else x1 * weights_N[:, None]
+        self.crossed += weighted.T @ torch.cat([x1, y], dim=1)
+        self.squares_b += weighted[:, -1] @ y.square()
+
+    def solve(self, ridge: float) -> LinearMap:
+        """Minimise sum_n w_n |x_n W + c - y_n|^2 + ridge * trace(S) / a * |W|^2, S the weighted scatter of the x_n.
+
+        The penalty is relative to the mean eigenvalue of S, so that the same `ridge` means the same at every width,
+        number of rows and scale of x: 1 halves a direction of mean variance. c is not penalised.
+        """
+        a = len(self.crossed) - 1
+        means = self.crossed[a] / self.crossed[a, a]  # of [x 1 y]
+        centred = self.crossed[:a] - torch.outer(self.crossed[:a, a], means)
+        scatter_aa, cross_ab = centred[:, :a], centred[:, a + 1 :]
+        system = scatter_aa + ridge * scatter_aa.trace() / a * torch.eye(a, dtype=torch.float64)
+        # lstsq, not solve: with fewer rows than a and no ridge the scatter is singular, and the shortest W is wanted
+        weight_ab = torch.linalg.lstsq(system, cross_ab, driver="gelsd").solution
+        return LinearMap(weight_ab, means[a + 1 :] - means[:a] @ weight_ab)
+
+    def r_squared(self, fitted: LinearMap) -> float:
+        """Return the share of y's variance about its mean that a map explains on these rows; as `r_squared` on them."""
+        a = len(self.crossed) - 1
+        both = torch.cat([fitted.weight, fitted.intercept[None]])
+        moments, cross = self.crossed[:, : a + 1], self.crossed[:, a + 1 :]
+        residual = (both * (moments @ both - 2 * cross)).sum() + self.squares_b.sum()
+        return 1 - float(residual) / max(self.total * self.variance, 1e-300)
+
+
 def fit_ridge(
     source: Tensor, source_ids: np.ndarray, target: Tensor, target_ids: np.ndarray, weights: np.ndarray, ridge: float
 ) -> LinearMap:
-    """Minimise sum_n w_n |x_n W + c - y_n|^2 + ridge * trace(S) / a * |W|^2, S the weighted scatter of the x_n.
-
-    The penalty is relative to the mean eigenvalue of S, so that the same `ridge` means the same at every width, number
-    of rows and scale of the embeddings: 1 halves a direction of mean variance. c is not penalised. Normal equations in
-    float64, streamed: O(a^2 + a b) memory beyond the two matrices.
+    """Fit the map from rows of one matrix to rows of another: `Moments.solve`, streamed.
 
     Args:
         source, target: (rows, a) and (rows, b), any float dtype; x_n = source[source_ids[n]], y_n likewise.
         weights: (N,) positive.
     """
-    a, b = source.shape[1], target.shape[1]
-    moments = torch.zeros(a + 1, a + 1 + b, dtype=torch.float64)  # [x 1]^T diag(w) [x 1 y], one pass
+    moments = Moments(source.shape[1], target.shape[1])
     for start in range(0, len(weights), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        x = source[torch.from_numpy(source_ids[block])].double()
-        y = target[torch.from_numpy(target_ids[block])].double()
-        x1 = torch.nn.functional.pad(x, (0, 1), value=1.0)
-        moments += (x1 * torch.from_numpy(weights[block])[:, None]).T @ torch.cat([x1, y], dim=1)
-    means = moments[a] / moments[a, a]  # of [x 1 y]
-    centred = moments[:a] - torch.outer(moments[:a, a], means)
-    scatter_aa, cross_ab = centred[:, :a], centred[:, a + 1 :]
-    system = scatter_aa + ridge * scatter_aa.trace() / a * torch.eye(a, dtype=torch.float64)
-    # lstsq, not solve: with fewer rows than a and no ridge the scatter is singular, and the shortest W is wanted
-    weight_ab = torch.linalg.lstsq(system, cross_ab, driver="gelsd").solution
-    return LinearMap(weight_ab, means[a + 1 :] - means[:a] @ weight_ab)
+        x, y = source[torch.from_numpy(source_ids[block])], target[torch.from_numpy(target_ids[block])]
+        moments.add(x, y, torch.from_numpy(weights[block]))
+    return moments.solve(ridge)
 
 
 def r_squared(predicted_Nb: Tensor, true_Nb: Tensor) -> float:

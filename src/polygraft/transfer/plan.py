@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from transformers import PreTrainedModel
 
 from polygraft.errors import TransferError
 from polygraft.models.vocabulary import VocabularyMap
-from polygraft.recipe import Embeddings
 
 KEEP = "keep"
 
@@ -29,15 +29,28 @@ class Inputs:
         tokens: the target's token strings by row, None for rows without a token.
         source_before, source_after: the masked language model as downloaded and as adapted, where the method needs it.
         counts: int64, occurrences of each target row's token in the text; zeros without a text.
+        texts: the user's text, document by document, for what is calibrated on hidden states.
+        languages: of each document, as the user wrote them.
+        source_tokenizer, target_tokenizer: of the two models; no source tokenizer without a source.
+        seed: of whatever is drawn at random.
+        adapter: the folder in which the adapted source's adapter is, if it has one.
+        out_dir: where a method that trains keeps its checkpoints.
     """
 
-    settings: Embeddings
+    settings: Any
     target: PreTrainedModel
     vocabulary: VocabularyMap
     tokens: list[str | None]
-    source_before: PreTrainedModel | None
-    source_after: PreTrainedModel | None
+    source_before: Any
+    source_after: Any
     counts: np.ndarray
+    texts: Sequence[str] = ()
+    languages: Sequence[str] = ()
+    source_tokenizer: Any = None
+    target_tokenizer: Any = None
+    seed: int = 0
+    adapter: Path | None = None
+    out_dir: Path = Path()
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +79,7 @@ class Plan:
         row_sets: named int64 row ids that the method's `fit` and `diagnose` go by.
         figures: measurements that led to this plan.
         warnings: what the user should know.
+        tensors: those that the saved model will have; only names and sizes count.
     """
 
     entries: list[Entry]
@@ -73,6 +87,7 @@ class Plan:
     row_sets: dict[str, np.ndarray] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self) -> dict[str, int]:
         """Rows per token class."""

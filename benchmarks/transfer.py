@@ -1,0 +1,156 @@
+"""Every transfer method at the real sizes: seconds and peak memory of the whole stage, each in its own process.
+
+Checkpoints are those of real_size.py: published shapes, random weights, 40% of mBART's rows never learned, the real
+tokenizers. The text is all bundled documents in five languages. Checkpoints by name are taken as they are, which proves
+the benchmark at a small size:
+
+    python benchmarks/transfer.py --folder /tmp/transfer --write docs/benchmarks.md
+    python benchmarks/transfer.py --folder /tmp/small --source polygraft/nano-xlmr --target polygraft/nano-mbart
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import page
+import real_size
+
+STEPS = 3
+TRAINING = {"budget": {"steps": STEPS}, "per_device_train_batch_size": 8, "save_steps": 1e6, "eval_steps": 1.0}
+METHODS: dict[str, dict[str, Any]] = {
+    "recentre": {"mode": "recentre"},
+    "repair": {"mode": "repair"},
+    "delta": {"mode": "delta"},
+    "encoder": {"method": "encoder"},
+    "encoder, warmed up": {"method": "encoder"},
+    "distill": {"method": "distill", "max_length_tokens": 128, **TRAINING},
+}
+WARMED_UP = "encoder, warmed up"
+
+
+def create(folder: Path, source: str, target: str) -> dict[str, Any]:
+    """Checkpoints of published shapes where such are named, and the text."""
+    from polygraft.data.reading import read_rows
+
+    if is_published(source):
+        real_size.create(folder, source, target)
+    lines = [
+        json.dumps({"text": row["text"], "lang": code}, ensure_ascii=False)
+        for language, code in real_size.LANGUAGES.items()
+        for row in read_rows(f"polygraft/sample/{language}/adapt.parquet", ["text"])
+    ]
+    (folder / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {"documents": len(lines)}
+
+
+def is_published(name: str) -> bool:
+    return (real_size.CONFIGS / f"{name}.json").is_file()
+
+
+def run_method(folder: Path, name: str, source: str, target: str) -> dict[str, Any]:
+    """One transfer, or the warm-up of the graft that the one before made."""
+    from polygraft import adapt, transfer
+    from polygraft.recipe import Recipe
+
+    recipe = Recipe.model_validate({
+        "name": "transfer", "text": {"train_file": str(folder / "text.jsonl"), "lang_column": "lang"},
+        "pairs": {"train_file": "none"}, "finetune": TRAINING, "transfer": METHODS[name],
+        "warm_up": {**TRAINING, "max_length_tokens": 128},
+    })  # fmt: skip
+    assert recipe.transfer and recipe.text and recipe.warm_up
+    source, target = (str(folder / n) if is_published(m) else m for n, m in (("source", source), ("target", target)))
+    out = folder / "out" / name
+    if name == WARMED_UP:
+        return adapt.run(recipe.warm_up, str(folder / "out" / "encoder"), recipe.text, 1, out)
+    given = (None, None) if name == "recentre" else (source, source)  # figures do not depend on what changed between
+    return transfer.run(recipe.transfer, *given, target, recipe.text, out)
+
+
+def worker(args: argparse.Namespace) -> None:
+    from polygraft import machine
+
+    started = time.monotonic()
+    if args.worker == "create":
+        result = create(args.folder, args.source, args.target)
+    else:
+        result = run_method(args.folder, args.worker, args.source, args.target)
+    result |= result.pop("diagnostics", {})
+    numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
+    seconds = time.monotonic() - started
+    print(json.dumps({**numbers, "seconds": seconds, "peak_memory_bytes": machine.peak_memory_bytes()}))
+
+
+def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    record = args.folder / "results" / f"{name}.json"
+    if record.is_file():  # an interrupted benchmark goes on; a new --folder measures all anew
+        return json.loads(record.read_text())
+    command = [sys.executable, __file__, "--worker", name, "--folder", str(args.folder), "--source", args.source]
+    run = subprocess.run([*command, "--target", args.target], capture_output=True, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"{name} failed:\n{run.stderr[-3000:]}")
+    result = json.loads(run.stdout.strip().splitlines()[-1])
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(result))
+    print(f"{name}: {result}", flush=True)
+    return result
+
+
+def table(args: argparse.Namespace, results: dict[str, dict[str, Any]]) -> str:
+    batch = TRAINING["per_device_train_batch_size"]
+    lines = [
+        f"`python benchmarks/transfer.py`, {page.about()}. {args.source} into {args.target}. Seconds of the whole "
+        "stage: loading, saving, verifying the copy included; FLOPs are those of calibration and training; `distill` "
+        f"and the warm-up of the graft train for {STEPS} steps of {batch} documents of up to 128 tokens.",
+        "",
+        "| method | tokens calibrated on | seconds | seconds per step | FLOPs | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, row in results.items():
+        tokens = row.get("bridge_fit_tokens") or row.get("state_map_fit_tokens")
+        cells = [name, f"{tokens:,.0f}" if tokens else "", f"{row['seconds']:.0f}"]
+        cells += [f"{row['train_seconds'] / row['steps']:.1f}" if row.get("steps") else ""]
+        cells += [f"{row['flops']:.2g}" if row.get("flops") else "", f"{row['peak_memory_bytes'] / 2**30:.1f} GiB"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="for checkpoints and results; needs 25 GB")
+    parser.add_argument("--source", default="xlm-roberta-large", help="a published shape, or a checkpoint")
+    parser.add_argument("--target", default="mbart-large-50", help="a published shape, or a checkpoint")
+    parser.add_argument("--method", help="only this method")
+    parser.add_argument("--write", type=Path, help="a page whose part under '## transfer' is replaced")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if is_published(args.source) != is_published(args.target):
+        sys.exit("Name two published shapes, or two checkpoints.")
+    if args.worker:
+        worker(args)
+        return
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if not (args.folder / "text.jsonl").is_file():
+        measure(args, "create")
+    results = {}
+    for name in METHODS:
+        if args.method in (None, name):
+            results[name] = measure(args, name)
+            if name != "encoder":  # whose result the next one warms up
+                shutil.rmtree(args.folder / "out" / name, ignore_errors=True)
+    shutil.rmtree(args.folder / "out", ignore_errors=True)
+    print(content := table(args, results))
+    if args.write:
+        page.write_section(args.write, "transfer", content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What the nano models must be able to do, measured: run after `bundle.py`, it adds its findings to their cards.
+
+    python examples/nano/gates.py --out outputs/nano --data data/debian --into src/polygraft/nano
+
+XLM-R: on frozen states a new output layer is trained to predict masked tokens, on those of nano XLM-R and of a
+random encoder of its shape; between the two losses lies what pretraining put into the encoder. mBART: fine-tuned
+on all pairs of a language that it knows (those that no held-out set shares a family with), its loss with the right
+source and with another document's, and its greedy outputs beside the lead baseline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from bundle import ALL_LANGUAGES, batches, held_out, markdown, read, tokenized
+from transformers import AutoModelForMaskedLM
+
+from polygraft import evaluate, finetune
+from polygraft.data.dataset import pair_dataset
+from polygraft.data.layout import IGNORED
+from polygraft.data.reading import read_rows
+from polygraft.models import checkpoints
+from polygraft.objectives.mlm import MaskedLM
+from polygraft.objectives.noise import Noise
+from polygraft.objectives.seq2seq import Seq2Seq, token_losses
+from polygraft.recipe import Budget, Evaluate, Finetune, PairData
+
+PROBE_DOCUMENTS, PROBE_EPOCHS, PROBE_RATE = 200, 3, 2e-3  # per language
+LANGUAGE, TEST_DOCUMENTS = "fr", 400
+FINETUNE = Finetune(
+    budget=Budget(epochs=3), learning_rate=1e-3, per_device_train_batch_size=32, max_source_length_tokens=128,
+    max_target_length_tokens=32,
+)  # fmt: skip
+HEADING = "## What it can do"
+
+
+def probe(encoder: Any, training: list[dict[str, torch.Tensor]], test: list[dict[str, torch.Tensor]]) -> float:
+    """Return the loss on `test` of an output layer trained on an encoder's frozen states at the masked positions."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(encoder.config.hidden_size, encoder.config.vocab_size)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=PROBE_RATE)
+
+    @torch.no_grad()
+    def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+        return F.layer_norm(hidden.flatten(0, 1)[batch["label_positions"]], hidden.shape[-1:]), batch["labels"][
+            batch["labels"] != IGNORED
+        ]
+
+    seen = [states(batch) for batch in training]
+    for _ in range(PROBE_EPOCHS):
+        for hidden, labels in seen:
+            optimizer.zero_grad()
+            F.cross_entropy(head(hidden), labels).backward()
+            optimizer.step()
+    with torch.no_grad():
+        pairs = [states(batch) for batch in test]
+        total = sum(float(F.cross_entropy(head(hidden), labels, reduction="sum")) for hidden, labels in pairs)
+    return total / sum(len(labels) for _, labels in pairs)
+
+
+def source_gates(folder: Path, data: Path) -> list[dict[str, Any]]:
+    """The loss on trained and on random states, over all languages."""
+    trained, tokenizer = checkpoints.load_masked_lm(str(folder)).eval(), checkpoints.load_tokenizer(str(folder))
+    torch.manual_seed(0)
+    random: Any = AutoModelForMaskedLM.from_config(trained.config).eval()
+    training, test = [], []
+    for language in ALL_LANGUAGES:
+        objective = MaskedLM(tokenizer, 0.15, Noise(2))
+        rows = read(data, language, "pretrain", PROBE_DOCUMENTS)
+        training += batches(tokenized(rows, language, tokenizer), objective)
+        test += batches(held_out(data, language, tokenizer), objective)
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0)).tolist()
+    training = [training[i] for i in order]
+    return [
+        {"states of": name, "loss of a new output layer": probe(model.base_model, training, test)}
+        for name, model in (("nano XLM-R", trained), ("a random encoder of its shape", random))
+    ]
+
+
+def target_gates(folder: Path, data: Path, out: Path) -> list[dict[str, Any]]:
+    """Fine-tune on all pairs of one language; right and wrong sources, and scores beside the lead baseline."""
+    pairs_file, tuned = out / f"pairs-{LANGUAGE}.jsonl", out / "gate-finetune"
+    parts = [(data / LANGUAGE / f"{split}.jsonl").read_text(encoding="utf-8") for split in ("pretrain", "train")]
+    pairs_file.write_text("".join(parts), encoding="utf-8")
+    validation = str(data / LANGUAGE / "validation.jsonl")
+    pairs = PairData(
+        train_file=str(pairs_file), validation_file=validation, test_file=str(data / LANGUAGE / "test.jsonl"),
+        source_lang=LANGUAGE,
+    )  # fmt: skip
+    if not (tuned / "metrics.jsonl").exists():
+        tuned.mkdir(exist_ok=True)
+        finetune.run(FINETUNE, str(folder), pairs, 1, tuned)
+    decoding = Evaluate(
+        num_beams=1, max_source_length_tokens=128, max_new_tokens=24, per_device_eval_batch_size=64,
+        max_samples=TEST_DOCUMENTS,
+    )  # fmt: skip
+    (out / "gate-evaluate").mkdir(exist_ok=True)
+    evaluate.run(decoding, str(tuned), pairs, out / "gate-evaluate")
+    scores = json.loads((out / "gate-evaluate" / "scores.json").read_text())["systems"]
+    model, tokenizer = checkpoints.load_seq2seq(str(tuned)).eval(), checkpoints.load_tokenizer(str(tuned))
+    rows = read_rows(pairs.test_file or "", pairs.columns)[:TEST_DOCUMENTS]
+    dataset, sums, labels = pair_dataset(rows, pairs, tokenizer, 128, 32), {"right": 0.0, "wrong": 0.0}, 0
+    for batch in batches(dataset, Seq2Seq(tokenizer)):
+        other = {n: t.roll(1, 0) if n in ("input_ids", "attention_mask") else t for n, t in batch.items()}
+        labels += int((batch["labels"] != IGNORED).sum())
+        sums["right"] += float(token_losses(model, batch).sum())
+        sums["wrong"] += float(token_losses(model, other).sum())
+    lead = {"system": "lead: the first 16 tokens", "loss per token": "", "with another document's source": ""}
+    ours = {"system": f"fine-tuned on {len(pairs_file.read_text().splitlines()):,} pairs in French"}
+    ours |= {"loss per token": sums["right"] / labels, "with another document's source": sums["wrong"] / labels}
+    for row, system in ((ours, "model"), (lead, "lead")):
+        row |= {"chrF++": scores[system]["all"]["chrf++"]["score"], "ROUGE-L": scores[system]["all"]["rougeL"]["score"]}
+    return [ours, lead]
+
+
+def add_to_card(folder: Path, rows: list[dict[str, Any]]) -> None:
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8").partition(f"\n{HEADING}\n")[0]
+    card.write_text(f"{text.rstrip()}\n\n{HEADING}\n\n{markdown(rows)}\n", encoding="utf-8")
+    print(f"{folder}\n{markdown(rows)}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/nano"))
+    parser.add_argument("--data", type=Path, default=Path("data/debian"))
+    parser.add_argument("--into", type=Path, default=Path("src/polygraft/nano"))
+    args = parser.parse_args()
+    add_to_card(args.into / "nano-xlmr", source_gates(args.into / "nano-xlmr", args.data))
+    add_to_card(args.into / "nano-mbart", target_gates(args.into / "nano-mbart", args.data, args.out))
+
+
+if __name__ == "__main__":
+    main()

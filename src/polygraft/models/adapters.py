@@ -1,0 +1,94 @@
+"""What a stage trains: all of a model, a part, or an adapter beside it. The rest gets no gradient and no state."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from polygraft.errors import CheckpointError, RecipeError
+from polygraft.models import bottleneck, graft
+from polygraft.recipe import Bottleneck, Lora, Training
+
+# All linear layers of attention and feed-forward, by the ends of their names: of the BERT family, and of mBART.
+LINEAR = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+LINEAR += ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+
+
+def prepare(model: PreTrainedModel, settings: Training) -> PeftModel | None:
+    """Freeze what is not trained and attach the stage's adapter, in place; `finish` wants what this returns.
+
+    Raises:
+        RecipeError: LoRA on modules that the model does not have.
+        CheckpointError: LoRA on a model that has bottleneck adapters, or the bridge of a model that has none.
+    """
+    if isinstance(settings.adapter, Lora):
+        return _attach_lora(model, settings.adapter)
+    if isinstance(settings.adapter, Bottleneck):
+        model.requires_grad_(False)  # earlier adapters too: they are part of what the new one learns to change
+        name = bottleneck.new_name(model, getattr(settings, "objective", "seq2seq"))
+        bottleneck.attach(model, settings.adapter, name)
+    elif settings.trainable == "bridge":
+        graft.train_bridge_only(model)
+    elif settings.trainable != "all":
+        embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_((id(parameter) in embeddings) == (settings.trainable == "embeddings"))
+    return None
+
+
+def _attach_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:
+    """Put LoRA into the model, in place: the PeftModel around it is only there to save and to merge."""
+    if bottleneck.adapters(model):
+        raise CheckpointError(
+            "adapter.type = lora: the model has bottleneck adapters, on which LoRA cannot be merged. Use type: "
+            "bottleneck, or the model that they were trained on."
+        )
+    inside = _layer_linears(model)
+    wanted = settings.target_modules or [end for end in LINEAR if any(_ends(name, end) for name in inside)]
+    unknown = [end for end in wanted if not any(_ends(name, end) for name in inside)]
+    if unknown:
+        known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in inside))
+        raise RecipeError(
+            f"adapter.target_modules: no linear layer in {type(model).__name__}'s layers is called '{unknown[0]}'. "
+            f"It has {known}."
+        )
+    # LoRA on a tied matrix gets no gradient, and `dense` would also mean the output head's
+    outside = [n for n, m in model.named_modules() if n not in inside and any(_ends(n, end) for end in wanted)]
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout, target_modules=wanted,
+        exclude_modules=outside or None,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 asks transformers in an older way
+        return get_peft_model(model, config)
+
+
+def _layer_linears(model: nn.Module) -> set[str]:
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer)]
+    return {f"{name}.{n}" for name, m in layers for n, inner in m.named_modules() if isinstance(inner, nn.Linear)}
+
+
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith(f".{end}")
+
+
+def finish(model: PreTrainedModel, lora: PeftModel | None, folder: Path) -> dict[str, Any]:
+    """Merge LoRA into the weights, once it is saved in `folder`/adapter; return what the stage's result says of this.
+
+    Bottlenecks stay attached: `checkpoints.save` writes them.
+    """
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    result: dict[str, Any] = {"trainable_parameters": parameters}
+    if lora is not None:
+        lora.save_pretrained(str(folder / bottleneck.FOLDER), save_embedding_layers=False)
+        lora.merge_and_unload()
+        result["adapter"] = "lora, merged"
+    elif bottleneck.adapters(model):
+        result["adapter"] = "bottleneck, not merged: only polygraft loads it with the checkpoint"
+    return result

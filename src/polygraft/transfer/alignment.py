@@ -1,0 +1,153 @@
+"""Where source and target read the same token of the same text, and batches of such texts for both.
+
+The source reads ``<s> X </s>``; mBART-50 ``[lang] X </s>``, mBART-cc25 ``X </s> [lang]``, one position earlier. What is
+compared are token strings, so that a document which the two tokenizers split differently in one place still counts
+everywhere else. Special tokens are left out: ``<s>`` and a language code have no common meaning, and ``<unk>`` hides
+what it stands for.
+
+B documents, S source positions, T target positions, N aligned tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polygraft.data.dataset import tokenize
+from polygraft.data.languages import to_code
+from polygraft.data.layout import Layout, pad_rows
+
+CHUNK = 256  # documents tokenized at a time: a text may hold far more tokens than are wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A document, or a piece of one, as both models read it: ids with special tokens, and where both have one token.
+
+    `number` is the document's place in the shuffled order; `source_places` and `target_places` are int64 [N] positions
+    in the two lists of ids, ascending.
+    """
+
+    number: int
+    source: list[int]
+    target: list[int]
+    source_places: np.ndarray
+    target_places: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded documents: ids and masks int64 [B, S] and [B, T]; places int64 [N] in the flattened ids."""
+
+    source_ids: Tensor
+    source_mask: Tensor
+    target_ids: Tensor
+    target_mask: Tensor
+    source_places: Tensor
+    target_places: Tensor
+
+
+def align(
+    source: Any,
+    target: Any,
+    texts: Sequence[str],
+    languages: Sequence[str],
+    max_length: int,
+    tokens: int | None,
+    *,
+    seed: int = 0,
+    grafted: bool = False,
+) -> list[Aligned]:
+    """Align documents, in an order shuffled with `seed`, until they have `tokens` aligned tokens (None: all documents).
+
+    Args:
+        source, target: the tokenizers.
+        languages: of each text, as the user writes them.
+        max_length: longer documents are cut into pieces, special tokens included.
+        grafted: the source reads as before the target's decoder: in the target's layout, with its ``<s>`` for the
+            language code. The special tokens then correspond, and count.
+
+    Raises:
+        DataError: a language that the target does not have.
+    """
+    ids_of = {name: target.convert_tokens_to_ids(to_code(name, target)) for name in set(languages)}
+    order = random.Random(seed).sample(range(len(texts)), len(texts))
+    documents: list[Aligned] = []
+    found, room = 0, max_length - 2
+    for start in range(0, len(order), CHUNK):
+        chunk = order[start : start + CHUNK]
+        both = [tokenize(side, [texts[i] for i in chunk]) for side in (source, target)]
+        for number, (i, ids, target_ids) in enumerate(zip(chunk, *both, strict=True), start):
+            for place in range(0, len(ids), room):
+                pieces = ids[place : place + room], target_ids[place : place + room]
+                document = _align(number, source, target, *pieces, ids_of[languages[i]], grafted)
+                if len(document.source_places):
+                    documents.append(document)
+                    found += len(document.source_places)
+                if tokens is not None and found >= tokens:
+                    return documents
+    return documents
+
+
+def _align(
+    number: int, source: Any, target: Any, ids: list[int], target_ids: list[int], code: int, grafted: bool
+) -> Aligned:
+    """Match the tokens of a piece, and add the special ones of both sides."""
+    layout = Layout.of(target)
+    places = _common_places(_ordinary(source, ids), _ordinary(target, target_ids))
+    read = layout.wrap(target_ids, code)
+    target_places = places[:, 1] + int(layout.language_first)
+    if not grafted:
+        return Aligned(number, [source.cls_token_id, *ids, source.sep_token_id], read, places[:, 0] + 1, target_places)
+    source_read = layout.wrap(ids, source.cls_token_id)
+    source_places = places[:, 0] + int(layout.language_first)
+    special = [[0 if layout.language_first else len(one) - 2, len(one) - 1] for one in (source_read, read)]
+    source_places, target_places = (
+        np.sort(np.concatenate([mine, more]))
+        for mine, more in zip((source_places, target_places), special, strict=True)
+    )
+    return Aligned(number, source_read, read, source_places, target_places)
+
+
+def _ordinary(tokenizer: Any, ids: list[int]) -> list[str | None]:
+    """Return token strings, None for special tokens."""
+    special = set(tokenizer.all_special_ids)
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    return [None if i in special else token for i, token in zip(ids, tokens, strict=True)]
+
+
+def _common_places(source: Sequence[str | None], target: Sequence[str | None]) -> np.ndarray:
+    """Return int64 [N, 2], ascending: places of the same token in both; None stands for a token without a meaning."""
+    blocks = [(0, 0, len(source))]
+    if source != target:  # rare: a longest common subsequence, greedy by blocks
+        blocks = list(SequenceMatcher(None, source, target, autojunk=False).get_matching_blocks())
+    pairs = [(i + k, j + k) for i, j, length in blocks for k in range(length) if source[i + k] is not None]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def batches(documents: Sequence[Aligned], source_pad: int, target_pad: int, max_tokens: int) -> Iterator[Batch]:
+    """Yield batches of like length, longest first, of at most `max_tokens` source positions (or one document)."""
+    order = sorted(documents, key=lambda document: -len(document.source))
+    while order:
+        count = max(1, max_tokens // len(order[0].source))
+        yield make_batch(order[:count], source_pad, target_pad)
+        order = order[count:]
+
+
+def make_batch(documents: Sequence[Aligned], source_pad: int, target_pad: int) -> Batch:
+    """Pad documents on the right; places are in their order."""
+    source_ids = pad_rows([document.source for document in documents], source_pad)
+    target_ids = pad_rows([document.target for document in documents], target_pad)
+    places = [
+        torch.from_numpy(np.concatenate([row * width + getattr(d, side) for row, d in enumerate(documents)]))
+        for side, width in (("source_places", source_ids.shape[1]), ("target_places", target_ids.shape[1]))
+    ]
+    masks = (source_ids != source_pad).long(), (target_ids != target_pad).long()
+    return Batch(source_ids, masks[0], target_ids, masks[1], places[0], places[1])

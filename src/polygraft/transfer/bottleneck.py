@@ -1,0 +1,274 @@
+"""Transfer of an adapter: what was trained beside the source's weights, carried across by linear maps.
+
+Between the hidden states of the two models before adaptation, ridge maps are fitted on the user's text. Through them a
+bottleneck adapter becomes one of the target (carry_bottleneck.py), LoRA a low-rank change of the target's weights
+(carry_lora.py): a non-linearity acts inside the bottleneck, so that the form of both is kept.
+
+Each source layer goes to the first target layer whose match (by CKA, monotone) is not below it. Where several meet, as
+with 24 layers into 12, they are put side by side; a target layer that none goes to changes nothing, since a change
+stays in the residual and would count twice. Rows that the target never learned are repaired first, as by `embeddings`:
+without them there are no states to fit maps to.
+
+N tokens, b width of the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.models.mbart.modeling_mbart import MBartEncoder
+
+from polygraft.errors import TransferError
+from polygraft.models import bottleneck
+from polygraft.models.bottleneck import Adapter
+from polygraft.models.checkpoints import tied_names
+from polygraft.recipe import BottleneckTransfer, Embeddings
+from polygraft.transfer import carry_bottleneck, carry_lora, embeddings
+from polygraft.transfer.alignment import Aligned
+from polygraft.transfer.calibration import Calibration, Pair, Site, depth, match_layers
+from polygraft.transfer.plan import Entry, Inputs, Plan, keep_whole
+
+CARRY = "carry across"
+ENCODER = "model.encoder"
+LAYER_MAP = "layer_map"
+DIAGNOSED_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class End:
+    """The target's last states at held-out tokens, [N, b]: as they were, and the change that they should have."""
+
+    documents: list[Aligned]
+    before: Tensor
+    wanted: Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `apply` writes: repaired rows, adapters by name and target layer, additions to weights by tensor name."""
+
+    rows: embeddings.Fit | None
+    adapters: dict[str, dict[int, Adapter]]
+    additions: dict[str, Tensor]
+    figures: dict[str, float]
+    flops: float
+    calibration: Calibration
+    end: End
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The changed model, and what was overwritten in its rows."""
+
+    model: PreTrainedModel
+    rows: embeddings.Changes | None
+
+
+def required(settings: BottleneckTransfer) -> tuple[str, ...]:
+    """Name the inputs without which the method cannot run."""
+    return ("source_before", "source_after", "text")
+
+
+def plan(inputs: Inputs) -> Plan:
+    """Match the layers, and say for every tensor of the target, its new adapters included, where it comes from.
+
+    Raises:
+        TransferError: the source has no adapter, or one that cannot be carried across, or the target is no mBART.
+    """
+    if not isinstance(inputs.target.get_encoder(), MBartEncoder):
+        raise TransferError("method bottleneck needs an mBART as it is published, not a graft, as the target.")
+    found = _adapters(inputs)
+    lora = [] if found else carry_lora.read(inputs)
+    rows = _rows_plan(inputs)
+    with _repaired(rows, _fit_rows(rows, inputs), inputs):
+        calibration = _calibration(inputs)
+        phi = match_layers(calibration.cka())
+    groups = source_layers(phi, depth(calibration.source))
+    origins: dict[str, str] = {}
+    for layer, sources in groups.items():
+        modules = [
+            f"{bottleneck.ATTRIBUTE}.{_new_name(inputs, name)}.{part}" for name in found for part in ("down", "up")
+        ]
+        modules += carry_lora.targets(lora, sources)
+        origin = f"source layer {' + '.join(map(str, sources))}"
+        for module in modules:
+            keys = ("weight",) if module.endswith(".up") else ("weight", "bias")
+            origins |= {f"{ENCODER}.layers.{layer - 1}.{module}.{key}": origin for key in keys}
+    entries = [entry for entry in rows.entries if entry.tensor not in origins]
+    why = "what adaptation trained in the source, mapped"
+    entries += [Entry(name, "whole tensor", None, origin, CARRY, why) for name, origin in origins.items()]
+    figures = rows.figures | {f"layer_map.{layer}": float(k) for layer, k in enumerate(phi) if layer}
+    tensors = dict.fromkeys(origins, torch.empty(0)) | inputs.target.state_dict()
+    return Plan(entries, rows.tied, rows.row_sets | {LAYER_MAP: np.array(phi)}, figures, [], tensors)
+
+
+def source_layers(phi: Sequence[int], deepest: int) -> dict[int, list[int]]:
+    """Return which source layers go to which target layer, each of 1 … `deepest` to exactly one, ascending.
+
+    Layer k goes to the first target layer l with phi[l] >= k, those above all of them to the last.
+    """
+    groups: dict[int, list[int]] = {}
+    for k in range(1, deepest + 1):
+        layer = next((layer for layer, matched in enumerate(phi) if matched >= k), len(phi) - 1)
+        groups.setdefault(layer, []).append(k)
+    return groups
+
+
+def _adapters(inputs: Inputs) -> dict[str, list[Adapter]]:
+    """The source's bottleneck adapters by name, one per layer from the first on; {} if it has none."""
+    found = bottleneck.adapters(_model(inputs.source_after))
+    layers = depth(_model(inputs.source_after).base_model)
+    for name, by_layer in found.items():
+        settings = next(iter(by_layer.values())).settings
+        if settings.normalize or len(by_layer) != layers:
+            what = "reads normalized states" if settings.normalize else f"is in {len(by_layer)} of {layers} layers"
+            raise TransferError(
+                f"the source's adapter '{name}' {what}; method bottleneck carries plain ones, one per layer."
+            )
+    return {name: list(by_layer.values()) for name, by_layer in found.items()}
+
+
+def _model(model: PreTrainedModel | None) -> PreTrainedModel:
+    if model is None:
+        raise TransferError("method bottleneck needs the source as it was before and as it is after adaptation.")
+    return model
+
+
+def _new_name(inputs: Inputs, name: str) -> str:
+    return bottleneck.new_name(inputs.target, name)
+
+
+# ---------------------------------------------------------------- the target's rows, as `embeddings` repairs them
+
+
+def _for_rows(inputs: Inputs) -> Inputs:
+    return replace(inputs, settings=Embeddings(mode=inputs.settings.rows))
+
+
+def _rows_plan(inputs: Inputs) -> Plan:
+    if inputs.settings.rows == "keep":
+        tied = tied_names(inputs.target)
+        return Plan(keep_whole(inputs.target, "", tied), tied)
+    return embeddings.plan(_for_rows(inputs))
+
+
+def _rows_of(plan: Plan) -> Plan:
+    return replace(plan, entries=[entry for entry in plan.entries if entry.ids is not None])
+
+
+def _fit_rows(plan: Plan, inputs: Inputs) -> embeddings.Fit | None:
+    return None if inputs.settings.rows == "keep" else embeddings.fit(_rows_of(plan), _for_rows(inputs))
+
+
+def _apply_rows(plan: Plan, fitted: embeddings.Fit | None, inputs: Inputs) -> embeddings.Changes | None:
+    return None if inputs.settings.rows == "keep" else embeddings.apply(_rows_of(plan), fitted, _for_rows(inputs))
+
+
+@contextmanager
+def _repaired(plan: Plan, fitted: embeddings.Fit | None, inputs: Inputs) -> Iterator[None]:
+    """Lend the target the rows that it will have while its states are read: only `apply` changes it for good."""
+    changes = _apply_rows(plan, fitted, inputs)
+    try:
+        yield
+    finally:
+        if changes is not None:
+            embeddings.embedding_matrix(inputs.target)[torch.from_numpy(changes.ids)] = changes.before
+
+
+# ---------------------------------------------------------------- fit
+
+
+def _calibration(inputs: Inputs) -> Calibration:
+    source = _model(inputs.source_before)
+    bottleneck.activate(source, [])
+    return Calibration.of(inputs, source, inputs.settings.calibration_tokens)
+
+
+def fit(plan: Plan, inputs: Inputs) -> Fit:
+    """Fit the maps on the user's text, a tenth of the documents held out, and carry the adapters across.
+
+    Raises:
+        TransferError: too little text, or too few rows.
+    """
+    rows = _fit_rows(plan, inputs)
+    with _repaired(plan, rows, inputs):
+        calibration = _calibration(inputs)
+        groups = source_layers(plan.row_sets[LAYER_MAP].tolist(), depth(calibration.source))
+        adapters: dict[str, dict[int, Adapter]] = {}
+        additions: dict[str, Tensor] = {}
+        if found := _adapters(inputs):
+            adapters, figures = carry_bottleneck.carry(calibration, found, groups, inputs.settings.ridge_lambda)
+        else:
+            changes = carry_lora.read(inputs)
+            additions, figures = carry_lora.carry(calibration, changes, groups, inputs.settings.ridge_lambda)
+            additions = {f"{ENCODER}.{name}": value for name, value in additions.items()}
+        end = _end(calibration, inputs)
+        return Fit(rows, adapters, additions, figures, calibration.flops, calibration, end)
+
+
+def _end(calibration: Calibration, inputs: Inputs) -> End:
+    """What the encoder's last states are, and how the source's changed there, mapped into the target."""
+    documents: list[Aligned] = []
+    for document in calibration.held_out:
+        if sum(len(d.source_places) for d in documents) < DIAGNOSED_TOKENS:
+            documents.append(document)
+    source, target = _ends(calibration)
+    way = calibration.fit([(source, target)], inputs.settings.ridge_lambda)[source, target].map.weight
+    adapted: Any = _model(inputs.source_after).base_model
+    after = replace(calibration, source=adapted)
+    old = [(at[source], at[target]) for at in calibration.stream(documents, [source, target])]
+    new = [at[source] for at in after.stream(documents, [source])]
+    change_Na = torch.cat(new) - torch.cat([a for a, _ in old])
+    return End(documents, torch.cat([b for _, b in old]), change_Na.double() @ way)
+
+
+def _ends(calibration: Calibration) -> Pair:
+    return Site("source", depth(calibration.source)), Site("target", depth(calibration.target))
+
+
+# ---------------------------------------------------------------- apply and diagnose
+
+
+@torch.no_grad()
+def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
+    """Repair the rows, attach the carried adapters, add the low-rank changes; in place."""
+    target = inputs.target
+    rows = _apply_rows(plan, fitted.rows, inputs)
+    for name, layers in fitted.adapters.items():
+        hosts = {f"{ENCODER}.layers.{layer - 1}": adapter for layer, adapter in layers.items()}
+        settings, new = next(iter(layers.values())).settings, _new_name(inputs, name)
+        bottleneck.attach(target, settings, new, {host: a.settings.bottleneck_size for host, a in hosts.items()})
+        for host, adapter in bottleneck.adapters(target)[new].items():
+            adapter.load_state_dict(hosts[host].state_dict())
+    state = target.state_dict()
+    for name, addition in fitted.additions.items():
+        state[name] += addition.to(state[name])
+    return Changes(target, rows)
+
+
+def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[str, float]:
+    """Measure the maps, the carried adapters, and what became of the change at the end of the target's encoder.
+
+    `layer_map.l`: the source layer that matches target layer l. `rho.*`, `change_heldout_r2.*`: the factor, and how
+    much of the wanted change of a layer its adapter makes. `end_cosine`, `end_ratio`: of the change of the encoder's
+    output that was made to the one that was wanted; `end_wanted`: that relative to the spread of the outputs.
+    """
+    _, target = _ends(fitted.calibration)
+    states = [at[target] for at in fitted.calibration.stream(fitted.end.documents, [target])]
+    made_Nb, wanted_Nb = torch.cat(states).double() - fitted.end.before.double(), fitted.end.wanted
+    spread = (fitted.end.before - fitted.end.before.mean(0)).norm()
+    figures = {name: value for name, value in plan.figures.items() if name.startswith(LAYER_MAP)} | fitted.figures
+    figures["end_wanted"] = float(wanted_Nb.norm() / spread)
+    if wanted_Nb.any() and made_Nb.any():
+        figures["end_cosine"] = float((made_Nb * wanted_Nb).sum() / (made_Nb.norm() * wanted_Nb.norm()))
+        figures["end_ratio"] = float(made_Nb.norm() / wanted_Nb.norm())
+    if changes.rows is not None:
+        figures |= embeddings.diagnose(_rows_of(plan), fitted.rows, _for_rows(inputs), changes.rows)
+    return figures

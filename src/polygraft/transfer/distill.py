@@ -1,0 +1,252 @@
+"""Transfer of the change of hidden states: the target's encoder learns to do what adaptation did to the source's.
+
+    t_l = b_l + (a'_phi(l) - a_phi(l)) P_l          where each state of the target should move to
+    minimise  sum_l |b'_l - t_l|^2 / sigma_l^2  +  mu |b'_l - b_l|^2 / sigma_l^2     over the target's encoder
+
+a and a': states of the source's layers before and after adaptation; b and b': of the target's before and now, each as
+the next block's LayerNorm reads it; P_l: ridge from a to b on the user's text, phi the layer map of highest CKA;
+sigma_l^2: variance of b_l. The second sum runs over general text, which should stay as it is. Only what adaptation
+changed moves, so that the decoder still finds what it knows; where nothing changed the loss is zero, and so is its
+gradient, exactly.
+
+B documents, N tokens compared, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from polygraft.data.dataset import texts_of
+from polygraft.models import adapters, bottleneck
+from polygraft.models.checkpoints import max_positions, tied_names
+from polygraft.recipe import Bottleneck, Distill
+from polygraft.training import train
+from polygraft.transfer.alignment import Aligned, align, make_batch
+from polygraft.transfer.calibration import HELDOUT_EVERY, Calibration, Fitted, Linear, Site, depth, match_layers, states
+from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan
+
+TRAIN, NAME = "distil", "distill"
+TRAINED = ("model.encoder.layers.", "model.encoder.layer_norm.")  # the rest of the encoder is the decoder's, too
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The maps P_l and the variances sigma_l^2 by layer, in the order of `pairs`; what they rest on; their cost."""
+
+    pairs: list[tuple[Site, Site]]
+    maps: list[Fitted]
+    similarity: np.ndarray
+    calibration: Calibration
+
+    @property
+    def flops(self) -> float:
+        return self.calibration.flops
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The distilled model, and what training says of itself (`training.train`)."""
+
+    model: PreTrainedModel
+    trained: dict[str, Any]
+
+
+def required(settings: Distill) -> tuple[str, ...]:
+    """Name the inputs without which the method cannot run."""
+    return ("source_before", "source_after", "text")
+
+
+def plan(inputs: Inputs) -> Plan:
+    """Say that the layers of the target's encoder are trained, or new adapters of these; all the rest stays."""
+    depth(inputs.target.get_encoder())
+    tied = tied_names(inputs.target)
+    state = inputs.target.state_dict()
+    trained = {name for name in state if name.startswith(TRAINED)}
+    if isinstance(inputs.settings.adapter, Bottleneck):
+        new = f"{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, NAME)}"
+        parts = ("down.weight", "down.bias", "up.weight")
+        trained = {f"{host}.{new}.{part}" for host in encoder_hosts(inputs.target) for part in parts}
+    why, kept = "learns to change the states as adaptation changed the source's", "stays as it is in the target"
+    entries = [Entry(name, "whole tensor", None, "target + source", TRAIN, why) for name in sorted(trained)]
+    entries += [
+        Entry(name, "whole tensor", None, "target", KEEP, kept)
+        for name in state
+        if name not in tied and name not in trained
+    ]
+    return Plan(entries, tied, tensors=dict.fromkeys(trained, torch.empty(0)) | state)
+
+
+def encoder_hosts(model: Any) -> list[str]:
+    """Name the encoder's layers."""
+    return [name for name in bottleneck.hosts(model) if name.startswith(TRAINED)]
+
+
+def fit(plan: Plan, inputs: Inputs) -> Fit:
+    """Match the layers by CKA and fit the maps, from the source as it was before adaptation.
+
+    Raises:
+        TransferError: too little text.
+    """
+    settings = inputs.settings
+    calibration = Calibration.of(inputs, inputs.source_before, settings.calibration_tokens)
+    similarity = calibration.cka()
+    phi = match_layers(similarity)
+    pairs = [(Site("source", phi[layer]), Site("target", layer)) for layer in range(1, len(phi))]
+    found = calibration.fit([*pairs], settings.ridge_lambda)
+    return Fit(pairs, [found[pair] for pair in pairs], similarity, calibration)
+
+
+def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
+    """Train the target's encoder, in place; goes on from the last checkpoint in `inputs.out_dir`."""
+    model, settings = inputs.target, inputs.settings
+    objective = StateChange(inputs, fitted)
+    documents = align_all(inputs, inputs.texts, inputs.languages)
+    moved = [row(document) for document in documents if document.number % HELDOUT_EVERY]
+    held_out = [row(document) for document in documents if not document.number % HELDOUT_EVERY]
+    if settings.general is not None:
+        moved += [row(document, moved=False) for document in align_all(inputs, *texts_of(settings.general))]
+    lora = None
+    if isinstance(settings.adapter, Bottleneck):
+        model.requires_grad_(False)
+        sizes = dict.fromkeys(encoder_hosts(model), settings.adapter.bottleneck_size)
+        bottleneck.attach(model, settings.adapter, bottleneck.new_name(model, NAME), sizes)
+    else:
+        lora = adapters.prepare(model, settings)
+        for name, parameter in model.named_parameters():  # LoRA is in the decoder, too, where it learns nothing
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(TRAINED))
+    trained = train(
+        model, inputs.target_tokenizer, settings, objective, objective, (Readings(moved), Readings(held_out)),
+        seed=inputs.seed, out_dir=inputs.out_dir,
+    )  # fmt: skip
+    trained |= adapters.finish(model, lora, inputs.out_dir)
+    model.requires_grad_(True).eval()
+    trained["flops"] += fitted.flops
+    return Changes(model, trained)
+
+
+class Readings:
+    """Rows of training data with their lengths, (N, 1)."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.lengths = np.array([[len(one["input_ids"])] for one in rows], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+def align_all(inputs: Inputs, texts: Sequence[str], languages: Sequence[str]) -> list[Aligned]:
+    """Align whole texts, in pieces that both encoders have positions for."""
+    length = min(inputs.settings.max_length_tokens, *map(max_positions, (inputs.source_before, inputs.target)))
+    tokenizers = inputs.source_tokenizer, inputs.target_tokenizer
+    return align(*tokenizers, texts, languages, length, tokens=None)
+
+
+def row(document: Aligned, moved: bool = True) -> dict[str, Any]:
+    """A row of training data; `moved`: whether its states should change. Its length is the target's."""
+    return {"input_ids": document.target, "document": document, "moved": moved}
+
+
+class StateChange:
+    """The objective: batches that both models read, and how far the target's states are from where they belong."""
+
+    noise = None
+
+    def __init__(self, inputs: Inputs, fitted: Fit) -> None:
+        before, after = inputs.source_before, inputs.source_after
+        self.before, self.after = before.base_model.eval(), after.base_model.eval()
+        encoder = inputs.target.get_encoder()
+        # Embeddings are not trained, and so are shared; so is the configuration, which says how attention is computed:
+        # an unchanged source has a gradient of exactly zero only if old and new states are equal bit by bit.
+        shared = (encoder.embed_tokens, encoder.embed_positions, encoder.layernorm_embedding, encoder.config)
+        self.reference = copy.deepcopy(encoder, {id(part): part for part in shared}).eval()
+        self.pairs, self.maps = fitted.pairs, [fitted_map.map.weight.float() for fitted_map in fitted.maps]
+        self.variances = [fitted_map.variance for fitted_map in fitted.maps]
+        self.anchor_weight = inputs.settings.anchor_weight
+        self.pads = before.config.pad_token_id, inputs.target.config.pad_token_id
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return input_ids, attention_mask [B, T], source_ids, source_mask [M, S] of the first M, those that move.
+
+        `places` and `source_places` are flat positions of the tokens compared, those that move first; `labels` [N] are
+        only counted.
+        """
+        rows = sorted(rows, key=lambda one: not one["moved"])
+        moved = [one["document"] for one in rows if one["moved"]]
+        batch = make_batch([one["document"] for one in rows], *self.pads)
+        count = sum(len(document.source_places) for document in moved)
+        return {
+            "input_ids": batch.target_ids, "attention_mask": batch.target_mask, "places": batch.target_places,
+            "source_ids": batch.source_ids[: len(moved)], "source_mask": batch.source_mask[: len(moved)],
+            "source_places": batch.source_places[:count], "labels": torch.zeros_like(batch.target_places),
+        }  # fmt: skip
+
+    def loss(self, model: Any, **batch: Tensor) -> Tensor:
+        """Return the squared distance over all layers, each in units of its variance, summed over tokens (scalar)."""
+        model.eval()  # dropout would tell the new states from the old ones
+        wanted = self.targets(batch)
+        now = self.read(model.get_encoder(), batch)
+        weights_N = torch.ones(len(batch["places"]), device=batch["places"].device)
+        weights_N[len(batch["source_places"]) :] = self.anchor_weight
+        total = weights_N.new_zeros(())
+        for (_, site), variance in zip(self.pairs, self.variances, strict=True):
+            distance_N = (now[site] - wanted[site]).float().square().sum(1)
+            total = total + (weights_N * distance_N).sum() / variance
+        return total
+
+    @torch.no_grad()
+    def targets(self, batch: dict[str, Tensor]) -> dict[Site | Linear, Tensor]:
+        """Return t_l of the compared tokens, [N, D] each: the old states, those that move by their mapped change."""
+        wanted = self.read(self.reference, batch)
+        places = batch["source_places"]
+        if len(places):
+            sites = {site for site, _ in self.pairs}
+            before, after = (
+                states(encoder.to(places.device), batch["source_ids"], batch["source_mask"], sites)
+                for encoder in (self.before, self.after)
+            )
+            for (site, to), weight in zip(self.pairs, self.maps, strict=True):
+                change_ND = (after[site] - before[site]).flatten(0, 1)[places]
+                wanted[to][: len(places)] += change_ND @ weight.to(change_ND)
+        return wanted
+
+    def read(self, encoder: Any, batch: dict[str, Tensor]) -> dict[Site | Linear, Tensor]:
+        """Return the states of the compared tokens, [N, D] each."""
+        sites = [site for _, site in self.pairs]
+        found = states(encoder, batch["input_ids"], batch["attention_mask"], sites)
+        return {site: found[site].flatten(0, 1)[batch["places"]] for site in sites}
+
+    def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the summed distance and the number of tokens."""
+        return {"eval_loss": (self.loss(model, **batch), torch.tensor(len(batch["places"])))}
+
+    @staticmethod
+    def tokens(batch: dict[str, Tensor]) -> Tensor:
+        """Count the real tokens that the target reads."""
+        return batch["attention_mask"].sum()
+
+
+def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[str, float]:
+    """Return phi, held-out R^2 and CKA by layer, and the share of the held-out change that was reached."""
+    figures: dict[str, float] = {
+        "state_map_fit_tokens": fitted.maps[0].fit_tokens, "state_map_heldout_tokens": fitted.maps[0].heldout_tokens,
+    }  # fmt: skip
+    for (source, target), one in zip(fitted.pairs, fitted.maps, strict=True):
+        figures[f"matched_source_layer.{target.layer}"] = source.layer
+        figures[f"state_map_heldout_r2.{target.layer}"] = one.heldout_r2
+        figures[f"layer_cka.{target.layer}"] = float(fitted.similarity[source.layer, target.layer])
+    first, last = changes.trained["eval_loss_first"], changes.trained["eval_loss"]
+    figures["change_asked"] = first / len(fitted.pairs)
+    figures["change_reached"] = 1 - last / first if first else 1.0
+    return figures

@@ -1,0 +1,149 @@
+"""The change of states: nothing from an unchanged source, what was asked from a changed one, and all else untouched."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+from polygraft import transfer
+from polygraft.models import checkpoints
+from polygraft.recipe import Distill, TextData
+from polygraft.transfer import calibration, distill
+from polygraft.transfer.calibration import Site, states
+from polygraft.transfer.plan import Inputs
+
+BUDGET = {"budget": {"steps": 3}, "per_device_train_batch_size": 4, "eval_steps": 1.0, "learning_rate": 1e-3}
+
+
+@pytest.fixture
+def changed(tiny_xlmr):
+    """The source after an adaptation that moved its layers."""
+    after = copy.deepcopy(tiny_xlmr)
+    generator = torch.Generator().manual_seed(9)
+    for parameter in after.base_model.encoder.parameters():
+        if parameter.ndim == 2:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return after
+
+
+@pytest.fixture
+def dirs(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, tmp_path, sentences):
+    for name, model, tokenizer in (
+        ("before", tiny_xlmr, xlmr_tokenizer), ("after", changed, xlmr_tokenizer),
+        ("target", tiny_mbart, mbart_tokenizer),
+    ):  # fmt: skip
+        checkpoints.save(model, tokenizer, tmp_path / name)
+    (tmp_path / "text.txt").write_text("\n".join(sentences), encoding="utf-8")
+    (tmp_path / "general.txt").write_text("\n".join(sentences[:4]), encoding="utf-8")
+    return tmp_path
+
+
+def run(dirs, after, **settings):
+    text = TextData(train_file=str(dirs / "text.txt"), lang="uk")
+    paths = str(dirs / "before"), str(dirs / after), str(dirs / "target")
+    return transfer.run(Distill.model_validate(BUDGET | settings), *paths, text, dirs / "out", seed=1)
+
+
+def weights(folder):
+    return AutoModelForSeq2SeqLM.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.parametrize("general", [False, True])
+def test_an_unchanged_source_changes_nothing(dirs, general):
+    anchor = {"general": {"train_file": str(dirs / "general.txt"), "lang": "en"}} if general else {}
+    result = run(dirs, "before", **anchor)
+    before, after = weights(dirs / "target"), weights(dirs / "out")
+    assert all(torch.equal(before[name], after[name]) for name in before)  # not by a bit
+    assert result["eval_loss"] == result["eval_loss_first"] == 0.0
+    assert result["steps"] == 3
+
+
+def test_only_the_encoders_layers_change_and_costs_are_counted(dirs):
+    result = run(dirs, "after")
+    before, after = weights(dirs / "target"), weights(dirs / "out")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    layers = {name for name in before if name.startswith(("model.encoder.layers.", "model.encoder.layer_norm."))}
+    silent = {
+        name for name in layers if name.endswith("k_proj.bias")
+    }  # change no softmax: gradients of rounding errors
+    assert changed - silent == layers - silent
+    entries = json.loads((dirs / "out" / "plan.json").read_text())["entries"]
+    assert {entry["tensor"] for entry in entries if entry["transform"] == "distil"} == layers
+    assert result["flops"] > 0
+    assert result["tokens"] > 0
+    assert not (dirs / "out" / "checkpoints").exists()
+    diagnostics = json.loads((dirs / "out" / "diagnostics.json").read_text())
+    assert {"matched_source_layer.1", "state_map_heldout_r2.2", "layer_cka.2", "change_asked"} <= set(diagnostics)
+
+
+def test_the_asked_change_is_reached(dirs):
+    result = run(dirs, "after", budget={"steps": 40}, learning_rate=3e-3, per_device_train_batch_size=16)
+    assert result["diagnostics"]["change_reached"] > 0.4  # of held-out documents; measured 0.56
+    assert result["eval_loss"] < 0.6 * result["eval_loss_first"]
+
+
+def objective_of(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path):
+    settings = Distill.model_validate(BUDGET | {"anchor_weight": 0.25})
+    texts = list(sentences)
+    inputs = Inputs(
+        settings, tiny_mbart, None, [], tiny_xlmr, changed, None, texts, ["uk"] * len(texts), xlmr_tokenizer,
+        mbart_tokenizer, 1, tmp_path,
+    )  # fmt: skip
+    fitted = distill.fit(distill.plan(inputs), inputs)
+    return inputs, fitted, distill.StateChange(inputs, fitted)
+
+
+def test_loss_equals_its_formula(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path):
+    """Document by document, without batches: sum_l |b' - b - (a' - a) P|^2 / sigma^2, 0.25 |b' - b|^2 / sigma^2."""
+    given = (tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path)
+    inputs, fitted, objective = objective_of(*given)
+    moved_model = copy.deepcopy(tiny_mbart)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in moved_model.get_encoder().layers.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    documents = distill.align_all(inputs, inputs.texts, inputs.languages)[:5]
+    rows = [distill.row(document, moved=index not in (0, 3)) for index, document in enumerate(documents)]
+    batch = objective.collate(rows)
+    assert (len(batch["input_ids"]), len(batch["source_ids"])) == (5, 3)
+    found = objective.loss(moved_model, **batch)
+    expected = 0.0
+    with torch.no_grad():
+        for one in rows:
+            document = one["document"]
+            target, source = torch.tensor([document.target]), torch.tensor([document.source])
+            for (x, y), fit in zip(fitted.pairs, fitted.maps, strict=True):
+                ones = torch.ones_like(target)
+                old, new = (
+                    states(model.get_encoder(), target, ones, [y])[y][0, document.target_places]
+                    for model in (tiny_mbart, moved_model)
+                )
+                difference = (new - old).double()
+                if one["moved"]:
+                    a, a_after = (
+                        states(model.base_model, source, torch.ones_like(source), [x])[x][0, document.source_places]
+                        for model in (tiny_xlmr, changed)
+                    )
+                    difference -= (a_after - a).double() @ fit.map.weight
+                weight = 1.0 if one["moved"] else 0.25
+                expected += weight * float(difference.square().sum()) / fit.variance
+    assert float(found) == pytest.approx(expected, rel=1e-5)  # measured 3e-7
+    assert int((batch["labels"] != -100).sum()) == sum(len(document.source_places) for document in documents)
+    only_general = objective.collate([distill.row(documents[0], moved=False)])
+    assert float(objective.loss(tiny_mbart, **only_general)) == 0.0
+
+
+def test_layers_of_another_depth_are_matched(
+    tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path, monkeypatch
+):
+    """Variance and map are those of the layer that phi says."""
+    monkeypatch.setattr(distill, "match_layers", lambda similarity: [0, 2, 2])
+    given = (tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path)
+    inputs, fitted, _ = objective_of(*given)
+    assert fitted.pairs == [(Site("source", 2), Site("target", 1)), (Site("source", 2), Site("target", 2))]
+    direct = calibration.Calibration.of(inputs, tiny_xlmr, 10**6).fit(fitted.pairs, inputs.settings.ridge_lambda)
+    assert torch.equal(direct[fitted.pairs[1]].map.weight, fitted.maps[1].map.weight)
+    assert fitted.flops > 0

@@ -137,7 +137,7 @@ def _facts(one: CandidateReport) -> tuple[str, ...]:
 
 
 def _value(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.value:.2f}"
+    return "" if estimate is None else estimate.text().split(" ")[0]
 
 
 def _map(pair: Pair) -> str:

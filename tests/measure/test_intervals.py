@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from polygraft.measure.intervals import ratio
+from polygraft.measure.intervals import Estimate, ratio
 from polygraft.metrics import Bootstrap
 
 TRIALS = 400
@@ -76,6 +76,19 @@ def test_single_documents_leave_it_unknown():
     assert found.p_value() == 1.0
     assert found.estimate().text() == "3.00"
     assert found.only("ko").estimate().low is not None
+
+
+TEXTS = {
+    "with its interval": ((2.314, 2.2, 2.4), False, "2.31 (2.20 to 2.40)"),
+    "signed": ((0.5, -0.25, 1.0), True, "+0.50 (\N{MINUS SIGN}0.25 to +1.00)"),
+    "a zero has no sign": ((-0.001, -1.0, 0.001), False, "0.00 (\N{MINUS SIGN}1.00 to 0.00)"),
+    "alone": ((2.0, None, None), False, "2.00"),
+}
+
+
+@pytest.mark.parametrize(("figures", "signed", "text"), TEXTS.values(), ids=TEXTS)
+def test_text(figures, signed, text):
+    assert Estimate(*figures).text(signed) == text
 
 
 def test_equal_models_differ_by_nothing():

@@ -10,6 +10,7 @@ from transformers import (
     BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
+    MBartForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
     XLMRobertaTokenizer,
@@ -86,7 +87,16 @@ def test_heads_of_other_architectures(others, kind, xlmr_tokenizer, sentences):
 
 
 def test_one_bad_candidate_does_not_stop_the_others(
-    save, tiny_xlmr_dir, tiny_mbart_dir, xlmr_tokenizer, wordpiece_tokenizer, text_file, tmp_path, monkeypatch
+    save,
+    tiny_xlmr_dir,
+    tiny_mbart,
+    tiny_mbart_dir,
+    xlmr_tokenizer,
+    mbart_tokenizer,
+    wordpiece_tokenizer,
+    text_file,
+    tmp_path,
+    monkeypatch,
 ):
     size = {"vocab_size": len(xlmr_tokenizer)}
     gpt2 = save("gpt2", GPT2LMHeadModel(GPT2Config(**size, n_embd=16, n_layer=1, n_head=2)), xlmr_tokenizer)
@@ -102,7 +112,11 @@ def test_one_bad_candidate_does_not_stop_the_others(
     broken = BertForMaskedLM(BertConfig(vocab_size=len(wordpiece_tokenizer), pad_token_id=0, **shape))
     broken = save("broken", broken, wordpiece_tokenizer)
     monkeypatch.setattr(BertForMaskedLM, "set_attn_implementation", lambda *_: 1 / 0)
+    diverged = MBartForConditionalGeneration(tiny_mbart.config)
+    diverged.model.encoder.layers[0].fc1.weight.data[0] = float("nan")
+    diverged = save("diverged", diverged, mbart_tokenizer)
     reasons = {
+        ("target", diverged): "its likelihoods are not numbers",
         ("source", gpt2): "of which transformers has no masked language model",
         ("source", str(tiny_mbart_dir)): "is a sequence-to-sequence model ('mbart')",
         ("source", str(tmp_path / "none")): "no such folder",
@@ -222,6 +236,14 @@ def test_licence(tiny_xlmr_dir, card, stated):
     if card is not None:
         (tiny_xlmr_dir / "README.md").write_text(card, encoding="utf-8")
     assert licence(str(tiny_xlmr_dir)) == stated
+
+
+def test_licence_of_a_hub_name_from_the_cache(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    cached = {("some/model", "README.md"): str(tmp_path / "README.md")}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *what: cached.get(what))
+    assert licence("some/model") == "mit"
+    assert licence("another/model") is None
 
 
 def test_a_tokenizer_that_lower_cases_is_said_to(save, wordpiece_tokenizer, sentences, tmp_path):

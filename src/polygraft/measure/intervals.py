@@ -32,10 +32,11 @@ class Estimate:
 
     def text(self, signed: bool = False) -> str:
         """For people: 2.31 (2.20 to 2.42)."""
-        sign = "+" if signed else ""
-        known = self.low is not None and self.high is not None
-        ends = f" ({self.low:{sign}.2f} to {self.high:{sign}.2f})" if known else ""
-        return f"{self.value:{sign}.2f}{ends}".replace("-", "\N{MINUS SIGN}")
+        value, low, high = (
+            None if one is None else f"{round(one, 2) + 0.0:{'+' if signed else ''}.2f}"  # + 0.0: a zero has no sign
+            for one in (self.value, self.low, self.high)
+        )
+        return f"{value}{'' if low is None else f' ({low} to {high})'}".replace("-", "\N{MINUS SIGN}")
 
 
 @dataclass(frozen=True)

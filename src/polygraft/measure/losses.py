@@ -4,8 +4,8 @@ Pseudo-likelihood (Salazar et al. 2020, "Masked language model scoring") hides t
 other tokens of its word stay visible, a token is easily guessed, the more so the finer a tokenizer splits words. So a
 word is hidden as a whole and uncovered token by token from the left (Kauf and Ivanova 2023, "A better way to do masked
 language model scoring"): what adds up is -log p of words, given the same other words in every model. At most one word
-in seven is hidden at a time, about as many as in pretraining. One word in four of every document is asked for: for what
-all words of a document cost, four documents tell more.
+in seven is hidden at a time, about as many as in pretraining. One word in four of every document is asked for: at equal
+cost, more documents tell more than more words of each.
 
 B batch, T positions, N predictions, V vocabulary, D documents.
 """

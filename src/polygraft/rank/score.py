@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from polygraft.errors import CheckpointError
 from polygraft.inference.generate import best_device
 from polygraft.measure.intervals import Ratio, ratio
 from polygraft.measure.losses import (
+    HIDDEN_EVERY,
     Pass,
     denoising,
     masked_logits,
@@ -32,7 +35,7 @@ from polygraft.transfer import embeddings
 from polygraft.transfer.dead_rows import find_dead_rows
 from polygraft.transfer.plan import Inputs
 
-COST_PIECES, COST_RUNS, COST_SECONDS = 8, 5, 1.0
+COST_PIECES, MIN_RUNS, MAX_RUNS, COST_SECONDS = 8, 2, 5, 1.0
 NOISE = {"mask_ratio": 0.35, "poisson_lambda": 3.5, "permute_sentences": True}
 OnWork = Callable[[float], None]  # called with the operations done since the last call
 
@@ -104,16 +107,22 @@ def score_source(candidate: Candidate, model: Any, has_head: bool, work: Work, o
     before, after = special_tokens(tokenizer)
     rows = [[*before, *piece.ids.tolist(), *after] for piece in _usual(work.pieces)]
     tokens = sum(map(len, rows))
-    asked = np.arange(0, tokens, 7)  # as many predictions as in training
+    asked = np.arange(0, tokens, HIDDEN_EVERY)  # as many predictions as in training
     cost = _cost(model, lambda: masked_logits(model, rows, tokenizer.pad_token_id or 0, asked), tokens)
     scored = Scored(cost, dead.ids)
     if has_head:
         found = pseudo_likelihood(
             model, tokenizer, work.passes, len(work.texts), lambda n: on_work(operations(candidate, n))
         )
-        scored.main = ratio(found.bits, found.characters, work.languages)
+        scored.main = _finite(ratio(found.bits, found.characters, work.languages))
         scored.perplexity = _perplexity(found.bits, found.tokens, work.languages)
     return scored
+
+
+def _finite(found: Ratio) -> Ratio:
+    if not math.isfinite(found.value):
+        raise CheckpointError("its likelihoods are not numbers: its weights are broken, or its training diverged.")
+    return found
 
 
 def _perplexity(bits_D: np.ndarray, tokens_D: np.ndarray, languages: list[str]) -> dict[str, float]:
@@ -134,7 +143,7 @@ def score_target(candidate: Candidate, model: Any, work: Work, inputs: Inputs, o
     found = denoising(model, objective, work.pieces, codes, on_tokens=lambda n: on_work(operations(candidate, n)))
     characters = np.array([len(text) for text in work.texts], dtype=np.float64)
     scored = Scored(cost, sets["dead"], unread_codes=unread)
-    scored.main = ratio(found.removed_bits, found.removed_characters, work.languages)
+    scored.main = _finite(ratio(found.removed_bits, found.removed_characters, work.languages))
     scored.whole = ratio(found.bits, characters, work.languages)
     scored.perplexity = _perplexity(found.removed_bits, found.removed_tokens, work.languages)
     paired = ~np.isnan(found.other_bits)
@@ -155,7 +164,7 @@ def _cost(model: Any, read: Callable[[], Any], tokens: int) -> Cost:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         read()
     seconds: list[float] = []
-    while not seconds or (len(seconds) < COST_RUNS and sum(seconds) < COST_SECONDS):
+    while len(seconds) < MIN_RUNS or (len(seconds) < MAX_RUNS and sum(seconds) < COST_SECONDS):
         started = time.perf_counter()
         with torch.inference_mode():
             read()

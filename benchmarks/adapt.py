@@ -34,7 +34,7 @@ def prepare(args: argparse.Namespace) -> None:
         from transformers import AutoConfig, AutoModelForMaskedLM
 
         from polygraft import trim
-        from polygraft.recipe import Trim
+        from polygraft.settings import Trim
 
         torch.manual_seed(0)
         config = AutoConfig.from_pretrained(side_by_side.CONFIGS / f"{args.model}.json")
@@ -48,7 +48,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def polygraft(args: argparse.Namespace, precision: str, trimmed: bool) -> dict[str, float]:
     from polygraft import adapt
-    from polygraft.recipe import MLM, Budget, TextData
+    from polygraft.settings import MLM, Budget, TextData
 
     file = str(args.folder / "adapt.jsonl")
     settings = MLM(

@@ -35,7 +35,7 @@ def prepare(args: argparse.Namespace) -> None:
         from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
         from polygraft import trim
-        from polygraft.recipe import Trim
+        from polygraft.settings import Trim
 
         torch.manual_seed(0)
         config = AutoConfig.from_pretrained(side_by_side.CONFIGS / f"{args.model}.json")
@@ -49,7 +49,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def polygraft(args: argparse.Namespace, precision: str, trimmed: bool, **how: Any) -> dict[str, float]:
     from polygraft import finetune
-    from polygraft.recipe import Budget, Finetune, PairData
+    from polygraft.settings import Budget, Finetune, PairData
 
     pairs = PairData(
         train_file=str(args.folder / "pairs.jsonl"), validation_file=str(args.folder / "held-out.jsonl"),

@@ -40,7 +40,7 @@ def documents(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def settings(args: argparse.Namespace) -> Any:
-    from polygraft.recipe import Evaluate
+    from polygraft.settings import Evaluate
 
     return Evaluate(per_device_eval_batch_size=args.batch, max_new_tokens=NEW_TOKENS)
 

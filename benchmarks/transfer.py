@@ -43,7 +43,7 @@ def create(folder: Path, source: str, target: str) -> dict[str, Any]:
 
     from polygraft.data.reading import read_rows
     from polygraft.models import bottleneck, checkpoints
-    from polygraft.recipe import Bottleneck
+    from polygraft.settings import Bottleneck
 
     if is_published(source):
         real_size.create(folder, source, target)

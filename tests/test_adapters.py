@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 from polygraft import adapt, evaluate, finetune, training
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.models import bottleneck, checkpoints
-from polygraft.recipe import MLM, Budget, Denoising, Evaluate, Finetune, Lora, PairData, TextData
+from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, Lora, PairData, TextData
 from polygraft.training import StageTrainer
 
 LINEAR = tuple(f"{end}.weight" for end in (

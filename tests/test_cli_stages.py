@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from polygraft.cli import app
-from polygraft.recipe import MLM, Denoising, Encoder, Evaluate, Lora, PairData, TextData
+from polygraft.settings import MLM, Denoising, Evaluate, Lora, PairData, TextData
+from polygraft.transfer_settings import Encoder
 
 
 @pytest.fixture

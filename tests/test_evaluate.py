@@ -16,7 +16,7 @@ from polygraft.data.dataset import pair_codes
 from polygraft.data.files import write_atomically
 from polygraft.errors import CheckpointError, DataError, RecipeError
 from polygraft.metrics import copy_rate
-from polygraft.recipe import Evaluate, PairData
+from polygraft.settings import Evaluate, PairData
 
 SETTINGS = Evaluate(num_beams=2, max_new_tokens=8, no_repeat_ngram_size=3, per_device_eval_batch_size=4, lead_tokens=5)
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from polygraft import pipeline
 from polygraft.errors import PolygraftError
-from polygraft.recipe import Evaluate
 from polygraft.recipe_io import arm_recipes, dump_recipe, parse_recipe
+from polygraft.settings import Evaluate
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from polygraft.recipe import PairData, TextData
 from polygraft.recipe_io import json_schema
+from polygraft.settings import PairData, TextData
 
 
 def test_schema_has_every_field_with_its_docstring():

@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from polygraft.errors import RecipeError
-from polygraft.recipe import Bottleneck, Denoising, Embeddings, Encoder, Lora, Recipe
+from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes, dump_recipe, load_recipe, parse_recipe
+from polygraft.settings import Bottleneck, Denoising, Lora
+from polygraft.transfer_settings import Embeddings, Encoder
 
 OVERRIDES = {
     "number": (["adapt.learning_rate=1e-4"], lambda r: r.adapt.learning_rate, 1e-4),

@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from polygraft import adapt, add_languages, finetune, transfer, trim
 from polygraft.models import checkpoints
-from polygraft.recipe import MLM, Budget, Denoising, Embeddings, Finetune, PairData, TextData, Trim
+from polygraft.settings import MLM, Budget, Denoising, Finetune, PairData, TextData, Trim
+from polygraft.transfer_settings import Embeddings
 
 TEXT = "Бібліотека читає та записує стиснені файли."
 SHORT = {"budget": Budget(steps=2), "per_device_train_batch_size": 2}

@@ -17,7 +17,7 @@ from polygraft.models import checkpoints
 from polygraft.objectives.labels import find_labels
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
-from polygraft.recipe import MLM, Budget
+from polygraft.settings import MLM, Budget
 from polygraft.training import Spending, StageTrainer, learning_rate_factor, train
 
 DOCUMENTS, TOKENS = 64, 14

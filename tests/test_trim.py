@@ -13,7 +13,7 @@ from polygraft import adapt, add_languages, finetune, trim
 from polygraft.errors import CheckpointError, DataError
 from polygraft.models import checkpoints
 from polygraft.models.trimming import needed_ids
-from polygraft.recipe import MLM, Budget, Denoising, Finetune, PairData, TextData, Trim
+from polygraft.settings import MLM, Budget, Denoising, Finetune, PairData, TextData, Trim
 
 BUDGET = {"budget": Budget(steps=3), "per_device_train_batch_size": 2, "learning_rate": 1e-3}
 

@@ -29,7 +29,7 @@ from polygraft.models import checkpoints
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
-from polygraft.recipe import TextData
+from polygraft.settings import TextData
 
 DOCUMENTS, BATCH, LENGTH, SEED = 100, 25, 128, 1
 ALL_LANGUAGES = LANGUAGES["xlmr"]  # the target's card shows the languages that it has not read, too

@@ -28,7 +28,7 @@ from polygraft.models import checkpoints
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import Seq2Seq, token_losses
-from polygraft.recipe import Budget, Evaluate, Finetune, PairData
+from polygraft.settings import Budget, Evaluate, Finetune, PairData
 
 PROBE_DOCUMENTS, PROBE_EPOCHS, PROBE_RATE = 200, 3, 2e-3  # per language
 LANGUAGE, TEST_DOCUMENTS = "fr", 400

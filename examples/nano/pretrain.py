@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from polygraft import adapt
-from polygraft.recipe import MLM, Budget, Denoising, TextData, Training
+from polygraft.settings import MLM, Budget, Denoising, TextData, Training
 
 SHARED = {"eval_steps": 0.1, "save_steps": 0.05, "warmup_steps": 0.02}
 COPYING = {**SHARED, "lr_scheduler_type": "constant", "mask_ratio": 0.15, "permute_sentences": False}

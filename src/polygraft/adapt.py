@@ -15,8 +15,8 @@ from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
-from polygraft.recipe import MLM, TextData
-from polygraft.recipe import Denoising as DenoisingSettings
+from polygraft.settings import MLM, TextData
+from polygraft.settings import Denoising as DenoisingSettings
 from polygraft.training import Objective, remove_checkpoints, train
 
 EVAL_NOISE = Noise(seed=1, fixed=True)  # the same corruption of the validation text in every evaluation, arm and seed

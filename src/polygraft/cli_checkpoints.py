@@ -9,7 +9,7 @@ import typer
 from polygraft import cli_options as o
 from polygraft.cli_stages import run_verb
 from polygraft.errors import RecipeError
-from polygraft.recipe import AddLanguages, Settings, Trim
+from polygraft.settings import AddLanguages, Settings, Trim
 
 TrimFiles = Annotated[
     list[str], typer.Option("--train-file", metavar="FILE", help="Text whose tokens are kept; give it once per file.")

@@ -13,7 +13,8 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from polygraft.recipe import Budget, Embeddings, Evaluate, PairData, TextData, Training
+from polygraft.settings import Budget, Evaluate, PairData, TextData, Training
+from polygraft.transfer_settings import Embeddings
 
 DEFAULT_EPOCHS = 3
 """The budget when no option gives one: that of the Hugging Face Trainer."""

@@ -10,7 +10,7 @@ import typer
 from polygraft import cli_options as o
 from polygraft.cli_errors import without_shard_bars
 from polygraft.errors import RecipeError
-from polygraft.recipe import TextData
+from polygraft.settings import TextData
 
 if TYPE_CHECKING:  # they import torch
     from polygraft.measure.intervals import Estimate

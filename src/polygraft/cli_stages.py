@@ -12,17 +12,8 @@ import typer
 from polygraft import cli_options as o
 from polygraft.cli_errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
-from polygraft.recipe import (
-    MLM,
-    Denoising,
-    Embeddings,
-    Evaluate,
-    Finetune,
-    PairData,
-    Settings,
-    TextData,
-    Transfer,
-)
+from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, Settings, TextData
+from polygraft.transfer_settings import Embeddings, Transfer
 
 Objective = Annotated[
     Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")

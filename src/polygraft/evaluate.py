@@ -25,7 +25,7 @@ from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.graft import assert_reads
 from polygraft.objectives.seq2seq import make_batch, token_losses
 from polygraft.progress import Progress
-from polygraft.recipe import Evaluate, PairData
+from polygraft.settings import Evaluate, PairData
 
 ALL = "all"
 LOGITS_PER_BATCH = 2**27  # fp32 logits held at a time when references are scored: 512 MB

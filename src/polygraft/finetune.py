@@ -13,7 +13,7 @@ from polygraft.models import adapters, checkpoints, graft
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.seq2seq import Seq2Seq
-from polygraft.recipe import Finetune, PairData
+from polygraft.settings import Finetune, PairData
 from polygraft.training import remove_checkpoints, train
 
 

@@ -24,8 +24,9 @@ from polygraft import machine
 from polygraft.data.files import write_atomically
 from polygraft.data.reading import find_file
 from polygraft.errors import PolygraftError
-from polygraft.recipe import AddLanguages, PairData, Recipe, Settings, TextData
+from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
+from polygraft.settings import AddLanguages, PairData, Settings, TextData
 
 STAGE_FILE = "stage.json"
 FORMAT = 2  # raised when a stage's results change with the same settings

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from polygraft import recipe_yaml
 from polygraft.errors import RecipeError
-from polygraft.recipe import DEFAULT_METHOD, Recipe
+from polygraft.recipe import Recipe
 from polygraft.recipe_problems import (
     EMPTY_SECTION,
     SHARED_KEYS,
@@ -31,6 +31,7 @@ from polygraft.recipe_problems import (
 )
 from polygraft.recipe_yaml import Path as KeyPath
 from polygraft.recipe_yaml import Places
+from polygraft.transfer_settings import DEFAULT_METHOD
 
 T = TypeVar("T", bound=BaseModel)
 

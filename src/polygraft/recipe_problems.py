@@ -15,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from polygraft.errors import RecipeError
-from polygraft.recipe import DEFAULT_METHOD, Recipe
+from polygraft.recipe import Recipe
 from polygraft.recipe_yaml import Path
+from polygraft.transfer_settings import DEFAULT_METHOD
 
 T = TypeVar("T", bound=BaseModel)
 Written = Callable[[Path], str | None]

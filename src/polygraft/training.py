@@ -37,7 +37,7 @@ from polygraft.dropout import FastDropout
 from polygraft.errors import CheckpointError
 from polygraft.objectives.noise import Noise
 from polygraft.progress import Progress
-from polygraft.recipe import Training
+from polygraft.settings import Training
 
 UNLIMITED_STEPS = 10**9
 LOGS_PER_BUDGET = 50

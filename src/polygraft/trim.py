@@ -8,7 +8,7 @@ from typing import Any
 from polygraft.data.reading import read_rows
 from polygraft.models import checkpoints
 from polygraft.models.trimming import restore, sizes, trim
-from polygraft.recipe import Trim
+from polygraft.settings import Trim
 
 
 def run(settings: Trim, model: str, out_dir: Path) -> dict[str, Any]:

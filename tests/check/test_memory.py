@@ -15,7 +15,7 @@ from polygraft.models import adapters
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
-from polygraft.recipe import Budget, Training
+from polygraft.settings import Budget, Training
 
 PUBLISHED = Path(__file__).parent.parent / "fixtures/published"
 

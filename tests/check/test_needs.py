@@ -12,13 +12,13 @@ from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 from polygraft import machine
 from polygraft.check.needs import Lengths, Probe, largest_batch, probe_machine, training_need
 from polygraft.models.checkpoints import load_tokenizer
-from polygraft.recipe import MLM, Budget, Denoising
+from polygraft.settings import MLM, Budget, Denoising
 
 MEASURED = """
 import json, sys
 from pathlib import Path
 from polygraft import adapt, machine
-from polygraft.recipe import MLM, TextData
+from polygraft.settings import MLM, TextData
 settings, model, file, out = sys.argv[1:]
 adapt.run(MLM.model_validate_json(settings), model, TextData(train_file=file), 1, Path(out))
 print(machine.peak_memory_bytes())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polygraft.data.dataset import TextDataset, text_dataset
-from polygraft.recipe import TextData
+from polygraft.settings import TextData
 
 
 def test_items_are_the_pieces_that_went_in():

@@ -10,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBartTokenizer
 
 from polygraft.errors import CheckpointError, DataError
 from polygraft.inference.generate import decode, encode_sources, generate_texts, language_arguments
-from polygraft.recipe import Evaluate
+from polygraft.settings import Evaluate
 
 BEAMS = Evaluate(num_beams=3, max_new_tokens=12, no_repeat_ngram_size=2, per_device_eval_batch_size=4)
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, BertConfig
 
 from polygraft.errors import CheckpointError
 from polygraft.models import bottleneck, checkpoints
-from polygraft.recipe import Bottleneck
+from polygraft.settings import Bottleneck
 
 SMALL = Bottleneck(bottleneck_size=4)
 

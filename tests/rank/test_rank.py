@@ -21,7 +21,7 @@ from polygraft.errors import DataError, RecipeError
 from polygraft.measure.losses import masked_passes
 from polygraft.models import checkpoints
 from polygraft.rank.candidates import licence
-from polygraft.recipe import TextData
+from polygraft.settings import TextData
 
 
 def text_of(path, **settings):

@@ -7,7 +7,7 @@ import pytest
 
 from polygraft.rank import text as rank_text
 from polygraft.rank.text import read_texts
-from polygraft.recipe import TextData
+from polygraft.settings import TextData
 
 
 @pytest.fixture

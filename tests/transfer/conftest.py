@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
-from polygraft.recipe import Embeddings, TextData
+from polygraft.settings import TextData
 from polygraft.transfer import embeddings
 from polygraft.transfer.plan import Inputs
+from polygraft.transfer_settings import Embeddings
 
 
 @pytest.fixture

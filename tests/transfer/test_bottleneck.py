@@ -16,19 +16,11 @@ from polygraft import adapt, finetune, transfer
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck, checkpoints
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
-from polygraft.recipe import (
-    MLM,
-    Bottleneck,
-    BottleneckTransfer,
-    Budget,
-    Embeddings,
-    Finetune,
-    PairData,
-    TextData,
-)
+from polygraft.settings import MLM, Bottleneck, Budget, Finetune, PairData, TextData
 from polygraft.transfer import bottleneck as method
 from polygraft.transfer.calibration import Calibration, Site
 from polygraft.transfer.plan import Inputs, check_plan, format_plan
+from polygraft.transfer_settings import BottleneckTransfer, Embeddings
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 from transformers import BertConfig, BertModel, XLMRobertaXLConfig, XLMRobertaXLModel
 
 from polygraft.errors import TransferError
-from polygraft.recipe import Embeddings
 from polygraft.transfer import calibration
 from polygraft.transfer.calibration import Calibration, Site, match_layers, states
 from polygraft.transfer.plan import Inputs
+from polygraft.transfer_settings import Embeddings
 
 
 @pytest.fixture

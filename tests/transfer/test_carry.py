@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import layer_norm
 
 from polygraft.models.bottleneck import Adapter
-from polygraft.recipe import Bottleneck
+from polygraft.settings import Bottleneck
 from polygraft.transfer import carry_bottleneck, carry_lora
 from polygraft.transfer.bottleneck import source_layers
 from polygraft.transfer.calibration import Calibration, Linear, Site

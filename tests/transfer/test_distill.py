@@ -12,10 +12,11 @@ from transformers import AutoModelForSeq2SeqLM
 
 from polygraft import transfer
 from polygraft.models import bottleneck, checkpoints
-from polygraft.recipe import Distill, TextData
+from polygraft.settings import TextData
 from polygraft.transfer import calibration, distill
 from polygraft.transfer.calibration import Site, states
 from polygraft.transfer.plan import Inputs
+from polygraft.transfer_settings import Distill
 
 BUDGET = {"budget": {"steps": 3}, "per_device_train_batch_size": 4, "eval_steps": 1.0, "learning_rate": 1e-3}
 

@@ -27,8 +27,9 @@ from polygraft.errors import CheckpointError, DataError, TransferError
 from polygraft.inference.generate import generate_texts
 from polygraft.models import checkpoints, graft
 from polygraft.models.trimming import trim
-from polygraft.recipe import Encoder, Evaluate, Finetune, PairData, TextData, WarmUp
+from polygraft.settings import Evaluate, Finetune, PairData, TextData
 from polygraft.transfer import calibration
+from polygraft.transfer_settings import Encoder, WarmUp
 
 IDS = torch.tensor([[9, 5, 6, 7, 8, 2], [9, 10, 11, 2, 1, 1]])
 MASK = (IDS != 1).long()

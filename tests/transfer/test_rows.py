@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from polygraft.recipe import Distill, Encoder
 from polygraft.transfer import distill, embeddings, encoder, rows
 from polygraft.transfer.plan import check_plan
+from polygraft.transfer_settings import Distill, Encoder
 
 
 @pytest.mark.parametrize("mode", ["repair", "recentre"])

@@ -18,8 +18,8 @@ from transformers import (
 
 from polygraft import transfer
 from polygraft.errors import TransferError
-from polygraft.recipe import Embeddings
 from polygraft.transfer import embeddings
+from polygraft.transfer_settings import Embeddings
 
 SHARED = "model.shared.weight"
 

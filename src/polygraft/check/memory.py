@@ -24,7 +24,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrained
 from polygraft.models import adapters
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.seq2seq import summed_loss
-from polygraft.recipe import Training
+from polygraft.settings import Training
 
 BYTES = 4  # weights, gradients and optimizer states are fp32
 

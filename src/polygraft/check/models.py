@@ -17,8 +17,9 @@ from polygraft.data.languages import language_codes, match_code
 from polygraft.errors import CheckpointError, DataError, PolygraftError
 from polygraft.models import checkpoints
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies
-from polygraft.recipe import Encoder, Recipe
+from polygraft.recipe import Recipe
 from polygraft.transfer import METHODS, SAMPLE_TEXTS
+from polygraft.transfer_settings import Encoder
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 

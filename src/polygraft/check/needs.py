@@ -20,7 +20,8 @@ from polygraft import machine
 from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
 from polygraft.evaluate import LOGITS_PER_BATCH
 from polygraft.models.checkpoints import decoder_config
-from polygraft.recipe import MLM, Denoising, Distill, Embeddings, Encoder, Evaluate, Finetune, Training, Transfer
+from polygraft.settings import MLM, Denoising, Evaluate, Finetune, Training
+from polygraft.transfer_settings import Distill, Embeddings, Encoder, Transfer
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
 MAX_PROPOSED = 512

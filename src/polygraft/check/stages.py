@@ -26,7 +26,9 @@ from polygraft.data.dataset import tokenize
 from polygraft.data.reading import iter_rows
 from polygraft.models.graft import graft_config
 from polygraft.models.trimming import needed_ids
-from polygraft.recipe import MLM, Denoising, Encoder, Evaluate, Finetune, PairData, Recipe, TextData
+from polygraft.recipe import Recipe
+from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, TextData
+from polygraft.transfer_settings import Encoder
 
 SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
 

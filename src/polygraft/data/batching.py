@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from polygraft.errors import DataError
-from polygraft.recipe import Training
+from polygraft.settings import Training
 
 
 def sort_by_length(lengths: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout
 from polygraft.data.reading import Rows
 from polygraft.errors import DataError
-from polygraft.recipe import PairData, TextData
+from polygraft.settings import PairData, TextData
 
 TOKENIZER_BATCH = 1000
 SPECIAL_TOKENS = 2  # of a document: <s> or its language, and </s>

@@ -14,7 +14,7 @@ from polygraft.data.layout import Layout, pad_rows
 from polygraft.inference.beam_search import generate
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.graft import assert_reads, is_graft
-from polygraft.recipe import Evaluate
+from polygraft.settings import Evaluate
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]  # called with (done, total)

@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.models import bottleneck, graft
-from polygraft.recipe import Bottleneck, Lora, Training
+from polygraft.settings import Bottleneck, Lora, Training
 
 # All linear layers of attention and feed-forward, by the ends of their names: of the BERT family, and of mBART.
 LINEAR = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]

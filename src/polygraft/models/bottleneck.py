@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from polygraft.errors import CheckpointError
-from polygraft.recipe import Bottleneck
+from polygraft.settings import Bottleneck
 
 FOLDER = "adapter"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names; `type` tells the two apart

@@ -25,7 +25,7 @@ from polygraft.rank.recommend import recommend
 from polygraft.rank.report import ALL, CandidateReport, Figures, RankReport, TextReport
 from polygraft.rank.score import Scored, Work, plan_work, score_source, score_target
 from polygraft.rank.text import LanguageText, read_texts
-from polygraft.recipe import TextData
+from polygraft.settings import TextData
 
 PROBE_TEXTS = 200
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedConfig
 
 from polygraft.errors import TransferError
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, marks_insides, tokens_by_id
-from polygraft.recipe import Embeddings
 from polygraft.transfer import SAMPLE_TEXTS, embeddings
 from polygraft.transfer.plan import Inputs
+from polygraft.transfer_settings import Embeddings
 
 PROBE_CHARACTERS = 300
 

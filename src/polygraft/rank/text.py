@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from polygraft.data.reading import iter_rows
 from polygraft.models.vocabulary import script_of
-from polygraft.recipe import TextData
+from polygraft.settings import TextData
 
 COUNTED_DOCUMENTS, COUNTED_CHARACTERS = 1000, 2000  # per language: what is only tokenized
 SCORED_CHARACTERS = 400  # of a document that models read: about 100 tokens

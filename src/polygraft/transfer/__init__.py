@@ -26,10 +26,11 @@ from polygraft.models.bottleneck import FOLDER
 from polygraft.models.checkpoints import tied_names
 from polygraft.models.graft import is_graft
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, token_counts, tokens_by_id
-from polygraft.recipe import Embeddings, TextData, Transfer
+from polygraft.settings import TextData
 from polygraft.training import remove_checkpoints
 from polygraft.transfer import bottleneck, distill, embeddings, encoder
 from polygraft.transfer.plan import Inputs, check_plan, format_plan
+from polygraft.transfer_settings import Embeddings, Transfer
 
 METHODS: dict[str, Any] = {
     "embeddings": embeddings,

@@ -28,11 +28,11 @@ from transformers.models.mbart.modeling_mbart import MBartEncoder
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck
 from polygraft.models.bottleneck import Adapter
-from polygraft.recipe import BottleneckTransfer
 from polygraft.transfer import carry_bottleneck, carry_lora, embeddings, rows
 from polygraft.transfer.alignment import Aligned
 from polygraft.transfer.calibration import Calibration, Pair, Site, depth, match_layers
 from polygraft.transfer.plan import Entry, Inputs, Plan
+from polygraft.transfer_settings import BottleneckTransfer
 
 CARRY = "carry across"
 ENCODER = "model.encoder"

@@ -27,12 +27,13 @@ from transformers import PreTrainedModel
 from polygraft.data.dataset import texts_of
 from polygraft.models import adapters, bottleneck
 from polygraft.models.checkpoints import max_positions
-from polygraft.recipe import Bottleneck, Distill
+from polygraft.settings import Bottleneck
 from polygraft.training import train
 from polygraft.transfer import embeddings, rows
 from polygraft.transfer.alignment import Aligned, align, make_batch
 from polygraft.transfer.calibration import HELDOUT_EVERY, Calibration, Fitted, Linear, Site, depth, match_layers, states
 from polygraft.transfer.plan import Entry, Inputs, Plan
+from polygraft.transfer_settings import Distill
 
 TRAIN, NAME = "distil", "distill"
 TRAINED = ("model.encoder.layers.", "model.encoder.layer_norm.")  # the rest of the encoder is the decoder's, too

@@ -28,7 +28,6 @@ from transformers import PreTrainedModel
 from polygraft.errors import TransferError
 from polygraft.models.checkpoints import tied_names
 from polygraft.models.vocabulary import script_of
-from polygraft.recipe import Embeddings
 from polygraft.transfer.dead_rows import DeadRows, find_dead_rows
 from polygraft.transfer.linear_map import (
     BLOCK_ROWS,
@@ -40,6 +39,7 @@ from polygraft.transfer.linear_map import (
     r_squared,
 )
 from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan, keep_whole
+from polygraft.transfer_settings import Embeddings
 
 RECENTRE, RECENTRE_CODES, REPAIR, DELTA = "recentre", "recentre among language codes", "repair", "delta"
 MIN_FIT_ROWS = 50

@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 
 from polygraft.models.checkpoints import tied_names
-from polygraft.recipe import Embeddings
 from polygraft.transfer import embeddings
 from polygraft.transfer.plan import Inputs, Plan, keep_whole
+from polygraft.transfer_settings import Embeddings
 
 
 def plan(inputs: Inputs) -> Plan:

@@ -1,0 +1,255 @@
+"""The sections of a recipe: one frozen model per section, one docstring per field.
+
+The YAML file of a recipe, the command line's options and ``polygraft schema`` are all read off these classes; those of
+a transfer are in transfer_settings.py, the whole in recipe.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """The base of all sections: immutable, and a key that is not a field is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True
+    )
+
+
+class Budget(Settings):
+    """How long a stage trains: exactly one of the five units."""
+
+    epochs: PositiveFloat | None = None
+    """Passes over the training data."""
+    steps: PositiveInt | None = None
+    """Optimizer steps."""
+    tokens: PositiveInt | None = None
+    """Real (non-padding) input tokens read."""
+    minutes: PositiveFloat | None = None
+    """Wall-clock minutes of training, evaluation not counted."""
+    flops: PositiveFloat | None = None
+    """Floating-point operations of the forward and backward passes, counted by torch's flop counter."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Budget:
+        given = [unit for unit, amount in self if amount is not None]
+        if len(given) != 1:
+            units, found = ", ".join(type(self).model_fields), " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of {units}; got {found}")
+        return self
+
+    @property
+    def unit(self) -> str:
+        return next(unit for unit, amount in self if amount is not None)
+
+    @property
+    def amount(self) -> float:
+        return float(getattr(self, self.unit))
+
+
+class Lora(Settings):
+    """Low-rank changes of linear layers (Hu et al. 2022), by PEFT; merged into the weights when the stage ends."""
+
+    type: Literal["lora"] = "lora"
+    """The kind of adapter."""
+    r: PositiveInt = 16
+    """Rank of the change of each weight matrix."""
+    lora_alpha: PositiveInt = 32
+    """The change is scaled by lora_alpha / r."""
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout of the adapters' inputs."""
+    target_modules: list[str] | None = None
+    """Ends of the names of the linear layers that are adapted, such as [q_proj, v_proj] in mBART or [query, value] in
+    XLM-R; without it all of attention and feed-forward."""
+
+
+class Bottleneck(Settings):
+    """A layer h + U g(D h + d) behind each layer's feed-forward (Pfeiffer et al. 2020); cannot be merged."""
+
+    type: Literal["bottleneck"] = "bottleneck"
+    """The kind of adapter."""
+    bottleneck_size: PositiveInt = 64
+    """Width r of the bottleneck: D is r x d, U is d x r."""
+    non_linearity: Literal["relu", "gelu"] = "relu"
+    """The function g."""
+    normalize: bool = False
+    """Whether D reads h as a LayerNorm makes it, and the change is scaled back: for mBART, whose h have any scale."""
+
+
+class Training(Settings):
+    """What every training stage shares. Names are those of the Hugging Face Trainer."""
+
+    budget: Budget
+    """How long to train."""
+    learning_rate: PositiveFloat = 5e-5
+    """Peak learning rate of AdamW."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the decay after the warm-up; it reaches zero when the budget is spent."""
+    warmup_steps: NonNegativeFloat = 0.06
+    """Optimizer steps of linear warm-up; below 1, a share of the budget."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW's weight decay; biases and LayerNorm weights are exempt."""
+    adam_beta2: Share = 0.98
+    """AdamW's second-moment decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+    per_device_train_batch_size: PositiveInt = 16
+    """Documents per device and forward pass, all of like length."""
+    per_device_train_batch_tokens: PositiveInt | None = None
+    """Padded tokens per device and forward pass, instead of a number of documents: short ones then come many at a
+    time, long ones few. Of denoising the original's tokens count, of pairs both sides'."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes per optimizer step; the loss stays the mean over all of their tokens."""
+    eval_steps: PositiveFloat = 0.25
+    """Optimizer steps between evaluations on the validation data; below 1, a share of the budget."""
+    save_steps: PositiveFloat = 0.25
+    """Optimizer steps between checkpoints to resume from; below 1, a share of the budget."""
+    trim_vocabulary: bool = False
+    """Train with only the rows of the vocabulary that the stage's text needs; the saved checkpoint is a full one, its
+    other rows unchanged. Saves memory and time; the losses then normalise over fewer classes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; "auto" is bf16 on a GPU that has it, else fp32. Weights stay fp32."""
+    trainable: Literal["all", "no_embeddings", "embeddings", "bridge"] = "all"
+    """Which weights are trained: all, all but the embeddings (the matrix tied to the output layer, and positions), only
+    these, or of a graft (transfer method `encoder`) the bridge and the cross-attention. The others get neither
+    gradients nor optimizer states."""
+    adapter: Lora | Bottleneck | None = Field(None, discriminator="type")
+    """Train an adapter, `type: lora` or `type: bottleneck`, and nothing else."""
+
+    @model_validator(mode="after")
+    def _one_choice_of_weights(self) -> Training:
+        if self.adapter is not None and self.trainable != "all":
+            raise ValueError(f"an adapter is trained alone: leave out `trainable: {self.trainable}`, or `adapter`")
+        return self
+
+
+class MLM(Training):
+    """Continued pretraining of an encoder by masked language modelling."""
+
+    objective: Literal["mlm"] = "mlm"
+    """The training task."""
+    mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of real tokens chosen for prediction: 80% become <mask>, 10% another token, 10% stay (BERT)."""
+    max_length_tokens: PositiveInt = 256
+    """Longer documents are cut into pieces of at most this length, special tokens included."""
+
+
+class Denoising(Training):
+    """Continued pretraining of a sequence-to-sequence model by mBART's denoising task."""
+
+    objective: Literal["denoising"] = "denoising"
+    """The training task."""
+    mask_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.35
+    """Share of tokens removed by span infilling (mBART: 0.35)."""
+    poisson_lambda: PositiveFloat = 3.5
+    """Mean length, in tokens, of the removed spans; each span becomes one <mask>."""
+    permute_sentences: bool = True
+    """Whether the sentences of a document are shuffled in the input."""
+    max_length_tokens: PositiveInt = 256
+    """Longer documents are cut into pieces of at most this length, special tokens included."""
+
+
+class TextData(Settings):
+    """Monolingual text to adapt to."""
+
+    train_file: str
+    """A .txt (one document per line), .jsonl, .json, .csv or .parquet file, or a bundled polygraft/sample/… name."""
+    validation_file: str | None = None
+    """Held-out text; without it, `validation_split` of the training documents are held out."""
+    validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of the training documents held out when there is no `validation_file`."""
+    text_column: str = "text"
+    """The column that holds the text (ignored for .txt)."""
+    lang: str = "en"
+    """Language of the text: `uk`, `uk_UA` and `ukr_Cyrl` mean the same."""
+    lang_column: str | None = None
+    """The column that names each row's language, for files of several languages; overrides `lang`."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that each file must have, the text first."""
+        return [self.text_column, *([self.lang_column] if self.lang_column else [])]
+
+
+class PairData(Settings):
+    """Labelled pairs: text and summary, or source and translation."""
+
+    train_file: str
+    """A .jsonl, .json, .csv or .parquet file, or a bundled polygraft/sample/… name."""
+    validation_file: str | None = None
+    """Development pairs, which choose the best checkpoint; without it, `validation_split` of the training pairs."""
+    validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the training pairs held out when there is no `validation_file`."""
+    test_file: str | None = None
+    """Pairs that `evaluate` scores; never seen in training."""
+    text_column: str = "text"
+    """The column of the input text."""
+    summary_column: str = "summary"
+    """The column of the output text: the summary or the translation."""
+    source_lang: str = "en"
+    """Language of the input."""
+    target_lang: str | None = None
+    """Language of the output; without it, that of the input."""
+    source_lang_column: str | None = None
+    """The column that names each row's input language; overrides `source_lang`."""
+    target_lang_column: str | None = None
+    """The column that names each row's output language; overrides `target_lang`."""
+    max_train_samples: PositiveInt | None = None
+    """Use only the first so many training pairs."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that each file must have, the text first."""
+        languages = [column for column in (self.source_lang_column, self.target_lang_column) if column]
+        return [self.text_column, self.summary_column, *languages]
+
+
+class AddLanguages(Settings):
+    """Languages that the target has no code for."""
+
+    relatives: dict[str, str]
+    """New code -> the known language whose row it starts from."""
+
+
+class Trim(Settings):
+    """A checkpoint's vocabulary, reduced to what a text needs."""
+
+    train_file: list[str]
+    """Files of text, as for `adapt` and `finetune`."""
+    text_column: list[str] = ["text"]
+    """The columns whose text is needed (`text` and `summary` for pairs)."""
+
+
+class Finetune(Training):
+    """Sequence-to-sequence fine-tuning of the target model."""
+
+    max_source_length_tokens: PositiveInt = 512
+    """Longer inputs are truncated; special tokens included."""
+    max_target_length_tokens: PositiveInt = 128
+    """Longer outputs are truncated; special tokens included."""
+    label_smoothing_factor: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Label smoothing (0 for none)."""
+
+
+class Evaluate(Settings):
+    """Decoding and scoring of the test pairs."""
+
+    max_source_length_tokens: PositiveInt = 512
+    """Longer inputs are truncated, as in fine-tuning; special tokens included."""
+    num_beams: PositiveInt = 4
+    """Beams of the search; 1 is greedy."""
+    max_new_tokens: PositiveInt = 64
+    """Longest output."""
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 3
+    """No n-gram of this size occurs twice in an output (0: no limit)."""
+    per_device_eval_batch_size: PositiveInt = 32
+    """Documents decoded at a time."""
+    max_samples: PositiveInt | None = None
+    """Score only the first so many test pairs."""
+    lead_tokens: PositiveInt = 16
+    """Length of the lead baseline: the first so many tokens of the input."""

@@ -1,0 +1,113 @@
+"""The sections of a transfer, one per method."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from polygraft.settings import Denoising, Settings, TextData, Training
+
+
+class Embeddings(Settings):
+    """Transfer through the embedding matrices (see docs/methods.md)."""
+
+    method: Literal["embeddings"] = "embeddings"
+    """The transfer method."""
+    mode: Literal["repair", "recentre", "delta"] = "repair"
+    """`repair`: new values, mapped from the source, for rows that the target never learned. `recentre`: the same rows
+    lose their common drift and nothing is transferred (the control; needs no source). `delta`: what adaptation changed
+    in the source is added, mapped, to the target's rows."""
+    ridge_lambda: NonNegativeFloat = 0.1
+    """Regularisation of the linear map between the embedding spaces, per fitted row."""
+    alpha: PositiveFloat = 1.0
+    """`delta`: factor on the mapped change."""
+    shrinkage_count: NonNegativeFloat = 5.0
+    """`delta`: a row seen n times in the text moves by n / (n + shrinkage_count) of its mapped change."""
+    norm_scale: PositiveFloat | None = None
+    """`repair`, `recentre`: distance of the new rows from the mean, relative to the median of well-trained rows;
+    without it 0.8 for rows mapped from the source and 1 for recentred ones, the best of each on development text."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return False
+
+
+class BottleneckTransfer(Settings):
+    """Transfer of an adapter, bottlenecks or LoRA, that was trained in the source (see docs/methods.md)."""
+
+    method: Literal["bottleneck"] = "bottleneck"
+    """The transfer method."""
+    rows: Literal["repair", "recentre", "keep"] = "repair"
+    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
+    ridge_lambda: NonNegativeFloat = 0.1
+    """Regularisation of the maps between the hidden states, relative to their mean variance."""
+    calibration_tokens: PositiveInt = 100_000
+    """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return False
+
+
+class Encoder(Settings):
+    """Transfer of the source's whole encoder, put before the target's decoder (see docs/methods.md)."""
+
+    method: Literal["encoder"] = "encoder"
+    """The transfer method."""
+    control: Literal["none", "random"] = "none"
+    """`random`: an encoder of the source's shape that knows nothing, in its place."""
+    rows: Literal["repair", "recentre", "keep"] = "repair"
+    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
+    ridge_lambda: NonNegativeFloat = 1e-3
+    """Regularisation of the bridge between the hidden states, relative to their mean variance."""
+    calibration_tokens: PositiveInt = 100_000
+    """Tokens of the text on which the bridge is fitted; a tenth of the documents is held out."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return self.control == "random"
+
+
+class WarmUp(Denoising):
+    """Denoising that trains the bridge and the cross-attention of a graft alone, before everything is unfrozen."""
+
+    trainable: Literal["bridge"] = "bridge"
+    """What reads the encoder; the encoder itself and the rest of the decoder stay as they are."""
+    learning_rate: PositiveFloat = 5e-4
+    """Peak learning rate of AdamW; ten times that at which everything is trained afterwards."""
+
+
+class Distill(Training):
+    """Transfer of what adaptation changed in the source's hidden states, by training the target's encoder."""
+
+    method: Literal["distill"] = "distill"
+    """The transfer method."""
+    rows: Literal["repair", "recentre", "keep"] = "repair"
+    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
+    ridge_lambda: NonNegativeFloat = 1e-3
+    """Regularisation of the maps between the hidden states, relative to their mean variance."""
+    calibration_tokens: PositiveInt = 100_000
+    """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
+    general: TextData | None = None
+    """Text in which the target's states should stay as they are: of other languages or subjects."""
+    anchor_weight: NonNegativeFloat = 1.0
+    """Weight of a token of the general text, that of a token of the user's text being 1."""
+    max_length_tokens: PositiveInt = 256
+    """Longer documents are cut into pieces of at most this length, special tokens included."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay; with any, the target changes even where the source did not."""
+    trim_vocabulary: Literal[False] = False
+    """The vocabulary takes no part in this."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return True
+
+
+DEFAULT_METHOD = "embeddings"
+Transfer = Embeddings | BottleneckTransfer | Encoder | Distill

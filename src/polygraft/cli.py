@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polygraft import __version__, cli_checkpoints, cli_rank, cli_stages
+from polygraft import __version__, cli_checkpoints, cli_diagnose, cli_rank, cli_stages
 from polygraft.cli_errors import Commands, without_shard_bars
 from polygraft.recipe import Recipe
 
@@ -75,6 +75,22 @@ def check(
     typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if json_ else cli_check.text(found))
     if found.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def diagnose(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    output_dir: OutputDir = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print everything that was measured as JSON.")] = False,
+) -> None:
+    """Say before fine-tuning whether the transfer helps, and by what the source knows: placebos, go or no-go."""
+    settings = _load(recipe, set_, output_dir)
+    from polygraft import diagnose as diagnosis
+
+    without_shard_bars()
+    found = diagnosis.run(settings)
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else cli_diagnose.text(found))
 
 
 @app.command()

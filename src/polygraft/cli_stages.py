@@ -101,7 +101,7 @@ def transfer(
     if dry_run:
         _print_result(work())
     else:
-        drawn = seed if section.random else None
+        drawn = seed if stage.depends_on_seed(section, text) else None
         inputs = [source_before, source, target, text, getattr(section, "general", None)]
         run_verb("transfer", output_dir, section, inputs, drawn, work)
 

@@ -37,12 +37,15 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
 
     Returns {"verdict": the content of verdict.json or None, "report": path, "table": one row of mean scores per arm}.
     """
-    from polygraft import report, verdict
+    from polygraft import diagnose, report, verdict
 
     folder = Path(recipe.output_dir) / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
     arms = arm_recipes(recipe)
+    if recipe.diagnose is not None:
+        for judgement in diagnose.run(recipe)["arms"]:
+            print(judgement["sentence"], file=sys.stderr, flush=True)
     for seed in recipe.seeds:  # seed by seed: an interrupted study has complete comparisons of the first seeds
         for arm, arm_recipe in arms.items():
             run_arm(arm_recipe, seed, folder / arm / f"seed-{seed}")
@@ -54,23 +57,28 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
 
 def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
     """Run the stages of one arm in order; absent sections are skipped."""
-    from polygraft import adapt, add_languages, evaluate, finetune, report, transfer
+    from polygraft import evaluate, finetune, report
 
-    def stage(
-        name: str,
-        settings: Settings,
-        inputs: list[str | Settings | None],
-        seed: int | None,
-        work: Callable[[Path], dict[str, Any]],
-    ) -> str:
-        out = folder / name
-        run_stage(name, out, settings, inputs, seed, lambda: work(out))
-        return str(out)
+    *_, model = adapt_arm(recipe, seed, folder).values()
+    pairs, stage = recipe.pairs, partial(_stage, folder)
+    labelled = pairs.model_copy(update={"test_file": None})
+    tune = partial(finetune.run, recipe.finetune, model, pairs, seed)
+    tuned = stage("finetune", recipe.finetune, [model, labelled], seed, tune)
+    score = partial(evaluate.run, recipe.evaluate, tuned, pairs)
+    scored = stage("evaluate", recipe.evaluate, [tuned, test_only(pairs)], None, score)
+    report.write_model_card(Path(tuned), Path(scored))
 
-    source, model, pairs, text = recipe.source, recipe.target, recipe.pairs, recipe.text
+
+def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
+    """Run the stages of an arm that come before fine-tuning; returns the target as it was, and after each of them."""
+    from polygraft import adapt, add_languages, transfer
+
+    stage = partial(_stage, folder)
+    source, model, text = recipe.source, recipe.target, recipe.text
     if recipe.add_languages:
         new = AddLanguages(relatives=recipe.add_languages)
         model = stage("add_languages", new, [model], None, partial(add_languages.run, new.relatives, model))
+    states = {"target": model}
     if recipe.adapt and source and text:
         work = partial(adapt.run, recipe.adapt, source, text, seed)
         source = stage("adapt", recipe.adapt, [source, text], seed, work)
@@ -78,22 +86,33 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
         # A control that needs no source must not depend on one, or a changed source would run it again.
         recentred = getattr(recipe.transfer, "mode", None) == "recentre"
         before, after = (None, None) if recentred else (recipe.source, source)
-        drawn = seed if recipe.transfer.random else None
+        drawn = seed if transfer.depends_on_seed(recipe.transfer, text) else None
         how = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)
         general = getattr(recipe.transfer, "general", None)
-        model = stage("transfer", recipe.transfer, [before, after, model, text, general], drawn, how)
+        model = states["transfer"] = stage(
+            "transfer", recipe.transfer, [before, after, model, text, general], drawn, how
+        )
     if recipe.warm_up and text:
         work = partial(adapt.run, recipe.warm_up, model, text, seed)
-        model = stage("warm_up", recipe.warm_up, [model, text], seed, work)
+        model = states["warm_up"] = stage("warm_up", recipe.warm_up, [model, text], seed, work)
     if recipe.adapt_target and text:
         work = partial(adapt.run, recipe.adapt_target, model, text, seed)
-        model = stage("adapt_target", recipe.adapt_target, [model, text], seed, work)
-    labelled = pairs.model_copy(update={"test_file": None})
-    tune = partial(finetune.run, recipe.finetune, model, pairs, seed)
-    tuned = stage("finetune", recipe.finetune, [model, labelled], seed, tune)
-    score = partial(evaluate.run, recipe.evaluate, tuned, pairs)
-    scored = stage("evaluate", recipe.evaluate, [tuned, test_only(pairs)], None, score)
-    report.write_model_card(Path(tuned), Path(scored))
+        model = states["adapt_target"] = stage("adapt_target", recipe.adapt_target, [model, text], seed, work)
+    return states
+
+
+def _stage(
+    folder: Path,
+    name: str,
+    settings: Settings,
+    inputs: list[str | Settings | None],
+    seed: int | None,
+    work: Callable[[Path], dict[str, Any]],
+) -> str:
+    """Run a stage in the folder of its name; returns that."""
+    out = folder / name
+    run_stage(name, out, settings, inputs, seed, lambda: work(out))
+    return str(out)
 
 
 def test_only(pairs: PairData) -> PairData:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, Settings, TextData
+from polygraft.settings import MLM, Denoising, Diagnose, Evaluate, Finetune, PairData, Settings, TextData
 from polygraft.transfer_settings import DEFAULT_METHOD, Transfer, WarmUp
 
 
@@ -57,6 +57,8 @@ class Recipe(Settings):
     """With `transfer: {method: encoder}`: denoising on the text that trains only what reads the encoder."""
     adapt_target: Denoising | None = None
     """Continued pretraining of the target on the text, before fine-tuning (with `transfer`: after it)."""
+    diagnose: Diagnose | None = None
+    """Measure before fine-tuning whether the transfers help, placebos beside them (as `polygraft diagnose` does)."""
     finetune: Finetune
     """Stage 3: fine-tuning on the pairs."""
     evaluate: Evaluate = Evaluate()

@@ -310,8 +310,8 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(("pairs", "test_file"), "is missing: `evaluate` needs pairs that training never sees")
 
 
-_RESERVED = {"recipe", "verdict", "report", "con", "nul", "aux", "prn"}
-SHARED_KEYS = ("name", "output_dir", "seeds", "arms", "verdict")
+_RESERVED = {"recipe", "verdict", "diagnose", "report", "con", "nul", "aux", "prn"}
+SHARED_KEYS = ("name", "output_dir", "seeds", "diagnose", "arms", "verdict")
 """What all arms of a recipe have in common."""
 
 

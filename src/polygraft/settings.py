@@ -236,6 +236,20 @@ class Finetune(Training):
     """Label smoothing (0 for none)."""
 
 
+Placebo = Literal["recentre", "random", "permuted", "untuned"]
+
+
+class Diagnose(Settings):
+    """What is measured on held-out text before fine-tuning: does the transfer help, and by what the source knows?"""
+
+    max_samples: PositiveInt = 200
+    """Held-out documents that are read."""
+    placebos: tuple[Placebo, ...] = ("recentre", "random", "permuted", "untuned")
+    """What every transfer has to beat, each at the cost of its own `adapt_target`: `recentre` (rows mended, nothing
+    transferred), `random` (noise of the same size), `permuted` (real values, wrong tokens), `untuned` (the source
+    before it was adapted)."""
+
+
 class Evaluate(Settings):
     """Decoding and scoring of the test pairs."""
 

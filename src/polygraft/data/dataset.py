@@ -150,9 +150,9 @@ def row_codes(rows: Iterable[dict[str, Any]], lang: str, column: str | None, tok
     return found
 
 
-def texts_of(data: TextData) -> tuple[list[str], list[str]]:
-    """Return the training texts, and the language of each as the user wrote it."""
-    rows = list(Rows(data.train_file, data.columns))
+def texts_of(data: TextData, seed: int | None = None) -> tuple[list[str], list[str]]:
+    """Return texts, all of them or with a seed the training rows, and the language of each as the user wrote it."""
+    rows = list(Rows(data.train_file, data.columns) if seed is None else read_text(data, seed)[0])
     languages = [row[data.lang_column] if data.lang_column else data.lang for row in rows]
     return [row[data.text_column] for row in rows], languages
 

@@ -32,6 +32,7 @@ from polygraft.objectives.mlm import masked_lm_head
 from polygraft.objectives.seq2seq import make_batch, token_losses
 
 HIDDEN_EVERY, ASKED_EVERY = 7, 4
+NOISE = {"mask_ratio": 0.35, "poisson_lambda": 3.5, "permute_sentences": True}  # mBART's, whatever a model trains with
 BATCH_TOKENS = 4096
 BATCH_LOGITS = 2**26  # fp32: 256 MB
 

@@ -17,6 +17,7 @@ from polygraft.inference.generate import best_device
 from polygraft.measure.intervals import Ratio, ratio
 from polygraft.measure.losses import (
     HIDDEN_EVERY,
+    NOISE,
     Pass,
     denoising,
     masked_logits,
@@ -36,7 +37,6 @@ from polygraft.transfer.dead_rows import find_dead_rows
 from polygraft.transfer.plan import Inputs
 
 COST_PIECES, MIN_RUNS, MAX_RUNS, COST_SECONDS = 8, 2, 5, 1.0
-NOISE = {"mask_ratio": 0.35, "poisson_lambda": 3.5, "permute_sentences": True}
 OnWork = Callable[[float], None]  # called with the operations done since the last call
 
 

@@ -15,6 +15,7 @@ from polygraft.errors import DataError
 
 STAGES = ("add_languages", "adapt", "transfer", "warm_up", "adapt_target", "finetune", "evaluate")
 ALL_LANGUAGES = "all"
+PLACEBO = "+"  # in the name of a folder: no arm, but a placebo of one, which is never fine-tuned
 LEAD = "lead"
 
 
@@ -163,6 +164,7 @@ class Run:
     recipe_text: str | None
     arms: list[Arm]
     verdict: dict[str, Any]
+    diagnosis: dict[str, Any]
     notes: list[str]
 
     @property
@@ -195,6 +197,7 @@ def _arm_names(root: Path, recipe: dict[str, Any]) -> list[str]:
     """The recipe's arms in its order (without arms: `main`), then others that are on disk."""
     named = list(mapping(recipe.get("arms"))) or ["main"]
     found = sorted(path.name for path in root.iterdir() if path.is_dir() and _seeds_on_disk(path))
+    found = [name for name in found if PLACEBO not in name]
     if not recipe and found:
         return found
     return named + [name for name in found if name not in named]
@@ -255,6 +258,6 @@ def read_run(run_dir: Path) -> Run:
     for index, name in enumerate(_arm_names(run_dir, recipe)):
         arm_seeds = sorted(seeds | _seeds_on_disk(run_dir / name)) if recipe else sorted(_seeds_on_disk(run_dir / name))
         arms.append(Arm(name, index, [_read_seed(reader, recipe, name, seed) for seed in arm_seeds]))
-    verdict = reader.json(run_dir / "verdict.json")
+    verdict, diagnosis = reader.json(run_dir / "verdict.json"), reader.json(run_dir / "diagnose.json")
     notes = reader.notes + _notes_on_unfinished(arms) + _notes_on_comparability(arms)
-    return Run(str(recipe.get("name") or run_dir.resolve().name), recipe, recipe_text, arms, verdict, notes)
+    return Run(str(recipe.get("name") or run_dir.resolve().name), recipe, recipe_text, arms, verdict, diagnosis, notes)

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from polygraft.data.files import write_atomically
-from polygraft.report import plots, scores, stages_view, transfer_view, verdict_view
+from polygraft.report import diagnose_view, plots, scores, stages_view, transfer_view, verdict_view
 from polygraft.report.folder import Run, read_run
 from polygraft.report.formats import MISSING, plural
 
@@ -33,6 +33,7 @@ def _context(run: Run) -> dict[str, Any]:
         "subtitle": _subtitle(run),
         "colours": plots.ARM_COLOURS,
         "verdict": verdict_view.verdict_view(run),
+        "diagnosis": diagnose_view.diagnosis(run),
         "metrics": [(scores.metric_name(metric), scores.metric_hint(metric)) for metric in scores.metrics(run)],
         "tables": scores.score_tables(run),
         "score_plots": scores.score_plots(run),

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from polygraft.report.formats import MINUS, count, decimal
@@ -294,6 +295,30 @@ def losses(key: str, title: str, hint: str, curves: Sequence[Curve], description
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
         axes.set_xlabel("tokens read", labelpad=4)
         _title(axes, title, hint)
+        return _inline(figure, key, description)
+
+
+def layer_map(
+    key: str, similarity: Sequence[Sequence[float]], matched: Sequence[int], sides: tuple[str, str], description: str
+) -> Markup:
+    """Similarities of all pairs of layers, source upwards and target rightwards, with the chosen match as a line."""
+    rows, columns = len(similarity), len(similarity[0])
+    with _figure(96 + 30 * columns, 70 + 30 * rows, key) as figure:
+        axes = _axes(figure, 46, 8, 8, 44)
+        for source, row in enumerate(similarity):
+            for target, value in enumerate(row):
+                at, share = (target - 0.5, source - 0.5), min(1.0, max(0.0, value))
+                axes.add_patch(Rectangle(at, 1, 1, facecolor=_ROLES["arm-0"], alpha=share, linewidth=0))
+                axes.text(target, source, f"{value:.2f}".lstrip("0"), ha="center", va="center", fontsize=9,
+                          color=_ROLES["ink"])  # fmt: skip
+        axes.plot(range(columns), matched, color=_ROLES["arm-1"], linewidth=2, marker="o", markersize=16,
+                  markerfacecolor="none")  # fmt: skip
+        axes.set_xlim(-0.6, columns - 0.4)
+        axes.set_ylim(-0.6, rows - 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(f"layer of {sides[1]}")
+        axes.set_ylabel(f"layer of {sides[0]}")
         return _inline(figure, key, description)
 
 

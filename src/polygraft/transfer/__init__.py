@@ -70,7 +70,7 @@ def run(
             one does not load it.
         text: what the source was adapted on; its token counts weigh the rows.
         dry_run: only plan, and write nothing.
-        seed: of what a method draws at random.
+        seed: of what a method draws at random, and of which rows of the text are held out from everything.
 
     Returns:
         {"method", "mode" of embeddings, "rows": {token class: count}, "flops" where any were counted, "diagnostics":
@@ -81,7 +81,7 @@ def run(
         TransferError: an input that the method needs is missing, the vocabularies do not match, the plan is incomplete.
     """
     method = METHODS[settings.method]
-    inputs, warnings = _load(settings, source_before, source_after, target, text, seed, out_dir)
+    inputs, warnings = load_inputs(settings, source_before, source_after, target, text, seed, out_dir)
     plan = method.plan(inputs)
     plan.warnings.extend(warnings)
     check_plan(plan, plan.tensors)
@@ -104,14 +104,19 @@ def run(
     return result | spent | {"diagnostics": diagnostics, "plan": "plan.json"}
 
 
-def _load(
+def depends_on_seed(settings: Transfer, text: TextData | None) -> bool:
+    """Whether another seed gives another result: by what is drawn, or by which rows of the text are held out."""
+    return settings.random or (text is not None and text.validation_file is None)
+
+
+def load_inputs(
     settings: Transfer,
     source_before: str | None,
     source_after: str | None,
     target: str,
     text: TextData | None,
     seed: int,
-    out_dir: Path,
+    out_dir: Path = Path(),
 ) -> tuple[Inputs, list[str]]:
     """Load what the method needs; returns the inputs, and warnings."""
     given = {"source_before": source_before, "source_after": source_after, "text": text}
@@ -121,7 +126,7 @@ def _load(
         raise TransferError(
             f"{_name(settings)} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
         )
-    texts, languages = texts_of(text) if text else ([], [])
+    texts, languages = texts_of(text, seed) if text else ([], [])
     names = {name: given[name] for name in needed if name != "text"}
     sources = {name: checkpoints.load_masked_lm(str(path)) for name, path in names.items()}
     shapes = {name: tuple(embeddings.embedding_matrix(model).shape) for name, model in sources.items()}

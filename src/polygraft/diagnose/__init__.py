@@ -1,0 +1,145 @@
+"""Does a transfer help, and by what the source knows? Measured on held-out text, before fine-tuning is paid for.
+
+Every arm runs up to its fine-tuning, and so do its placebos, which share what they can with it: a placebo costs one
+transfer and one `adapt_target`. Each state of the target on the way restores removed spans of held-out documents. With
+the recipe's first seed; intervals are over documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polygraft import machine
+from polygraft.data.files import write_atomically
+from polygraft.diagnose import held_out, layers
+from polygraft.diagnose.held_out import HeldOut, Losses
+from polygraft.diagnose.judge import Judgement, judge
+from polygraft.diagnose.placebos import EXPLANATIONS, is_placebo, placebos
+from polygraft.errors import RecipeError
+from polygraft.pipeline import adapt_arm, run_stage
+from polygraft.recipe import Recipe
+from polygraft.recipe_io import arm_recipes
+from polygraft.settings import Diagnose
+
+FILE, FOLDER = "diagnose.json", "diagnose"
+MAP_SCORES = ("bridge_heldout_r2", "state_map_heldout_r2", "output_map_heldout_r2", "heldout_r2")
+
+
+@dataclass(frozen=True)
+class State:
+    """The target at one point of an arm: what was measured of it."""
+
+    arm: str
+    stage: str
+    losses: Losses
+    health: Mapping[str, Any]
+    map_scores: Mapping[str, float]
+
+    def to_json(self, placebo_of: str | None) -> dict[str, Any]:
+        reliance = self.losses.reliance()
+        return {
+            "arm": self.arm, "placebo_of": placebo_of, "stage": self.stage,
+            "loss": asdict(self.losses.per_removed_token().estimate()),
+            "reliance": None if reliance is None else asdict(reliance.estimate()), **self.health, **self.map_scores,
+        }  # fmt: skip
+
+
+def run(recipe: Recipe) -> dict[str, Any]:
+    """Run all arms up to their fine-tuning, measure them and their placebos; write diagnose.json into the run's folder.
+
+    Returns:
+        {"documents", "seed", "states": [State.to_json …], "arms": [Judgement …], "layers": of `layers.compare` or
+        None, "notes": [sentences], "placebos": {name: what it is}}.
+
+    Raises:
+        RecipeError: a recipe without text, or without an arm that transfers anything.
+    """
+    settings, seed = recipe.diagnose or Diagnose(), recipe.seeds[0]
+    folder = Path(recipe.output_dir) / recipe.name
+    arms = arm_recipes(recipe)
+    transfers = {name: arm for name, arm in arms.items() if arm.transfer is not None and not is_placebo(arm)}
+    if not transfers or any(arm.text is None for arm in arms.values()):
+        raise RecipeError(
+            "polygraft diagnose: the recipe needs `text`, on which to measure, and an arm with a `transfer` that takes "
+            "something from a source."
+        )
+    found = {name: _states(name, arm, settings, seed, folder) for name, arm in arms.items()}
+    rivals: dict[str, dict[str, dict[str, State]]] = {}
+    for name, arm in transfers.items():
+        rivals[name] = {
+            f"{name}+{kind}": _states(f"{name}+{kind}", placebo, settings, seed, folder)
+            for kind, placebo in placebos(arm, settings.placebos)
+        }
+    direct = _direct(recipe, arms)
+    judgements = [_judge(name, found, rivals[name], direct if direct != name else None) for name in transfers]
+    states = [(state, None) for of_arm in found.values() for state in of_arm.values()]
+    states += [(s, name) for name, of_arm in rivals.items() for one in of_arm.values() for s in one.values()]
+    compared, notes = layers.compare(next(iter(transfers.values())), seed)
+    used = dict.fromkeys(name.rpartition("+")[2] for of_arm in rivals.values() for name in of_arm)
+    result = {
+        "documents": len(next(iter(found.values()))["target"].losses.languages), "seed": seed, "direct": direct,
+        "states": [state.to_json(of) for state, of in states], "arms": [asdict(one) for one in judgements],
+        "layers": compared, "notes": notes, "placebos": {name: EXPLANATIONS[name] for name in used},
+        "machine": machine.describe(), "versions": machine.versions(),
+    }  # fmt: skip
+    write_atomically(folder / FILE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return result
+
+
+def _states(name: str, arm: Recipe, settings: Diagnose, seed: int, folder: Path) -> dict[str, State]:
+    """Run an arm up to its fine-tuning, and measure the target as it was and after each stage that changed it."""
+    assert arm.text is not None
+    documents = HeldOut.of(arm.text, seed, settings.max_samples)
+    own = settings.model_copy(update={"placebos": ()})  # which of them are wanted changes nothing here
+    states = {}
+    for stage, model in adapt_arm(arm, seed, folder / name / f"seed-{seed}").items():
+        # all arms start from the same target, which is measured once
+        out = folder / FOLDER / ("target" if stage == "target" and not arm.add_languages else f"{name}/{stage}")
+        work = partial(held_out.run, model, documents, out)
+        record = run_stage("diagnose", out, own, [model, arm.text], seed, work)
+        states[stage] = State(name, stage, Losses.load(out), record["result"], _map_scores(Path(model)))
+    return states
+
+
+def _map_scores(folder: Path) -> dict[str, float]:
+    """How well the transfer's map does on what it was not fitted on: the mean over layers where there are several."""
+    try:
+        figures = json.loads((folder / "diagnostics.json").read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    scores = {}
+    for stem in MAP_SCORES:
+        values = [value for key, value in figures.items() if key.partition(".")[0] == stem]
+        if values and "map_r2" not in scores:
+            scores["map_r2"] = sum(values) / len(values)
+    if "csls_precision_at_1" in figures:
+        scores["csls_precision_at_1"] = figures["csls_precision_at_1"]
+    return scores
+
+
+def _direct(recipe: Recipe, arms: Mapping[str, Recipe]) -> str | None:
+    """The arm that adapts the target without a source: the verdict's control if it does, else the last that does."""
+    candidates = [
+        name
+        for name, arm in arms.items()
+        if arm.adapt_target is not None and (arm.transfer is None or is_placebo(arm)) and arm.adapt is None
+    ]
+    control = recipe.verdict.control if recipe.verdict else None
+    return control if control in candidates else candidates[-1] if candidates else None
+
+
+def _judge(
+    name: str, found: Mapping[str, dict[str, State]], rivals: Mapping[str, dict[str, State]], direct: str | None
+) -> Judgement:
+    def losses(states: Mapping[str, State]) -> dict[str, Losses]:
+        return {stage: state.losses for stage, state in states.items()}
+
+    return judge(
+        name, losses(found[name]), None if direct is None else (direct, losses(found[direct])),
+        {rival: list(states.values())[-1].losses for rival, states in rivals.items()},
+    )  # fmt: skip

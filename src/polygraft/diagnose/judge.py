@@ -1,0 +1,154 @@
+"""Go or no-go, in plain words, from losses on held-out text: before fine-tuning is paid for.
+
+A transfer earns a go if the target that it leads to restores removed spans better than the arm that adapts the target
+directly, and better than each of its placebos: all of these at once, so that no correction for their number is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from polygraft.diagnose.held_out import Losses
+from polygraft.measure.intervals import CONFIDENCE, Estimate, Ratio
+
+Reading = Literal["better", "worse", "not told apart"]
+Decision = Literal["go", "no-go", "open"]
+MIN_RELIANCE = 0.05  # nats per token: below it, a target does not read its source
+
+
+@dataclass(frozen=True)
+class Against:
+    """An arm beside another: by how many nats per removed token it is better (positive), and what that reads as."""
+
+    name: str
+    gain: Estimate
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is to be done about an arm, in one sentence; `against` the direct arm first, if there is one.
+
+    `carried` is KCF: of direct adaptation's gain on the held-out text, the share that the transfer alone has; `reached`
+    the same of the arm as it goes into fine-tuning.
+    """
+
+    arm: str
+    decision: Decision
+    sentence: str
+    against: tuple[Against, ...]
+    carried: Estimate | None
+    reached: Estimate | None
+
+
+def compare(name: str, mine: Losses, other: Losses) -> Against:
+    """Compare two checkpoints on the same documents."""
+    gain = other.per_removed_token().minus(mine.per_removed_token()).estimate()
+    if gain.low is None or gain.high is None:
+        return Against(name, gain, "not told apart")
+    return Against(name, gain, "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart")
+
+
+def share_of_gain(before: Losses, mine: Losses, direct: Losses) -> Estimate | None:
+    """Return (L_before - L_mine) / (L_before - L_direct), with percentiles of the paired draws as its interval.
+
+    None where direct adaptation gains nothing: there is nothing to have a share of.
+    """
+    top, bottom = _gain(before, mine), _gain(before, direct)
+    estimate = bottom.estimate()
+    if estimate.low is None or estimate.low <= 0:
+        return None
+    draws_R = _mean_draws(top) / _mean_draws(bottom)
+    low, high = np.quantile(draws_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(top.value / bottom.value, float(low), float(high))
+
+
+def _gain(before: Losses, after: Losses) -> Ratio:
+    return before.per_removed_token().minus(after.per_removed_token())
+
+
+def _mean_draws(one: Ratio) -> np.ndarray:
+    return np.mean(list(one.draws.values()), axis=0)
+
+
+def judge(
+    arm: str,
+    states: Mapping[str, Losses],
+    direct: tuple[str, Mapping[str, Losses]] | None,
+    placebos: Mapping[str, Losses],
+) -> Judgement:
+    """Decide about an arm.
+
+    Args:
+        states: the target as it was ("target"), and after each stage of the arm; the last goes into fine-tuning.
+        direct: name and states of the arm that adapts the target without a transfer.
+        placebos: by name, what each leads to.
+    """
+    *_, (_, final) = states.items()
+    against = [] if direct is None else [compare(direct[0], final, list(direct[1].values())[-1])]
+    against += [compare(name, final, losses) for name, losses in placebos.items()]
+    carried = reached = None
+    if direct is not None and len(direct[1]) > 1:
+        ends = states["target"], list(direct[1].values())[-1]
+        carried = share_of_gain(ends[0], states["transfer"], ends[1])
+        reached = share_of_gain(ends[0], final, ends[1])
+    decision, sentence = _decide(arm, final, against, direct is not None)
+    return Judgement(arm, decision, sentence, tuple(against), carried, reached)
+
+
+def _decide(arm: str, final: Losses, against: list[Against], has_direct: bool) -> tuple[Decision, str]:
+    reliance = final.reliance()
+    if reliance is not None and (high := reliance.estimate().high) is not None and high < MIN_RELIANCE:
+        return "no-go", (
+            f"No-go: after `{arm}` the target does not read its source (another document's costs it only "
+            f"{reliance.value:.2f} nats per token more), so that nothing in its encoder can show. Train the target "
+            "further, or take another."
+        )
+    direct, rivals = (against[0] if has_direct else None), against[1 if has_direct else 0 :]
+    if direct is not None and direct.reading == "worse":
+        return "no-go", (
+            f"No-go: `{arm}` is worse on held-out text than `{direct.name}` by {_size(direct.gain)} nats per removed "
+            f"token. Fine-tune `{direct.name}`."
+        )
+    if direct is not None and direct.reading == "not told apart":
+        return "open", (
+            f"Open: `{arm}` and `{direct.name}` are not told apart on held-out text ({direct.gain.text(signed=True)} "
+            f"nats per removed token). Without a reason of another kind, fine-tune `{direct.name}`, which is simpler."
+        )
+    unbeaten = [rival for rival in rivals if rival.reading != "better"]
+    ahead = "" if direct is None else f"better than `{direct.name}` by {_size(direct.gain)} nats per removed token"
+    if direct is not None and [rival.name.rpartition("+")[2] for rival in unbeaten] == ["untuned"]:
+        rival = unbeaten[0]
+        return "go", (
+            f"Go, but adapting the source brought nothing: `{arm}` is {ahead}, and `{rival.name}`, from the source as "
+            f"it was, is as good ({rival.gain.text(signed=True)})."
+        )
+    if unbeaten:
+        names = ", ".join(f"`{rival.name}` ({rival.gain.text(signed=True)})" for rival in unbeaten)
+        but = f"it is {ahead}, but " if ahead else ""
+        plural = len(unbeaten) > 1
+        return "open", (
+            f"Open: `{arm}` may help, but not by what the source knows: {but}its "
+            f"{'placebos' if plural else 'placebo'} {names} {'are' if plural else 'is'} as good."
+        )
+    if not rivals and direct is None:
+        return "open", f"Open: there is nothing to compare `{arm}` with. Add an arm that adapts the target directly."
+    beaten = f"each of its {len(rivals)} placebos" if len(rivals) > 1 else "its placebo" if rivals else ""
+    if direct is None:
+        return "open", f"Open: `{arm}` beats {beaten}, but no arm adapts the target directly. Add one."
+    if not rivals:
+        return "open", f"Open: `{arm}` is {ahead}, but no placebo says what that comes from."
+    return "go", f"Go: on held-out text `{arm}` is {ahead}, and beats {beaten}."
+
+
+def _size(gain: Estimate) -> str:
+    turned = gain if gain.value >= 0 else Estimate(-gain.value, _minus(gain.high), _minus(gain.low))
+    return turned.text()
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value

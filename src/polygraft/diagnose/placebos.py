@@ -1,0 +1,44 @@
+"""Placebos: the arm as it is, but for the knowledge that is said to help. What an arm gains over them comes from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from polygraft.recipe import Recipe
+from polygraft.recipe_problems import MOVES_A_CHANGE
+from polygraft.settings import Placebo
+from polygraft.transfer_settings import Embeddings
+
+EXPLANATIONS: dict[str, str] = {
+    "recentre": "never-learned rows lose their common drift, and nothing is transferred",
+    "random": "noise of the same size in place of what was transferred",
+    "permuted": "what was transferred, at the wrong tokens",
+    "untuned": "the same from the source before it was adapted",
+}
+
+
+def placebos(arm: Recipe, wanted: tuple[Placebo, ...]) -> Iterator[tuple[Placebo, Recipe]]:
+    """Yield the placebos that make sense for an arm; none for one without a transfer, or whose transfer is a placebo.
+
+    `untuned` is left out where it changes nothing by construction: methods that move what adaptation changed.
+    """
+    transfer: Any = arm.transfer
+    if transfer is None or is_placebo(arm):
+        return
+    for name in wanted:
+        if name == "recentre":
+            yield name, arm.model_copy(update={"transfer": Embeddings(mode="recentre"), "adapt": None, "warm_up": None})
+        elif name == "untuned":
+            moves_a_change = {transfer.method, getattr(transfer, "mode", None)} & set(MOVES_A_CHANGE)
+            if arm.adapt is not None and not moves_a_change:
+                yield name, arm.model_copy(update={"adapt": None})
+        elif hasattr(transfer, "control"):
+            yield name, arm.model_copy(update={"transfer": transfer.model_copy(update={"control": name})})
+
+
+def is_placebo(arm: Recipe) -> bool:
+    """Whether an arm's transfer brings nothing that the source knows."""
+    transfer: Any = arm.transfer
+    nothing = transfer.method == "none" or getattr(transfer, "mode", None) == "recentre"
+    return nothing or getattr(transfer, "control", "none") != "none"

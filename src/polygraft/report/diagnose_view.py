@@ -1,0 +1,105 @@
+"""The section on what was measured before fine-tuning: from diagnose.json to what the page shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from polygraft.report import plots
+from polygraft.report.folder import PLACEBO, Run, mapping, number
+from polygraft.report.formats import MISSING, decimal, interval, plain, plural
+
+BADGES = {"go": "helped", "no-go": "hurt", "open": "open"}
+STAGES = {"target": "as it was", "transfer": "transfer", "warm_up": "warm-up", "adapt_target": "denoising"}
+
+
+def diagnosis(run: Run) -> dict[str, Any] | None:
+    """What the section shows; None for a run that was not diagnosed."""
+    found = run.diagnosis
+    if not found:
+        return None
+    arms = {arm.name: arm.index for arm in run.arms}
+    states = _mappings(found.get("states"))
+    first = next((state for state in states if state.get("stage") == "target"), {})
+    return {
+        "about": f"{plural(int(number(found.get('documents')) or 0), 'held-out document')} that no stage trained on, "
+        f"seed {plain(found.get('seed'))}; intervals are over documents. Placebos are the arm without the knowledge.",
+        "arms": [_arm(item, arms) for item in _mappings(found.get("arms"))],
+        "rows": _rows(states, arms),
+        "placebos": [(f"{PLACEBO}{name}", plain(what)) for name, what in mapping(found.get("placebos")).items()],
+        "health": [(script, plain(rows)) for script, rows in mapping(first.get("dead_rows")).items()],
+        "layers": _layers(mapping(found.get("layers"))),
+        "notes": [str(note) for note in found.get("notes") or []],
+    }
+
+
+def _mappings(value: object) -> list[dict[str, Any]]:
+    return [mapping(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _arm(item: dict[str, Any], arms: dict[str, int]) -> dict[str, Any]:
+    name, decision = str(item.get("arm")), str(item.get("decision"))
+    estimates = []
+    for other in _mappings(item.get("against")):
+        gain = mapping(other.get("gain"))
+        value, low, high = (number(gain.get(key)) for key in ("value", "low", "high"))
+        if value is not None:
+            text = f"{decimal(value, 2, signed=True)}  [{interval(low, high, 2, signed=True)}]"
+            label = f"against {other.get('name')}"
+            estimates.append(plots.Estimate(label, value, low, high, arms.get(name, 0), text))
+    said = "; ".join(f"{one.label}: {one.text}" for one in estimates)
+    axis = "nats per removed token"
+    key = f"gain-{arms.get(name, 0)}"
+    plot = plots.forest(key, estimates, None, axis, "right", f"Gain of {name}: {said}.") if estimates else None
+    return {
+        "name": name, "arm": arms.get(name), "decision": decision, "badge": BADGES.get(decision, "open"),
+        "sentence": str(item.get("sentence", "")), "shares": _shares(item), "plot": plot,
+    }  # fmt: skip
+
+
+def _shares(item: dict[str, Any]) -> str:
+    said = []
+    for key, when in (("carried", "the transfer alone has"), ("reached", "before fine-tuning the arm has")):
+        share = mapping(item.get(key))
+        if number(share.get("value")) is not None:
+            ends = interval(share.get("low"), share.get("high"))
+            said.append(f"{when} {decimal(share['value'])} ({ends})")
+    return f"Of direct adaptation's gain on this text (KCF), {'; '.join(said)}." if said else ""
+
+
+def _rows(states: list[dict[str, Any]], arms: dict[str, int]) -> list[dict[str, Any]]:
+    """The target as it was, once; then the states of each arm, and of its placebos."""
+    rows, seen = [], False
+    for state in states:
+        if state.get("stage") == "target" and (seen or state.get("placebo_of")):
+            continue
+        start = state.get("stage") == "target"
+        seen = seen or start
+        loss, reliance = mapping(state.get("loss")), mapping(state.get("reliance"))
+        share = number(state.get("dead_share"))
+        rows.append(
+            {
+                "name": "target" if start else str(state.get("arm")),
+                "arm": None if start else arms.get(str(state.get("arm"))),
+                "placebo": state.get("placebo_of") is not None,
+                "stage": STAGES.get(str(state.get("stage")), str(state.get("stage"))),
+                "loss": decimal(loss.get("value"), 3),
+                "loss_interval": interval(loss.get("low"), loss.get("high"), 3),
+                "reliance": decimal(reliance.get("value")),
+                "reliance_interval": interval(reliance.get("low"), reliance.get("high")),
+                "dead_share": MISSING if share is None else f"{share:.1%}",
+                "map_r2": decimal(state.get("map_r2")),
+                "csls": decimal(state.get("csls_precision_at_1")),
+            }
+        )
+    return rows
+
+
+def _layers(found: dict[str, Any]) -> Markup | None:
+    similarity, matched = found.get("similarity"), found.get("matched")
+    if not isinstance(similarity, list) or not isinstance(matched, list):
+        return None
+    sides = str(found.get("source")).rpartition("/")[2], str(found.get("target")).rpartition("/")[2]
+    pairs = ", ".join(f"{target} to {source}" for target, source in enumerate(matched))
+    return plots.layer_map("layers", similarity, matched, sides, f"Layers of target to those of source: {pairs}.")

@@ -1,0 +1,161 @@
+"""`polygraft diagnose` on the nano models: what is run, measured, shared, kept and shown."""
+
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoConfig
+
+from polygraft import diagnose
+from polygraft.diagnose.held_out import HeldOut, Losses
+from polygraft.diagnose.placebos import placebos
+from polygraft.errors import RecipeError
+from polygraft.models.checkpoints import resolve
+from polygraft.pipeline import read_record
+from polygraft.recipe_io import arm_recipes, parse_recipe
+from polygraft.report import write
+from polygraft.settings import Diagnose
+
+ALL = Diagnose().placebos
+SHORT = {"budget": {"steps": 2}, "per_device_train_batch_size": 4, "max_length_tokens": 32}
+
+
+def recipe(folder, **changes):
+    data = {
+        "name": "trial", "output_dir": str(folder), "source": "polygraft/nano-xlmr", "target": "polygraft/nano-mbart",
+        "text": {"train_file": "polygraft/sample/uk/test.parquet", "lang": "uk", "validation_split": 0.1},
+        "pairs": {
+            "train_file": "polygraft/sample/uk/validation.parquet", "test_file": "polygraft/sample/uk/test.parquet",
+            "source_lang": "uk",
+        },
+        "finetune": {"budget": {"steps": 1}}, "diagnose": {"max_samples": 12, "placebos": ["recentre", "untuned"]},
+        "arms": {
+            "direct": {"transfer": {"mode": "recentre"}, "adapt_target": SHORT},
+            "detour": {"adapt": SHORT, "transfer": {"mode": "repair"}, "adapt_target": SHORT},
+        },
+    }  # fmt: skip
+    return parse_recipe(data | changes, "test")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diagnose")
+    return folder / "trial", diagnose.run(recipe(folder))
+
+
+def test_every_state_is_measured_once(done):
+    _, found = done
+    states = [(state["arm"], state["stage"]) for state in found["states"] if state["placebo_of"] is None]
+    expected = [(arm, stage) for arm in ("direct", "detour") for stage in ("target", "transfer", "adapt_target")]
+    assert states == expected
+    first = [state["loss"] for state in found["states"] if state["stage"] == "target"]
+    assert all(loss == first[0] for loss in first), "one target, measured once"
+    assert found["direct"] == "direct"
+
+
+def test_placebos_share_the_adapted_source(done):
+    folder, found = done
+    rivals = {state["arm"] for state in found["states"] if state["placebo_of"] == "detour"}
+    assert {"detour+recentre", "detour+untuned"} <= rivals
+    assert not (folder / "detour+untuned" / "seed-1" / "adapt").exists()
+    assert {one["name"] for one in found["arms"][0]["against"]} == rivals | {"direct"}
+
+
+def test_recentring_is_the_same_in_the_direct_arm_and_as_placebo(done):
+    _, found = done
+    loss = {(state["arm"], state["stage"]): state["loss"]["value"] for state in found["states"]}
+    for stage in ("transfer", "adapt_target"):
+        assert loss["detour+recentre", stage] == loss["direct", stage]
+
+
+def test_health_before_and_after(done):
+    _, found = done
+    shares = {(state["arm"], state["stage"]): state["dead_share"] for state in found["states"]}
+    assert shares["direct", "target"] > 0.3, "nano mBART has not read Ukrainian"
+    assert shares["detour", "transfer"] == 0
+    start = next(state for state in found["states"] if state["stage"] == "target")
+    assert start["dead_rows"]["CYRILLIC"] > 500
+    mapped = next(state for state in found["states"] if (state["arm"], state["stage"]) == ("detour", "transfer"))
+    assert 0 < mapped["map_r2"] < 1
+
+
+def test_losses_equal_those_of_a_document_alone(done):
+    """Documents are batched with others, and read under noise of their own: a subset gives the same figures."""
+    from polygraft.diagnose import held_out
+
+    folder, _ = done
+    all_of_them = HeldOut.of(recipe(folder).text, 1, 12)
+    some = HeldOut(all_of_them.texts[:2], all_of_them.languages[:2])
+    held_out.run("polygraft/nano-mbart", some, folder / "some")
+    whole, part = Losses.load(folder / "diagnose" / "target"), Losses.load(folder / "some")
+    np.testing.assert_allclose(part.removed, whole.removed[:2], rtol=1e-4)  # measured: 1e-6
+    np.testing.assert_array_equal(part.removed_tokens, whole.removed_tokens[:2])
+
+
+def test_held_out_documents_are_in_no_training(done):
+    folder, _ = done
+    from polygraft.data.dataset import read_text, texts_of
+
+    text = recipe(folder).text
+    trained = set(texts_of(text, 1)[0])
+    documents = HeldOut.of(text, 1, 12).texts
+    rows = [row[text.text_column] for row in read_text(text, 1)[0]]
+    assert trained == set(rows)
+    assert len(documents) == 12
+    assert len([one for one in documents if one in trained]) <= sum(rows.count(one) > 0 for one in documents)
+    assert len(trained) < len(set(texts_of(text)[0]))
+
+
+def test_again_nothing_is_run(done, monkeypatch):
+    folder, found = done
+    monkeypatch.setattr("polygraft.transfer.run", lambda *a, **k: pytest.fail("ran again"))
+    monkeypatch.setattr("polygraft.diagnose.held_out.run", lambda *a, **k: pytest.fail("measured again"))
+    again = diagnose.run(recipe(folder.parent))
+    assert again["states"] == found["states"]
+    assert read_record(folder / "diagnose" / "target")["status"] == "done"
+
+
+def test_layers_are_compared(done):
+    _, found = done
+    similarity = np.array(found["layers"]["similarity"])
+    source, target = (AutoConfig.from_pretrained(resolve(f"polygraft/nano-{name}")) for name in ("xlmr", "mbart"))
+    assert similarity.shape == (source.num_hidden_layers + 1, target.encoder_layers + 1)
+    assert found["layers"]["matched"][0] == 0
+    assert sorted(found["layers"]["matched"]) == found["layers"]["matched"]
+
+
+def test_report_shows_it_and_does_not_take_placebos_for_arms(done):
+    folder, found = done
+    (folder / "recipe.yaml").write_text(json.dumps(recipe(folder).model_dump(mode="json", exclude_none=True)))
+    page = write(folder).read_text()
+    assert "Before fine-tuning" in page
+    assert "Arm detour+untuned" not in page, "a placebo is not an arm that is incomplete"
+    assert found["arms"][0]["sentence"].replace("'", "&#39;") in page.replace("`", "`")
+    assert 'aria-label="Layers of target' in page
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ({"transfer": None}, []),
+        ({"transfer": {"mode": "recentre"}}, []),
+        ({"transfer": {"mode": "delta"}, "adapt": SHORT}, ["recentre"]),
+        ({"transfer": {"method": "encoder", "control": "random"}}, []),
+        ({"transfer": {"method": "encoder"}}, ["recentre", "random"]),
+        ({"transfer": {"method": "encoder"}, "adapt": SHORT}, ["recentre", "random", "untuned"]),
+    ],
+)
+def test_placebos_that_make_sense(tmp_path, arm, expected):
+    base = recipe(tmp_path, arms={"one": arm | {"adapt_target": SHORT}})
+    found = dict(placebos(arm_recipes(base)["one"], ALL))
+    assert [name for name in found if name in expected] == expected
+    assert "untuned" in expected or "untuned" not in found
+    for name, placebo in found.items():
+        assert placebo.adapt_target == arm_recipes(base)["one"].adapt_target
+        assert name != "untuned" or placebo.adapt is None
+
+
+def test_a_recipe_with_nothing_to_diagnose(tmp_path):
+    arms = {"direct": {"transfer": {"mode": "recentre"}, "adapt_target": SHORT}}
+    with pytest.raises(RecipeError, match="an arm with a `transfer`"):
+        diagnose.run(recipe(tmp_path, arms=arms))

@@ -142,5 +142,5 @@ def tables(medians: dict[str, dict[str, float]], args: argparse.Namespace) -> st
 
 
 if __name__ == "__main__":
-    defaults = {"model": "mbart-large-50", "documents": 16, "batch": 8, "tokens": 1200}
+    defaults = {"model": "mbart-large-50", "documents": 24, "batch": 8, "tokens": 1200}
     side_by_side.main(__file__, "finetune", WAYS, tables, __doc__, defaults, prepare)

@@ -303,8 +303,9 @@ def layer_map(
 ) -> Markup:
     """Similarities of all pairs of layers, source upwards and target rightwards, with the chosen match as a line."""
     rows, columns = len(similarity), len(similarity[0])
-    with _figure(96 + 30 * columns, 70 + 30 * rows, key) as figure:
-        axes = _axes(figure, 46, 8, 8, 44)
+    width = max(430, 54 + 30 * columns)
+    with _figure(width, 52 + 30 * rows, key) as figure:
+        axes = _axes(figure, 46, width - 46 - 30 * columns, 8, 44)
         for source, row in enumerate(similarity):
             for target, value in enumerate(row):
                 at, share = (target - 0.5, source - 0.5), min(1.0, max(0.0, value))

@@ -19,16 +19,14 @@ from polygraft.errors import RecipeError
 from polygraft.recipe import Recipe
 from polygraft.recipe_problems import (
     EMPTY_SECTION,
-    SHARED_KEYS,
     Finding,
     Problem,
-    arm_rules,
     keys_of,
     problems_error,
-    recipe_rules,
     unknown_key,
     validate,
 )
+from polygraft.recipe_rules import SHARED_KEYS, arm_rules, recipe_rules
 from polygraft.recipe_yaml import Path as KeyPath
 from polygraft.recipe_yaml import Places
 from polygraft.transfer_settings import DEFAULT_METHOD

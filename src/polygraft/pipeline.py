@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from polygraft import machine
+from polygraft.budget import cost_of, target_denoising
 from polygraft.data.files import write_atomically
 from polygraft.data.reading import find_file
 from polygraft.errors import PolygraftError
@@ -56,6 +57,8 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
     """Run the stages of one arm in order; absent sections are skipped."""
     from polygraft import adapt, add_languages, evaluate, finetune, report, transfer
 
+    records: dict[str, dict[str, Any]] = {}
+
     def stage(
         name: str,
         settings: Settings,
@@ -64,7 +67,7 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
         work: Callable[[Path], dict[str, Any]],
     ) -> str:
         out = folder / name
-        run_stage(name, out, settings, inputs, seed, lambda: work(out))
+        records[name] = run_stage(name, out, settings, inputs, seed, lambda: work(out))
         return str(out)
 
     source, model, pairs, text = recipe.source, recipe.target, recipe.pairs, recipe.text
@@ -85,9 +88,11 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
     if recipe.warm_up and text:
         work = partial(adapt.run, recipe.warm_up, model, text, seed)
         model = stage("warm_up", recipe.warm_up, [model, text], seed, work)
-    if recipe.adapt_target and text:
-        work = partial(adapt.run, recipe.adapt_target, model, text, seed)
-        model = stage("adapt_target", recipe.adapt_target, [model, text], seed, work)
+    costs = {name: cost_of(record) for name, record in records.items()}
+    denoising = target_denoising(recipe, costs, where="/".join(folder.parts[-2:]))
+    if denoising and text:
+        work = partial(adapt.run, denoising, model, text, seed)
+        model = stage("adapt_target", denoising, [model, text], seed, work)
     labelled = pairs.model_copy(update={"test_file": None})
     tune = partial(finetune.run, recipe.finetune, model, pairs, seed)
     tuned = stage("finetune", recipe.finetune, [model, labelled], seed, tune)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from polygraft.budget import EARLIER_STAGES, UNITS
 from polygraft.recipe_problems import Finding, shown
 from polygraft.transfer_settings import DEFAULT_METHOD
 
@@ -41,9 +42,38 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding((stage,), "needs `text`, what it trains on")
     if data.get("warm_up") is not None and method != "encoder":
         yield Finding(("warm_up",), "needs `transfer: {method: encoder}`, whose bridge it trains")
+    yield from _budget_rules(data)
     pairs = data.get("pairs")
     if isinstance(pairs, Mapping) and not pairs.get("test_file"):
         yield Finding(("pairs", "test_file"), "is missing: `evaluate` needs pairs that training never sees")
+
+
+def _budget_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Exactly one of `adaptation_budget` and `adapt_target.budget`; and the first has to last for all stages."""
+    total, target = data.get("adaptation_budget"), data.get("adapt_target")
+    if isinstance(target, Mapping) and (total is None) == (target.get("budget") is None):
+        reason = "is missing (How long to train): give it, or `adaptation_budget`, of which it is then the rest"
+        if total is not None:
+            reason = "leave it out: it is what the earlier stages leave of `adaptation_budget`; or make that null"
+        yield Finding(("adapt_target", "budget"), reason)
+    for unit, amount in total.items() if isinstance(total, Mapping) else ():
+        place, value = ("adaptation_budget", str(unit)), shown(amount)
+        if unit in ("epochs", "steps"):
+            reason = f"{unit} of two models differ in cost, so that they have no sum: give flops, minutes or tokens"
+            yield Finding(place, reason, value)
+        asked = {stage: _amount(data.get(stage), unit) for stage in EARLIER_STAGES}
+        given, most = sum(asked.values()), _amount({"budget": total}, unit)
+        if unit in UNITS and most and (given > most or (given == most and target is not None)):
+            stages = " and ".join(f"{stage}.budget ({budget:g})" for stage, budget in asked.items() if budget)
+            reason = f"is exceeded by {stages}" if given > most else f"is spent by {stages} before `adapt_target`"
+            yield Finding(place, f"{reason}: raise it, or lower theirs", value)
+
+
+def _amount(section: Any, unit: str) -> float:
+    """What a section's budget says in that unit; 0 where it says nothing that could be counted."""
+    budget = section.get("budget") if isinstance(section, Mapping) else None
+    amount = budget.get(unit) if isinstance(budget, Mapping) else None
+    return amount if isinstance(amount, int | float) and not isinstance(amount, bool) else 0.0
 
 
 _RESERVED = {"recipe", "verdict", "report", "con", "nul", "aux", "prn"}

@@ -273,7 +273,9 @@ def transfer_need(
     if isinstance(settings, Encoder):
         beside = max(beside, written + BYTES * target.vocab_size * sources[0].hidden_size)
     seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
+    tokens, budget = None, None
     if isinstance(settings, Distill):
+        tokens, budget = settings.budget.tokens, _words(settings.budget)
         shape = Shape(settings.per_device_train_batch_size, settings.max_length_tokens, 1, 1)
         passes = measure_pass(target, shape, machine.use_bf16(settings.precision), 1, settings).training_bytes
         beside = (2 + ADAM_STATES) * BYTES * _encoder_parameters(target) + passes
@@ -283,10 +285,8 @@ def transfer_need(
         seconds = seconds + trained if trained and seconds else None
         flops += spent or 0.0
     memory = probe.baseline_bytes + models + weights + beside
-    budget = settings.budget if isinstance(settings, Distill) else None
     return Need(
-        "transfer", written // BYTES, memory, written, written, seconds, flops,
-        tokens=budget and budget.tokens, budget=budget and _words(budget),
+        "transfer", written // BYTES, memory, written, written, seconds, flops, tokens=tokens, budget=budget
     )  # fmt: skip
 
 

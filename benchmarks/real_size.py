@@ -129,7 +129,8 @@ def run_stage(folder: Path, stage: str, trimmed: bool) -> dict[str, Any]:
     if stage == "transfer":
         return transfer.run(recipe.transfer, recipe.source, recipe.source, recipe.target, recipe.text, out)
     if stage == "adapt_target":
-        return adapt.run(recipe.adapt_target, recipe.target, recipe.text, 1, out)
+        denoising = recipe.adapt_target.within(recipe.adapt_target.budget)
+        return adapt.run(denoising, recipe.target, recipe.text, 1, out)
     if stage == "finetune":
         return finetune.run(recipe.finetune, recipe.target, recipe.pairs, 1, out)
     return evaluate.run(recipe.evaluate, recipe.target, recipe.pairs, out)

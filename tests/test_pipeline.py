@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from polygraft import pipeline
+from polygraft import adapt, pipeline
 from polygraft.errors import PolygraftError
 from polygraft.recipe_io import arm_recipes, dump_recipe, parse_recipe
-from polygraft.settings import Evaluate
+from polygraft.settings import Denoising, Evaluate
 
 
 @pytest.fixture
@@ -101,6 +101,120 @@ def test_arms_share_equal_stages(recipe_data, tmp_path):
         pipeline.write_record = real
     assert calls == [f"one/{stage}" for stage in ("transfer", "adapt_target", "finetune", "evaluate")]
     assert set(states(tmp_path / "out" / "tiny")) >= {"two/seed-1/finetune", "two/seed-1/evaluate"}
+
+
+ADAPTATION = ("adapt", "transfer", "warm_up", "adapt_target")
+
+
+@pytest.fixture
+def shared_budget(recipe_data):
+    """Arms with one budget in common: denoising alone, the detour, and the detour again."""
+    how = {"per_device_train_batch_size": 4, "precision": "fp32"}
+    recipe_data |= {"adaptation_budget": {"tokens": 400}, "adapt_target": how}
+    recipe_data["finetune"] = how | {"budget": {"steps": 1}}
+    recipe_data["evaluate"] |= {"max_samples": 1}
+    detour = {"adapt": how | {"budget": {"tokens": 150}}, "transfer": {"mode": "repair"}}
+    recipe_data["arms"] = {"direct": {"transfer": {"mode": "recentre"}}, "detour": detour, "twin": detour}
+    del recipe_data["verdict"]
+    return recipe_data
+
+
+def records_of(out: Path, arm: str) -> dict[str, dict]:
+    folders = (out / arm / "seed-1" / stage for stage in ADAPTATION)
+    return {folder.name: record for folder in folders if (record := pipeline.read_record(folder))}
+
+
+def last_step(folder: Path, unit: str) -> float:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    amounts = sorted({line[unit] for line in lines})
+    return amounts[-1] - amounts[-2]
+
+
+def assert_total_within_a_step(out: Path, arm: str, unit: str, total: float) -> float:
+    """What an arm spent, all stages together, reaches the total in its last step; returns the budget of adapt_target.
+
+    Measured, of the larger totals below: 65 (direct) and 106 tokens (detour) beyond 1,200, their last steps having 170
+    and 221; 7.0e7 and 1.6e7 operations beyond 1.44e9, their last steps having 1.3e8 and 1.2e8.
+    """
+    records = records_of(out, arm)
+    given = records["adapt_target"]["settings"]["budget"][unit]
+    spent = {stage: record["result"].get(unit, 0) for stage, record in records.items()}
+    assert given == total - sum(amount for stage, amount in spent.items() if stage != "adapt_target")
+    assert 0 <= sum(spent.values()) - total < last_step(out / arm / "seed-1" / "adapt_target", unit)
+    return given
+
+
+DISTILL = {"method": "distill", "budget": {"flops": 1e8}, "per_device_train_batch_size": 4, "precision": "fp32"}
+SHARED = {"tokens": (1000, 300, {"mode": "repair"}), "flops": (1.2e9, 1e8, DISTILL)}
+
+
+@pytest.mark.parametrize(("unit", "total", "first", "transfer"), [(unit, *case) for unit, case in SHARED.items()])
+def test_arms_share_one_adaptation_budget(shared_budget, tmp_path, unit, total, first, transfer):
+    out = tmp_path / "out" / "tiny"
+    shared_budget["adaptation_budget"] = {unit: total}
+    for arm in ("detour", "twin"):
+        shared_budget["arms"][arm]["transfer"] = transfer
+        shared_budget["arms"][arm]["adapt"] = shared_budget["adapt_target"] | {"budget": {unit: first}}
+    report = Path(run(shared_budget)["report"]).read_text(encoding="utf-8")
+    for arm in ("direct", "detour"):
+        given = assert_total_within_a_step(out, arm, unit, total)
+        assert f"{given:.6g} {unit} (what was left of adaptation_budget)" in report
+    assert records_of(out, "direct")["adapt_target"]["settings"]["budget"][unit] == total
+    spent = {stage: record["result"].get(unit, 0) for stage, record in records_of(out, "detour").items()}
+    assert spent["adapt"] >= first
+    assert spent["transfer"] >= transfer.get("budget", {unit: 0})[unit]
+    paths = [out / arm / "seed-1" / "adapt_target" / "model.safetensors" for arm in ("detour", "twin")]
+    assert paths[0].samefile(paths[1]), "equal arms share what is left, too"
+
+    before = states(out)
+    run(shared_budget)
+    assert states(out) == before, "nothing is done twice"
+
+    shared_budget["adaptation_budget"] = {unit: total * 6 // 5}
+    run(shared_budget)
+    for arm in ("direct", "detour"):
+        assert_total_within_a_step(out, arm, unit, total * 6 // 5)
+    changed = {stage for stage, time in states(out).items() if time != before[stage]}
+    rerun = ("adapt_target", "finetune", "evaluate")
+    assert changed == {f"{arm}/seed-1/{stage}" for arm in ("direct", "detour", "twin") for stage in rerun}
+
+
+def test_interrupted_stage_goes_on_with_the_same_rest(shared_budget, tmp_path, monkeypatch):
+    folder = tmp_path / "out" / "tiny" / "detour" / "seed-1"
+    shared_budget["arms"] = {"detour": shared_budget["arms"]["detour"]}
+    real, found = adapt.run, []
+
+    def interrupted(settings, model, text, seed, out_dir):
+        if isinstance(settings, Denoising):
+            (out_dir / "half-written").write_text("x")
+            raise KeyboardInterrupt
+        return real(settings, model, text, seed, out_dir)
+
+    def going_on(settings, model, text, seed, out_dir):
+        found.append((out_dir / "half-written").exists())
+        return real(settings, model, text, seed, out_dir)
+
+    monkeypatch.setattr(adapt, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(shared_budget)
+    first = pipeline.read_record(folder / "adapt_target")
+    monkeypatch.setattr(adapt, "run", going_on)
+    run(shared_budget)
+    assert found == [True], "adapt is not run again, and adapt_target goes on in its own folder"
+    again = pipeline.read_record(folder / "adapt_target")
+    assert (first["status"], again["status"]) == ("running", "done")
+    assert first["fingerprint"] == again["fingerprint"]
+
+
+def test_nothing_left_for_denoising(shared_budget, tmp_path):
+    shared_budget["arms"]["detour"]["adapt"]["budget"] = {"steps": 30}  # whose tokens no rule can know
+    said = (
+        r"detour/seed-1: nothing is left for adapt_target of adaptation_budget = 400 tokens; spent by adapt \d+, "
+        r"transfer 0\. Raise adaptation_budget, or lower the budgets of the earlier stages\."
+    )
+    with pytest.raises(PolygraftError, match=said):
+        run(shared_budget)
+    assert list(records_of(tmp_path / "out" / "tiny", "detour")) == ["adapt", "transfer"]
 
 
 def test_finetuned_folder_is_a_plain_checkpoint(recipe_data, tmp_path):

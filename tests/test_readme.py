@@ -32,8 +32,11 @@ def shortened(recipe: Path) -> str:
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     cuts = [*SHORT, *["verdict.resamples=100"] * ("verdict" in content)]
     arms = {f"arms.{arm}.": sections for arm, sections in content.get("arms", {}).items()}
+    shared = "adaptation_budget" in content  # which leaves something after two steps of `adapt`
+    cuts += ["adaptation_budget={tokens: 10000}"] * shared
+    cut = ("adapt",) if shared else ("adapt", "adapt_target")
     for place, sections in {"": content, **arms}.items():
-        cuts += [f"{place}{s}.budget={{steps: 2}}" for s in sections if s in ("adapt", "adapt_target")]
+        cuts += [f"{place}{s}.budget={{steps: 2}}" for s in sections if s in cut]
     return " ".join(f"--set '{cut}'" for cut in cuts)
 
 

@@ -16,7 +16,7 @@ def test_schema_has_every_field_with_its_docstring():
     assert {
         "Budget",
         "MLM",
-        "Denoising",
+        "DenoisingSection",
         "TextData",
         "PairData",
         "Embeddings",

@@ -8,7 +8,7 @@ import yaml
 from polygraft.errors import RecipeError
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes, dump_recipe, load_recipe, parse_recipe
-from polygraft.settings import Bottleneck, Denoising, Lora
+from polygraft.settings import Bottleneck, Budget, Denoising, Lora
 from polygraft.transfer_settings import Embeddings, Encoder
 
 OVERRIDES = {
@@ -77,6 +77,27 @@ def test_a_budget_in_an_arm_replaces_the_unit(write_recipe, base_recipe, base_ar
     detour = arm_recipes(recipe)["detour"]
     assert detour.adapt is not None
     assert (detour.adapt.budget.unit, detour.adapt.budget.amount) == ("tokens", 500.0)
+
+
+def test_a_common_budget_is_one_for_all_arms_and_an_arm_may_have_its_own(write_recipe, base_recipe):
+    recipe = base_recipe + "adaptation_budget: {flops: 1e9}\nadapt_target: {mask_ratio: 0.3}\n"
+    arms = """arms:
+  detour: {}
+  direct: {adapt: null, transfer: null, adaptation_budget: {tokens: 500}}
+  plain: {adapt: null, transfer: null, adapt_target: null}
+  own: {adaptation_budget: null, adapt_target: {budget: {epochs: 1}}}
+"""
+    loaded = load_recipe(write_recipe(recipe + arms), ["adaptation_budget.minutes=3"])
+    merged = arm_recipes(loaded)
+    totals = [(b.unit, b.amount) if (b := arm.adaptation_budget) else None for arm in merged.values()]
+    assert totals == [("minutes", 3), ("tokens", 500), ("minutes", 3), None]
+    assert [arm.adapt_target and arm.adapt_target.budget for arm in merged.values()] == [
+        None,
+        None,
+        None,
+        Budget(epochs=1),
+    ]
+    assert parse_recipe(yaml.safe_load(dump_recipe(loaded)), "again") == loaded
 
 
 def test_another_kind_of_adapter_in_an_arm_replaces_it(write_recipe, base_recipe):

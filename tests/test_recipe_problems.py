@@ -150,6 +150,36 @@ ONE_PROBLEM = {
         ("transfer: {}", "transfer: {}\nwarm_up: {budget: {steps: 9}}"),
         "line 12: warm_up: needs `transfer: {method: encoder}`, whose bridge it trains",
     ),
+    "two budgets for adapt_target": (
+        ("transfer: {}", "transfer: {}\nadaptation_budget: {flops: 2e9}\nadapt_target: {budget: {flops: 1e9}}"),
+        "line 13: adapt_target.budget: leave it out: it is what the earlier stages leave of `adaptation_budget`;",
+    ),
+    "no budget for adapt_target": (
+        ("transfer: {}", "transfer: {}\nadapt_target: {}"),
+        "line 12: adapt_target.budget: is missing (How long to train): give it, or `adaptation_budget`, of which it is",
+    ),
+    "steps of two models": (
+        ("transfer: {}", "transfer: {}\nadaptation_budget: {steps: 200}\nadapt_target: {}"),
+        "line 12: adaptation_budget.steps = 200: steps of two models differ in cost, so that they have no sum: give"
+        " flops, minutes or tokens",
+    ),
+    "two units of the common budget": (
+        ("transfer: {}", "transfer: {}\nadaptation_budget: {flops: 2e9, tokens: 5}"),
+        "line 12: adaptation_budget: give exactly one of epochs, steps, tokens, minutes, flops; got tokens and flops",
+    ),
+    "the common budget is spent beforehand": (
+        (
+            "adapt:\n  budget: {steps: 100}\ntransfer: {}",
+            "adapt:\n  budget: {flops: 1e9}\ntransfer: {method: distill, budget: {flops: 1e9}}\n"
+            "adaptation_budget: {flops: 2e9}\nadapt_target: {}",
+        ),
+        "line 12: adaptation_budget.flops = 2e9: is spent by adapt.budget (1e+09) and transfer.budget (1e+09) before"
+        " `adapt_target`: raise it, or lower theirs",
+    ),
+    "the common budget is exceeded": (
+        ("budget: {steps: 100}\ntransfer: {}", "budget: {tokens: 100}\ntransfer: {}\nadaptation_budget: {tokens: 99}"),
+        "line 12: adaptation_budget.tokens = 99: is exceeded by adapt.budget (100): raise it, or lower theirs",
+    ),
     "no test file": (
         ("  test_file: test.jsonl\n", ""),
         "line 6: pairs.test_file: is missing: `evaluate` needs pairs that training never sees",

@@ -43,11 +43,11 @@ def _models(report: Report) -> str:
 
 def _needs(report: Report) -> str:
     rows: list[tuple[str, ...]] = [
-        ("ARM", "stage", "memory", "disk", "while it runs", "time", "batch", "largest batch that fits")
+        ("ARM", "stage", "budget", "memory", "disk", "while it runs", "time", "batch", "largest batch that fits")
     ]
     for arm, needs in report.stages.items():
         for need in needs:
-            rows.append((arm, need.stage, *_need(need)))
+            rows.append((arm, need.stage, need.budget or "", *_need(need)))
     return _table(rows)
 
 

@@ -221,7 +221,7 @@ def run_verb(
 
 def _check_transfer(section: Any, source: str | None, source_before: str | None, text: TextData | None) -> None:
     """The rules that a recipe's sections follow, for the options of `polygraft transfer`."""
-    from polygraft.recipe_problems import MOVES_A_CHANGE
+    from polygraft.recipe_rules import MOVES_A_CHANGE
 
     problems = []
     mode = section.mode if isinstance(section, Embeddings) else None

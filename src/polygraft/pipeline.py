@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from polygraft import machine
+from polygraft.budget import Cost, cost_of, target_denoising
 from polygraft.data.files import write_atomically
 from polygraft.data.reading import find_file
 from polygraft.errors import PolygraftError
@@ -60,20 +61,32 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
     from polygraft import evaluate, finetune, report
 
     *_, model = adapt_arm(recipe, seed, folder).values()
-    pairs, stage = recipe.pairs, partial(_stage, folder)
+    pairs, tuned, scored = recipe.pairs, folder / "finetune", folder / "evaluate"
     labelled = pairs.model_copy(update={"test_file": None})
-    tune = partial(finetune.run, recipe.finetune, model, pairs, seed)
-    tuned = stage("finetune", recipe.finetune, [model, labelled], seed, tune)
-    score = partial(evaluate.run, recipe.evaluate, tuned, pairs)
-    scored = stage("evaluate", recipe.evaluate, [tuned, test_only(pairs)], None, score)
-    report.write_model_card(Path(tuned), Path(scored))
+    tune = partial(finetune.run, recipe.finetune, model, pairs, seed, tuned)
+    run_stage("finetune", tuned, recipe.finetune, [model, labelled], seed, tune)
+    score = partial(evaluate.run, recipe.evaluate, str(tuned), pairs, scored)
+    run_stage("evaluate", scored, recipe.evaluate, [str(tuned), test_only(pairs)], None, score)
+    report.write_model_card(tuned, scored)
 
 
 def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
     """Run the stages of an arm that come before fine-tuning; returns the target as it was, and after each of them."""
     from polygraft import adapt, add_languages, transfer
 
-    stage = partial(_stage, folder)
+    costs: dict[str, Cost] = {}
+
+    def stage(
+        name: str,
+        settings: Settings,
+        inputs: list[str | Settings | None],
+        seed: int | None,
+        work: Callable[[Path], dict[str, Any]],
+    ) -> str:
+        out = folder / name
+        costs[name] = cost_of(run_stage(name, out, settings, inputs, seed, lambda: work(out)))
+        return str(out)
+
     source, model, text = recipe.source, recipe.target, recipe.text
     if recipe.add_languages:
         new = AddLanguages(relatives=recipe.add_languages)
@@ -87,32 +100,17 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
         recentred = getattr(recipe.transfer, "mode", None) == "recentre"
         before, after = (None, None) if recentred else (recipe.source, source)
         drawn = seed if transfer.depends_on_seed(recipe.transfer, text) else None
-        how = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)
-        general = getattr(recipe.transfer, "general", None)
-        model = states["transfer"] = stage(
-            "transfer", recipe.transfer, [before, after, model, text, general], drawn, how
-        )
+        inputs = [before, after, model, text, getattr(recipe.transfer, "general", None)]
+        work = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)
+        model = states["transfer"] = stage("transfer", recipe.transfer, inputs, drawn, work)
     if recipe.warm_up and text:
         work = partial(adapt.run, recipe.warm_up, model, text, seed)
         model = states["warm_up"] = stage("warm_up", recipe.warm_up, [model, text], seed, work)
-    if recipe.adapt_target and text:
-        work = partial(adapt.run, recipe.adapt_target, model, text, seed)
-        model = states["adapt_target"] = stage("adapt_target", recipe.adapt_target, [model, text], seed, work)
+    denoising = target_denoising(recipe, costs, where="/".join(folder.parts[-2:]))
+    if denoising and text:
+        work = partial(adapt.run, denoising, model, text, seed)
+        model = states["adapt_target"] = stage("adapt_target", denoising, [model, text], seed, work)
     return states
-
-
-def _stage(
-    folder: Path,
-    name: str,
-    settings: Settings,
-    inputs: list[str | Settings | None],
-    seed: int | None,
-    work: Callable[[Path], dict[str, Any]],
-) -> str:
-    """Run a stage in the folder of its name; returns that."""
-    out = folder / name
-    run_stage(name, out, settings, inputs, seed, lambda: work(out))
-    return str(out)
 
 
 def test_only(pairs: PairData) -> PairData:

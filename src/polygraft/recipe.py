@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from polygraft.settings import MLM, Denoising, Diagnose, Evaluate, Finetune, PairData, Settings, TextData
+from polygraft.settings import (
+    MLM,
+    Budget,
+    DenoisingSection,
+    Diagnose,
+    Evaluate,
+    Finetune,
+    PairData,
+    Settings,
+    TextData,
+)
 from polygraft.transfer_settings import DEFAULT_METHOD, Transfer, WarmUp
 
 
@@ -49,13 +59,16 @@ class Recipe(Settings):
     """Monolingual text; needed by `adapt` and `adapt_target`."""
     pairs: PairData
     """Labelled pairs; needed by `finetune` and `evaluate`."""
+    adaptation_budget: Budget | None = None
+    """What `adapt`, `transfer`, `warm_up` and `adapt_target` of an arm may spend together, in flops, minutes or tokens;
+    `adapt_target`, then without a budget of its own, gets what the others leave."""
     adapt: MLM | None = None
     """Stage 1: continued pretraining of the source on the text. Leave out to use the source as it is."""
     transfer: Annotated[Transfer | None, BeforeValidator(_with_method)] = Field(None, discriminator="method")
     """Stage 2: from the source into the target. Leave out to use the target as it is."""
     warm_up: WarmUp | None = None
     """With `transfer: {method: encoder}`: denoising on the text that trains only what reads the encoder."""
-    adapt_target: Denoising | None = None
+    adapt_target: DenoisingSection | None = None
     """Continued pretraining of the target on the text, before fine-tuning (with `transfer`: after it)."""
     diagnose: Diagnose | None = None
     """Measure before fine-tuning whether the transfers help, placebos beside them (as `polygraft diagnose` does)."""

@@ -19,21 +19,20 @@ from polygraft.errors import RecipeError
 from polygraft.recipe import Recipe
 from polygraft.recipe_problems import (
     EMPTY_SECTION,
-    SHARED_KEYS,
     Finding,
     Problem,
-    arm_rules,
     keys_of,
     problems_error,
-    recipe_rules,
     unknown_key,
     validate,
 )
+from polygraft.recipe_rules import SHARED_KEYS, arm_rules, recipe_rules
 from polygraft.recipe_yaml import Path as KeyPath
 from polygraft.recipe_yaml import Places
 from polygraft.transfer_settings import DEFAULT_METHOD
 
 T = TypeVar("T", bound=BaseModel)
+BUDGETS = ("budget", "adaptation_budget")  # of one unit each: another one replaces it
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -125,7 +124,7 @@ def assign(data: dict[str, Any], path: KeyPath, value: Any) -> None:
     """Sets the value at a key path, making sections on the way; another unit of a budget replaces the one there."""
     for key in path[:-1]:
         inner = data.get(key)
-        data[key] = dict(inner) if isinstance(inner, Mapping) and key != "budget" else {}
+        data[key] = dict(inner) if isinstance(inner, Mapping) and key not in BUDGETS else {}
         data = data[key]
     data[path[-1]] = value
 
@@ -206,7 +205,7 @@ class _Draft:
 
     def _override_at(self, path: KeyPath) -> str | None:
         # what is wrong with a budget as a whole was caused by the unit that was set in it
-        inside = [p for p in self.overrides if path[: len(p)] == p or (path[-1:] == ("budget",) and p[:-1] == path)]
+        inside = [p for p in self.overrides if path[: len(p)] == p or (p[:-1] == path and path[-1] in BUDGETS)]
         return self.overrides[inside[-1]] if inside else None
 
     def _problem(self, finding: Finding) -> Problem:
@@ -243,7 +242,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _merge(base: Any, changes: Any, key: str = "") -> Any:
-    if not isinstance(base, Mapping) or not isinstance(changes, Mapping) or key == "budget":
+    if not isinstance(base, Mapping) or not isinstance(changes, Mapping) or key in BUDGETS:
         return changes
     if any(changes.get(key, kind) != kind for key, kind in _kinds(base)):  # another kind has other keys
         return changes

@@ -81,11 +81,11 @@ class Bottleneck(Settings):
     """Whether D reads h as a LayerNorm makes it, and the change is scaled back: for mBART, whose h have any scale."""
 
 
-class Training(Settings):
-    """What every training stage shares. Names are those of the Hugging Face Trainer."""
+class TrainingSection(Settings):
+    """What every training stage shares, as a recipe may write it. Names are those of the Hugging Face Trainer."""
 
-    budget: Budget
-    """How long to train."""
+    budget: Budget | None = None
+    """How long to train; without it, for what the arm's earlier stages leave of `adaptation_budget`."""
     learning_rate: PositiveFloat = 5e-5
     """Peak learning rate of AdamW."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
@@ -122,10 +122,17 @@ class Training(Settings):
     """Train an adapter, `type: lora` or `type: bottleneck`, and nothing else."""
 
     @model_validator(mode="after")
-    def _one_choice_of_weights(self) -> Training:
+    def _one_choice_of_weights(self) -> TrainingSection:
         if self.adapter is not None and self.trainable != "all":
             raise ValueError(f"an adapter is trained alone: leave out `trainable: {self.trainable}`, or `adapter`")
         return self
+
+
+class Training(TrainingSection):
+    """What every training stage shares once it is known how long it trains."""
+
+    budget: Budget
+    """How long to train."""
 
 
 class MLM(Training):
@@ -139,8 +146,8 @@ class MLM(Training):
     """Longer documents are cut into pieces of at most this length, special tokens included."""
 
 
-class Denoising(Training):
-    """Continued pretraining of a sequence-to-sequence model by mBART's denoising task."""
+class DenoisingSection(TrainingSection):
+    """Continued pretraining of a sequence-to-sequence model by mBART's denoising task, as a recipe may write it."""
 
     objective: Literal["denoising"] = "denoising"
     """The training task."""
@@ -152,6 +159,14 @@ class Denoising(Training):
     """Whether the sentences of a document are shuffled in the input."""
     max_length_tokens: PositiveInt = 256
     """Longer documents are cut into pieces of at most this length, special tokens included."""
+
+    def within(self, budget: Budget | None) -> Denoising:
+        """The same settings with that budget."""
+        return Denoising.model_validate({**dict(self), "budget": budget})
+
+
+class Denoising(Training, DenoisingSection):  # in this order: the budget is Training's
+    """Continued pretraining of a sequence-to-sequence model by mBART's denoising task."""
 
 
 class TextData(Settings):

@@ -75,6 +75,28 @@ def test_report_of_a_good_recipe(data, tiny_mbart, tiny_xlmr):
         assert said in shown
 
 
+def test_what_is_left_of_a_common_budget(data):
+    how = {"per_device_train_batch_size": 4, "precision": "fp32"}
+    data["arms"] = {
+        "direct": {"transfer": {"mode": "recentre"}, "adapt_target": how},
+        "detour": {"adapt": how | {"budget": {"flops": 2e9}}, "transfer": {"mode": "repair"}, "adapt_target": how},
+    }
+    data["adaptation_budget"] = {"flops": 6e9}
+    report = examine(data)
+    (recentred, direct, *_), (adapted, repaired, detour, *_) = report.stages.values()
+    assert direct.flops + recentred.flops == pytest.approx(6e9)
+    assert adapted.flops == pytest.approx(2e9)
+    assert adapted.flops + repaired.flops + detour.flops == pytest.approx(6e9)
+    assert (adapted.budget, direct.budget) == ("2e+09 flops", "6e+09 flops (what is left)")
+    assert not any("nothing is left" in warning for warning in report.warnings)
+    assert "6e+09 flops (what is left)" in cli_check.text(report)
+    data["arms"]["detour"]["adapt"]["budget"] = {"epochs": 1e6}  # what that costs is only known here
+    report = examine(data)
+    (warning,) = [warning for warning in report.warnings if "nothing is left" in warning]
+    assert warning.startswith("arm detour, by estimate: nothing is left for adapt_target of adaptation_budget = 6e+09")
+    assert [need.stage for need in report.stages["detour"]] == ["adapt", "transfer", "finetune", "evaluate"]
+
+
 def test_languages_that_the_target_lacks(data):
     data["pairs"]["source_lang"] = "be"
     with pytest.raises(DataError, match=r"pairs\.source_lang: language 'be' is not one of"):

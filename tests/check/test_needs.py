@@ -76,7 +76,9 @@ def test_budgets_become_operations_and_seconds(probe):
     }
     assert needs["steps"].flops == needs["epochs"].flops == needs["tokens"].flops  # 2 x 5,000 documents of 100 tokens
     assert needs["steps"].seconds == pytest.approx(needs["tokens"].seconds)
-    assert needs["minutes"].seconds == 180
+    assert needs["minutes"].seconds == pytest.approx(180, rel=1e-12)
+    assert needs["steps"].tokens == needs["epochs"].tokens == needs["tokens"].tokens == 10**6
+    assert [needs[unit].budget for unit in ("epochs", "tokens")] == ["2 epochs", "1e+06 tokens"]
     budget = Budget(flops=needs["steps"].flops)
     again = training_need("adapt", MLM(budget=budget, per_device_train_batch_size=10), config, None, lengths, probe)
     assert again.seconds == pytest.approx(needs["steps"].seconds)

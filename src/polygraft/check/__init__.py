@@ -68,7 +68,8 @@ def run(recipe: Recipe) -> Report:
     for arm in arms.values():
         check_languages(_declared(arm, data), arm, opened[arm.target])
     warnings = [*data.warnings, *model_warnings(arms, opened, _probe_texts(arms))]
-    stages = _stages(arms, opened)
+    stages, short = _stages(arms, opened)
+    warnings += short
     folder = Path(recipe.output_dir) / recipe.name
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     per_seed = [need for needs in stages.values() for need in needs]
@@ -101,11 +102,12 @@ def _probe_texts(arms: Mapping[str, Recipe]) -> list[str]:
     return [row[text.text_column][:PROBE_CHARACTERS].strip() for _, row in rows] if text else []
 
 
-def _stages(arms: Mapping[str, Recipe], opened: Mapping[str, Opened]) -> dict[str, tuple[Need, ...]]:
+def _stages(arms: Mapping[str, Recipe], opened: Mapping[str, Opened]) -> tuple[dict[str, tuple[Need, ...]], list[str]]:
+    """The needs of each arm's stages, and a warning for each arm whose budget seems not to last."""
     from polygraft.check.stages import Stages
 
     estimate = Stages(opened)
-    return {arm: tuple(estimate.of_arm(recipe)) for arm, recipe in arms.items()}
+    return {arm: estimate.of_arm(arm, recipe) for arm, recipe in arms.items()}, estimate.warnings
 
 
 def _version_problems() -> Iterator[str]:

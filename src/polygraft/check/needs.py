@@ -17,10 +17,11 @@ import torch
 from transformers import PreTrainedConfig
 
 from polygraft import machine
+from polygraft.budget import Cost
 from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
 from polygraft.evaluate import LOGITS_PER_BATCH
 from polygraft.models.checkpoints import decoder_config
-from polygraft.settings import MLM, Denoising, Evaluate, Finetune, Training
+from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, Training
 from polygraft.transfer_settings import Distill, Embeddings, Encoder, Transfer
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
@@ -48,7 +49,8 @@ class Need:
     """One stage's needs; None where it cannot be told.
 
     `parameters` are those in memory while it runs: fewer than in the checkpoint with a trimmed vocabulary, more with an
-    adapter; `trained_parameters` have gradients. `disk_peak_bytes` includes checkpoints that do not stay.
+    adapter; `trained_parameters` have gradients. `disk_peak_bytes` includes checkpoints that do not stay. `tokens` are
+    those trained on, `budget` says for how long.
     """
 
     stage: str
@@ -62,6 +64,13 @@ class Need:
     proposed_batch_size: int | None = None
     trained_parameters: int | None = None
     proposed_batch_tokens: int | None = None
+    tokens: float | None = None
+    budget: str | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """What it spends of an `adaptation_budget`; what cannot be told counts as nothing."""
+        return {"tokens": self.tokens or 0.0, "minutes": (self.seconds or 0.0) / 60, "flops": self.flops or 0.0}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -155,11 +164,18 @@ def training_need(
     full = parameters_of(config)
     memory = _training_memory(step, full, probe)
     proposed = propose(settings, trained, lengths, probe, full, (shape, step))
-    flops, seconds = _cost(settings, step, shape, lengths, probe)
+    flops, seconds, tokens = _cost(settings, step, shape, lengths, probe)
     written = full * BYTES + (step.trained * BYTES if settings.adapter else 0)
     peak = written + KEPT_CHECKPOINTS * BYTES * (step.parameters + ADAM_STATES * step.trained)
     in_tokens = proposed * width if proposed and settings.per_device_train_batch_tokens else None
-    return Need(stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed, step.trained, in_tokens)
+    return Need(
+        stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed, step.trained, in_tokens, tokens,
+        _words(settings.budget),
+    )  # fmt: skip
+
+
+def _words(budget: Budget) -> str:
+    return f"{budget.amount:.4g} {budget.unit}"
 
 
 def _training_memory(step: Pass, full: int, probe: Probe) -> int:
@@ -207,23 +223,22 @@ def propose(
     return best
 
 
-def _cost(settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe: Probe) -> tuple[float, float]:
-    """Operations and seconds of the whole budget."""
+def _cost(settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe: Probe) -> tuple[float, float, float]:
+    """Operations, seconds and tokens read of the whole budget."""
     per_token = step.flops / shape.padded_tokens
     per_document = lengths.mean * (2 if isinstance(settings, Denoising) else 1)  # read and restored
     documents = documents_per_batch(settings, lengths.mean) * settings.gradient_accumulation_steps
     step_flops = per_token * per_document * documents
     step_seconds = step_flops / probe.flops_per_second + step.trained * OPTIMIZER_TRAFFIC / probe.bytes_per_second
     unit, amount = settings.budget.unit, settings.budget.amount
-    if unit == "minutes":
-        return 60 * amount / step_seconds * step_flops, 60 * amount
     steps = {
         "steps": amount,
         "epochs": amount * lengths.documents / documents,
         "tokens": amount / (lengths.mean * documents),
+        "minutes": 60 * amount / step_seconds,
         "flops": amount / step_flops,
     }[unit]
-    return steps * step_flops, steps * step_seconds
+    return steps * step_flops, steps * step_seconds, steps * lengths.mean * documents
 
 
 def language_need(config: PreTrainedConfig, probe: Probe) -> Need:
@@ -258,7 +273,9 @@ def transfer_need(
     if isinstance(settings, Encoder):
         beside = max(beside, written + BYTES * target.vocab_size * sources[0].hidden_size)
     seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
+    tokens, budget = None, None
     if isinstance(settings, Distill):
+        tokens, budget = settings.budget.tokens, _words(settings.budget)
         shape = Shape(settings.per_device_train_batch_size, settings.max_length_tokens, 1, 1)
         passes = measure_pass(target, shape, machine.use_bf16(settings.precision), 1, settings).training_bytes
         beside = (2 + ADAM_STATES) * BYTES * _encoder_parameters(target) + passes
@@ -268,7 +285,9 @@ def transfer_need(
         seconds = seconds + trained if trained and seconds else None
         flops += spent or 0.0
     memory = probe.baseline_bytes + models + weights + beside
-    return Need("transfer", written // BYTES, memory, written, written, seconds, flops)
+    return Need(
+        "transfer", written // BYTES, memory, written, written, seconds, flops, tokens=tokens, budget=budget
+    )  # fmt: skip
 
 
 def _encoder_parameters(target: PreTrainedConfig) -> int:

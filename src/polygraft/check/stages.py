@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from polygraft import adapt, evaluate, finetune, machine, transfer  # noqa: F401  (for what they take in memory)
+from polygraft.budget import target_denoising
 from polygraft.check.models import Opened, needs_source
 from polygraft.check.needs import (
     Lengths,
@@ -24,6 +25,7 @@ from polygraft.check.needs import (
 )
 from polygraft.data.dataset import tokenize
 from polygraft.data.reading import iter_rows
+from polygraft.errors import PolygraftError
 from polygraft.models.graft import graft_config
 from polygraft.models.trimming import needed_ids
 from polygraft.recipe import Recipe
@@ -42,14 +44,31 @@ class Stages:
         self.baseline_bytes = machine.resident_bytes()
         self.cache: dict[Any, Any] = {}
         self.probed: dict[str, str] = {}  # a graft is as fast as its target
+        self.warnings: list[str] = []
 
-    def of_arm(self, recipe: Recipe) -> Iterator[Need]:
-        """Yield the needs of an arm's stages, in order."""
-        source, target = recipe.source, recipe.target
+    def of_arm(self, arm: str, recipe: Recipe) -> tuple[Need, ...]:
+        """Return the needs of an arm's stages, in order; where nothing will be left for one there is a warning."""
+        needs, target = self.before_target(recipe)
+        try:
+            denoising = target_denoising(recipe, {need.stage: need.cost for need in needs}, f"arm {arm}, by estimate")
+        except PolygraftError as error:
+            self.warnings.append(str(error))
+            denoising = None
+        if denoising and recipe.text:
+            need = self.text_stage("adapt_target", denoising, target, recipe.text)
+            shared = recipe.adaptation_budget is not None
+            needs.append(replace(need, budget=f"{need.budget} (what is left)") if shared else need)
+        needs.append(self.finetune(recipe.finetune, target, recipe.pairs))
+        needs.append(self.evaluate(recipe.evaluate, target, recipe.pairs))
+        return tuple(needs)
+
+    def before_target(self, recipe: Recipe) -> tuple[list[Need], str]:
+        """Return the needs of the stages before `adapt_target`, and the name of the model that they end with."""
+        source, target, needs = recipe.source, recipe.target, []
         if recipe.add_languages:
-            yield language_need(self.opened[target].config, self.probe(target, False))
+            needs.append(language_need(self.opened[target].config, self.probe(target, False)))
         if recipe.adapt and source and recipe.text:
-            yield self.text_stage("adapt", recipe.adapt, source, recipe.text)
+            needs.append(self.text_stage("adapt", recipe.adapt, source, recipe.text))
         if recipe.transfer:
             sources = [self.opened[source].config] if source and needs_source(recipe) else []
             if "source_before" in transfer.METHODS[recipe.transfer.method].required(recipe.transfer):
@@ -58,13 +77,10 @@ class Stages:
             if source and isinstance(recipe.transfer, Encoder):
                 target = self.grafted(source, target)
             configs = self.opened[host].config, self.opened[target].config
-            yield transfer_need(recipe.transfer, sources, *configs, self.probe(host, False))
+            needs.append(transfer_need(recipe.transfer, sources, *configs, self.probe(host, False)))
         if recipe.warm_up and recipe.text:
-            yield self.text_stage("warm_up", recipe.warm_up, target, recipe.text)
-        if recipe.adapt_target and recipe.text:
-            yield self.text_stage("adapt_target", recipe.adapt_target, target, recipe.text)
-        yield self.finetune(recipe.finetune, target, recipe.pairs)
-        yield self.evaluate(recipe.evaluate, target, recipe.pairs)
+            needs.append(self.text_stage("warm_up", recipe.warm_up, target, recipe.text))
+        return needs, target
 
     def grafted(self, source: str, target: str) -> str:
         """Add what method `encoder` makes of two models to the opened ones, under a name of its own; returns that."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from polygraft.recipe import Recipe
-from polygraft.recipe_problems import MOVES_A_CHANGE
+from polygraft.recipe_rules import MOVES_A_CHANGE
 from polygraft.settings import Placebo
 from polygraft.transfer_settings import Embeddings
 

@@ -176,9 +176,14 @@ class Run:
         return [stage for run in self.seed_runs for stage in run.stages]
 
 
+def sections_of(recipe: dict[str, Any], arm: str) -> dict[str, Any]:
+    """The recipe with what the arm says in place of its own, section by section."""
+    return recipe | mapping(mapping(recipe.get("arms")).get(arm))
+
+
 def expected_stages(recipe: dict[str, Any], arm: str) -> list[str]:
     """The stages that the recipe gives this arm, in order."""
-    sections = recipe | mapping(mapping(recipe.get("arms")).get(arm))
+    sections = sections_of(recipe, arm)
     return [name for name in STAGES if sections.get(name) is not None or name in ("finetune", "evaluate")]
 
 

@@ -8,7 +8,7 @@ import yaml
 from markupsafe import Markup
 
 from polygraft.report import plots
-from polygraft.report.folder import STAGES, Run, Stage, mapping, number
+from polygraft.report.folder import STAGES, Run, Stage, mapping, number, sections_of
 from polygraft.report.formats import MISSING, count, date, decimal, flops, plain, plural, seconds, size
 
 STAGE_NAMES = {
@@ -138,22 +138,38 @@ def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def settings_groups(run: Run) -> list[dict[str, Any]]:
-    """The resolved settings of every stage; stages with equal settings are listed together."""
+    """The resolved settings of every stage; stages with equal settings are listed together.
+
+    What was left of an `adaptation_budget` varies with the seed; an arm's stages are listed together all the same.
+    """
     groups: dict[str, dict[str, Any]] = {}
     for name in STAGES:
         for stage in run.stages:
             if stage.name != name or not stage.record:
                 continue
             # The seed alone does not make the settings others; it stands beside the group's name.
-            rows = flat({name: value for name, value in stage.settings.items() if name != "seed"})
+            settings = {name: value for name, value in stage.settings.items() if name != "seed"}
+            left = _left_over(run, stage)
+            rows = flat(settings | {"budget": stage.arm} if left else settings)
             key = f"{name} {rows}"
             group = groups.setdefault(key, {"stage": STAGE_NAMES[name], "key": name, "rows": rows, "used": {}})
             group["used"].setdefault(stage.arm, []).append(str(stage.seed))
+            group.setdefault("left", []).extend(left)
     for group in groups.values():
         used = group["used"].items()
         group["used"] = "; ".join(f"{arm} ({plural(len(seeds), 'seed')} {', '.join(seeds)})" for arm, seeds in used)
         group["used"] = group["used"].replace("1 seed ", "seed ")
+        if left := list(dict.fromkeys(group.pop("left"))):
+            words = f"{', '.join(left)} (what was left of adaptation_budget)"
+            group["rows"] = [(name, words if name == "budget" else value) for name, value in group["rows"]]
     return list(groups.values())
+
+
+def _left_over(run: Run, stage: Stage) -> list[str]:
+    """The budget of an `adapt_target` that had no budget of its own."""
+    shared = stage.name == "adapt_target" and sections_of(run.recipe, stage.arm).get("adaptation_budget")
+    given = mapping(stage.settings.get("budget")) if shared else {}
+    return [f"{plain(amount)} {unit}" for unit, amount in given.items() if amount is not None]
 
 
 def inputs_of(record: dict[str, Any]) -> list[tuple[str, str]]:

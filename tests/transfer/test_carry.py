@@ -246,16 +246,18 @@ def test_a_placebo_changes_states_by_as_much_and_elsewhere(exact, control):
     for layer in groups:
         z_NB = layer_norm(case.at[Site("target", layer, normed=False)], (B,))
         wanted, made = (adapters["mlm"][layer].change(z_NB) for adapters in (real, placebo))
-        assert float(made[FITTED].norm() / wanted[FITTED].norm()) == pytest.approx(1.0, abs=1e-5)  # measured PLACE1
-        assert float(made[HELD_OUT].norm() / wanted[HELD_OUT].norm()) == pytest.approx(1.0, abs=0.05)  # PLACE2
-        assert abs(cosine(made[HELD_OUT], wanted[HELD_OUT])) < 0.2  # PLACE3
+        assert float(made[FITTED].norm() / wanted[FITTED].norm()) == pytest.approx(1.0, abs=1e-5)  # measured 8e-7
+        assert float(made[HELD_OUT].norm() / wanted[HELD_OUT].norm()) == pytest.approx(
+            1.0, abs=0.05
+        )  # measured 0.961 to 1.027
+        assert abs(cosine(made[HELD_OUT], wanted[HELD_OUT])) < 0.2  # measured at most 0.08
         for key in ("weight", "bias"):
             mine, theirs = (getattr(adapters["mlm"][layer].down, key) for adapters in (placebo, real))
-            assert mine.norm() == pytest.approx(theirs.norm(), rel=1e-5)
+            assert float(mine.norm()) == pytest.approx(float(theirs.norm()), rel=1e-5)
         assert figures[f"change_heldout_r2.mlm.{layer}"] < 0.0
         for way in ("input_map", "output_map"):
             r2 = figures[f"{way}_heldout_r2.{layer}"]
-            assert r2 > 0.9 if control == "random" else abs(r2) < 0.05  # PLACE4
+            assert r2 > 0.9 if control == "random" else abs(r2) < 0.05  # measured 0.99, -0.03
 
 
 @pytest.mark.parametrize("control", ["random", "permuted"])
@@ -265,9 +267,11 @@ def test_a_low_rank_placebo_changes_outputs_by_as_much_and_elsewhere(linear, con
     assert placebo.keys() == real.keys()
     for name, (x_b, _) in linear.truth.items():
         wanted, made = (x_b @ value[f"{name}.weight"].T + value[f"{name}.bias"] for value in (real, placebo))
-        assert float(made[FITTED].norm() / wanted[FITTED].norm()) == pytest.approx(1.0, abs=1e-6)  # PLACE5
-        assert float(made[HELD_OUT].norm() / wanted[HELD_OUT].norm()) == pytest.approx(1.0, abs=0.2)  # PLACE6
-        assert abs(cosine(made[HELD_OUT], wanted[HELD_OUT])) < 0.2  # PLACE7
+        assert float(made[FITTED].norm() / wanted[FITTED].norm()) == pytest.approx(1.0, abs=1e-6)  # measured 2e-15
+        assert float(made[HELD_OUT].norm() / wanted[HELD_OUT].norm()) == pytest.approx(
+            1.0, abs=0.2
+        )  # measured 0.94 to 1.08
+        assert abs(cosine(made[HELD_OUT], wanted[HELD_OUT])) < 0.2  # measured at most 0.05
         assert torch.linalg.matrix_rank(placebo[f"{name}.weight"]) == 3
     for way in ("input_map", "output_map"):
         assert figures[f"{way}_heldout_r2"] > 0.9 if control == "random" else abs(figures[f"{way}_heldout_r2"]) < 0.1

@@ -153,7 +153,9 @@ def _encoder(inputs: Inputs) -> Any:
         return base
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(inputs.seed)
-        return type(base)(base.config).eval()
+        drawn = type(base)(base.config).eval()
+    drawn.pooler = base.pooler  # a masked language model's has none, and would not compute it
+    return drawn
 
 
 def _tokens_of_both(inputs: Inputs) -> np.ndarray:

@@ -34,42 +34,39 @@ class Embeddings(Settings):
         return False
 
 
-class BottleneckTransfer(Settings):
-    """Transfer of an adapter, bottlenecks or LoRA, that was trained in the source (see docs/methods.md)."""
+class HiddenStates(Settings):
+    """What the methods on hidden states share."""
 
-    method: Literal["bottleneck"] = "bottleneck"
-    """The transfer method."""
+    control: Literal["none", "random", "permuted"] = "none"
+    """A placebo at the same cost. `random`: noise of the same size in place of what was learned. `permuted`: what was
+    learned, given to the wrong tokens. See docs/methods.md, Controls."""
     rows: Literal["repair", "recentre", "keep"] = "repair"
     """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
-    ridge_lambda: NonNegativeFloat = 0.1
-    """Regularisation of the maps between the hidden states, relative to their mean variance."""
     calibration_tokens: PositiveInt = 100_000
     """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
 
     @property
     def random(self) -> bool:
         """Whether the result depends on the seed."""
-        return False
+        return self.control != "none"
 
 
-class Encoder(Settings):
+class BottleneckTransfer(HiddenStates):
+    """Transfer of an adapter, bottlenecks or LoRA, that was trained in the source (see docs/methods.md)."""
+
+    method: Literal["bottleneck"] = "bottleneck"
+    """The transfer method."""
+    ridge_lambda: NonNegativeFloat = 0.1
+    """Regularisation of the maps between the hidden states, relative to their mean variance."""
+
+
+class Encoder(HiddenStates):
     """Transfer of the source's whole encoder, put before the target's decoder (see docs/methods.md)."""
 
     method: Literal["encoder"] = "encoder"
     """The transfer method."""
-    control: Literal["none", "random"] = "none"
-    """`random`: an encoder of the source's shape that knows nothing, in its place."""
-    rows: Literal["repair", "recentre", "keep"] = "repair"
-    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
     ridge_lambda: NonNegativeFloat = 1e-3
     """Regularisation of the bridge between the hidden states, relative to their mean variance."""
-    calibration_tokens: PositiveInt = 100_000
-    """Tokens of the text on which the bridge is fitted; a tenth of the documents is held out."""
-
-    @property
-    def random(self) -> bool:
-        """Whether the result depends on the seed."""
-        return self.control == "random"
 
 
 class WarmUp(Denoising):
@@ -81,17 +78,13 @@ class WarmUp(Denoising):
     """Peak learning rate of AdamW; ten times that at which everything is trained afterwards."""
 
 
-class Distill(Training):
+class Distill(HiddenStates, Training):
     """Transfer of what adaptation changed in the source's hidden states, by training the target's encoder."""
 
     method: Literal["distill"] = "distill"
     """The transfer method."""
-    rows: Literal["repair", "recentre", "keep"] = "repair"
-    """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
     ridge_lambda: NonNegativeFloat = 1e-3
     """Regularisation of the maps between the hidden states, relative to their mean variance."""
-    calibration_tokens: PositiveInt = 100_000
-    """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
     general: TextData | None = None
     """Text in which the target's states should stay as they are: of other languages or subjects."""
     anchor_weight: NonNegativeFloat = 1.0
@@ -102,6 +95,8 @@ class Distill(Training):
     """AdamW's weight decay; with any, the target changes even where the source did not."""
     trim_vocabulary: Literal[False] = False
     """The vocabulary takes no part in this."""
+    trainable: Literal["all"] = "all"
+    """The layers of the encoder, all of them; `adapter` trains one of these instead."""
 
     @property
     def random(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 
 import numpy as np
@@ -25,13 +26,13 @@ from polygraft.transfer_settings import BottleneckTransfer, Embeddings
 
 @pytest.fixture
 def make_inputs(tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
-    def _make(before, after, adapter=None, **settings):
+    def _make(before, after, adapter=None, seed=0, **settings):
         vocabulary = map_vocabularies(mbart_tokenizer, len(mbart_tokenizer), xlmr_tokenizer, before.config.vocab_size)
         how = BottleneckTransfer(**{"rows": "keep", "ridge_lambda": 0.0} | settings)
         counts = token_counts(mbart_tokenizer, sentences, len(mbart_tokenizer))
         return Inputs(
             how, tiny_mbart, vocabulary, tokens_by_id(mbart_tokenizer, len(mbart_tokenizer), "target"), before, after,
-            counts, sentences, ["uk"] * len(sentences), xlmr_tokenizer, mbart_tokenizer, 0, adapter,
+            counts, sentences, ["uk"] * len(sentences), xlmr_tokenizer, mbart_tokenizer, seed, adapter,
         )  # fmt: skip
 
     return _make
@@ -152,6 +153,29 @@ def test_only_what_is_planned_changes(kind, tiny_xlmr, tiny_mbart, make_inputs, 
     assert all(torch.equal(tiny_xlmr.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
     assert all(np.isfinite(value) for value in figures.values())
     assert figures["end_wanted"] > 0.1 and -1 <= figures["end_cosine"] <= 1
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "lora"])
+def test_controls_cost_the_same_and_say_what_they_are(kind, tiny_xlmr, tiny_mbart, make_inputs, tmp_path, caplog):
+    after, folder = lora(tiny_xlmr, tmp_path, 0.5) if kind == "lora" else (with_adapter(tiny_xlmr, 0.5), None)
+    costs, values = set(), {}
+    for control, seed in (("none", 0), ("random", 0), ("random", 1), ("permuted", 0)):
+        inputs = make_inputs(tiny_xlmr, after, folder, ridge_lambda=0.1, control=control, seed=seed)
+        assert inputs.settings.random == (control != "none")
+        plan = method.plan(inputs)
+        fitted = method.fit(plan, inputs)
+        costs.add(fitted.flops)
+        carried = [adapter.up.weight for layers in fitted.adapters.values() for adapter in layers.values()]
+        values[control, seed] = torch.cat([value.flatten() for value in [*carried, *fitted.additions.values()]])
+        said = {(entry.origin, entry.transform, entry.reason) for entry in plan.entries if "source" in entry.reason}
+        assert all(reason.startswith("control: ") == (control != "none") for _, _, reason in said)
+        assert all(("noise" in origin) == (control == "random") for origin, _, _ in said)
+        assert said
+    assert len(costs) == 1  # to the operation
+    assert plan.figures["matching_flops"] > 0
+    for one, other in itertools.combinations(values.values(), 2):
+        assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.3  # measured at most 0.08
+    assert "noise to this target" not in caplog.text
 
 
 def test_dry_run_says_where_each_tensor_comes_from(tiny_xlmr, make_inputs, monkeypatch):

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, XLMRobertaXLConfig, XLMRobertaXL
 
 from polygraft.errors import TransferError
 from polygraft.transfer import calibration
-from polygraft.transfer.calibration import Calibration, Site, match_layers, states
+from polygraft.transfer.calibration import Calibration, Shuffled, Site, match_layers, states
 from polygraft.transfer.plan import Inputs
 from polygraft.transfer_settings import Embeddings
 
@@ -82,6 +82,25 @@ def test_a_tenth_of_the_documents_is_held_out(calibrated, sentences):
     assert (len(calibrated.documents), len(calibrated.held_out)) == (10, 2)
     held_out = {tuple(document.source) for document in calibrated.held_out}
     assert held_out.isdisjoint(tuple(document.source) for document in calibrated.documents)
+
+
+def test_shuffled_places_are_real_states_of_other_tokens(calibrated, monkeypatch):
+    monkeypatch.setattr(calibration, "BATCH_TOKENS", 70)
+    site, other = Site("source", 1), Site("target", 2)
+
+    def read(seed):
+        calibrated.seed = seed
+        return list(calibrated.stream(calibrated.documents, [Shuffled(site), site, Shuffled(other), other]))
+
+    first, again, drawn = read(0), read(0), read(1)
+    assert len(first) > 1
+    for at, same, new in zip(first, again, drawn, strict=True):
+        assert torch.equal(at[Shuffled(site)], same[Shuffled(site)])
+        assert not torch.equal(at[Shuffled(site)], new[Shuffled(site)])
+        places = [torch.cdist(at[Shuffled(one)], at[one]).argmin(1) for one in (site, other)]
+        assert torch.equal(places[0], places[1])  # all alike
+        assert (places[0] != torch.arange(len(places[0]))).all()
+        assert sorted(places[0].tolist()) == list(range(len(places[0])))
 
 
 def test_states_are_those_of_transformers(tiny_mbart, tiny_xlmr):

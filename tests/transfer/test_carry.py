@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.functional import layer_norm
@@ -16,8 +15,9 @@ from polygraft.models.bottleneck import Adapter
 from polygraft.settings import Bottleneck
 from polygraft.transfer import carry_bottleneck, carry_lora
 from polygraft.transfer.bottleneck import source_layers
-from polygraft.transfer.calibration import Calibration, Linear, Site
+from polygraft.transfer.calibration import Calibration, Linear, Shuffled, Site
 from polygraft.transfer.carry_lora import Change
+from polygraft.transfer.controls import cycle
 
 A, B, TOKENS, SIZE = 32, 48, 2000, 6
 
@@ -26,14 +26,19 @@ class Image(Calibration):
     """States by site instead of encoders; a document is an array of token numbers."""
 
     def __init__(self, at, target=None):
-        rows = np.arange(TOKENS)
+        rows = torch.arange(TOKENS)
         source = SimpleNamespace(config=SimpleNamespace(hidden_size=A))
         super().__init__(source, target, [rows[:900], rows[900:1800]], [rows[1800:]])
         self.at = at
 
     def stream(self, documents, sites):
+        generator = torch.Generator().manual_seed(self.seed)
         for rows in documents:
-            yield {site: self.at[site][torch.from_numpy(rows)] for site in sites}
+            other = rows[cycle(len(rows), generator)]
+            yield {
+                site: self.at[site.place][other] if isinstance(site, Shuffled) else self.at[site][rows]
+                for site in sites
+            }
 
 
 def random_adapter(generator, scale=0.5):
@@ -222,6 +227,77 @@ def linear():
                     truth[home] = (x_b, (x_a @ change.down.double().T) @ change.up.double().T @ forth)
     calibration = Image(at, SimpleNamespace(config=SimpleNamespace(hidden_size=B)))
     return SimpleNamespace(calibration=calibration, changes=changes, truth=truth, homes=homes)
+
+
+def cosine(x, y):
+    return float((x * y).sum() / (x.norm() * y.norm()))
+
+
+FITTED, HELD_OUT = slice(0, 1800), slice(1800, TOKENS)
+
+
+@pytest.mark.parametrize("control", ["random", "permuted"])
+@torch.no_grad()
+def test_a_placebo_changes_states_by_as_much_and_elsewhere(exact, control):
+    groups = {1: [1, 2], 2: [3]}
+    case = exact(groups, noise=0.1)
+    real, _ = carry_bottleneck.carry(case.calibration, {"mlm": case.adapters}, groups, 0.01)
+    placebo, figures = carry_bottleneck.carry(case.calibration, {"mlm": case.adapters}, groups, 0.01, control)
+    for layer in groups:
+        z_NB = layer_norm(case.at[Site("target", layer, normed=False)], (B,))
+        wanted, made = (adapters["mlm"][layer].change(z_NB) for adapters in (real, placebo))
+        assert float(made[FITTED].norm() / wanted[FITTED].norm()) == pytest.approx(1.0, abs=1e-5)  # measured 8e-7
+        assert float(made[HELD_OUT].norm() / wanted[HELD_OUT].norm()) == pytest.approx(
+            1.0, abs=0.05
+        )  # measured 0.961 to 1.027
+        assert abs(cosine(made[HELD_OUT], wanted[HELD_OUT])) < 0.2  # measured at most 0.08
+        for key in ("weight", "bias"):
+            mine, theirs = (getattr(adapters["mlm"][layer].down, key) for adapters in (placebo, real))
+            assert float(mine.norm()) == pytest.approx(float(theirs.norm()), rel=1e-5)
+        assert figures[f"change_heldout_r2.mlm.{layer}"] < 0.0
+        for way in ("input_map", "output_map"):
+            r2 = figures[f"{way}_heldout_r2.{layer}"]
+            assert r2 > 0.9 if control == "random" else abs(r2) < 0.05  # measured 0.99, -0.03
+
+
+@pytest.mark.parametrize("control", ["random", "permuted"])
+def test_a_low_rank_placebo_changes_outputs_by_as_much_and_elsewhere(linear, control):
+    real, _ = carry_lora.carry(linear.calibration, linear.changes, linear.homes, 0.01)
+    placebo, figures = carry_lora.carry(linear.calibration, linear.changes, linear.homes, 0.01, control)
+    assert placebo.keys() == real.keys()
+    for name, (x_b, _) in linear.truth.items():
+        wanted, made = (x_b @ value[f"{name}.weight"].T + value[f"{name}.bias"] for value in (real, placebo))
+        assert float(made[FITTED].norm() / wanted[FITTED].norm()) == pytest.approx(1.0, abs=1e-6)  # measured 2e-15
+        assert float(made[HELD_OUT].norm() / wanted[HELD_OUT].norm()) == pytest.approx(
+            1.0, abs=0.2
+        )  # measured 0.94 to 1.08
+        assert abs(cosine(made[HELD_OUT], wanted[HELD_OUT])) < 0.2  # measured at most 0.05
+        assert torch.linalg.matrix_rank(placebo[f"{name}.weight"]) == 3
+    for way in ("input_map", "output_map"):
+        assert figures[f"{way}_heldout_r2"] > 0.9 if control == "random" else abs(figures[f"{way}_heldout_r2"]) < 0.1
+
+
+@pytest.mark.parametrize("control", ["random", "permuted"])
+@torch.no_grad()
+def test_placebos_follow_from_the_seed(exact, linear, control):
+    def drawn(seed):
+        case = exact({1: [1]}, noise=0.1)
+        case.calibration.seed = linear.calibration.seed = seed
+        adapters, _ = carry_bottleneck.carry(case.calibration, {"mlm": case.adapters}, {1: [1]}, 0.01, control)
+        additions, _ = carry_lora.carry(linear.calibration, linear.changes[:1], {1: [1, 2]}, 0.01, control)
+        return [*adapters["mlm"][1].parameters(), *additions.values()]
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    assert not any(torch.equal(x, y) for x, y in zip(first, other, strict=True))
+
+
+def test_an_untrained_adapter_has_a_placebo_that_changes_nothing(exact):
+    case = exact({1: [1]}, noise=0.1)
+    case.adapters[0].up.weight.data.zero_()
+    for control in ("random", "permuted"):
+        carried, _ = carry_bottleneck.carry(case.calibration, {"mlm": case.adapters}, {1: [1]}, 0.01, control)
+        assert not carried["mlm"][1].up.weight.any()
 
 
 @pytest.mark.parametrize("held", [2**31, 1])  # in one pass, or each layer in one of its own

@@ -87,12 +87,12 @@ def test_the_asked_change_is_reached(dirs):
     assert result["eval_loss"] < 0.6 * result["eval_loss_first"]
 
 
-def objective_of(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path):
-    settings = Distill.model_validate(BUDGET | {"anchor_weight": 0.25, "rows": "keep"})
+def objective_of(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path, seed=1, **more):
+    settings = Distill.model_validate(BUDGET | {"anchor_weight": 0.25, "rows": "keep"} | more)
     texts = list(sentences)
     inputs = Inputs(
         settings, tiny_mbart, None, [], tiny_xlmr, changed, None, texts, ["uk"] * len(texts), xlmr_tokenizer,
-        mbart_tokenizer, 1, None, tmp_path,
+        mbart_tokenizer, seed, None, tmp_path,
     )  # fmt: skip
     fitted = distill.fit(distill.plan(inputs), inputs)
     return inputs, fitted, distill.StateChange(inputs, fitted)
@@ -135,6 +135,54 @@ def test_loss_equals_its_formula(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer,
     assert int((batch["labels"] != -100).sum()) == sum(len(document.source_places) for document in documents)
     only_general = objective.collate([distill.reading(documents[0], moved=False)])
     assert float(objective.loss(tiny_mbart, **only_general)) == 0.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("control", ["random", "permuted"])
+def test_controls_ask_for_changes_as_large_elsewhere(
+    tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path, control
+):
+    """Held against the real changes of the same tokens: the same lengths, other directions."""
+    given = (tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path)
+
+    def asked(seed, **more):
+        inputs, _, objective = objective_of(*given, seed=seed, **more)
+        documents = distill.align_all(inputs, inputs.texts, inputs.languages)
+        if more.get("control") == "permuted":
+            documents = distill.wrong_tokens(documents, inputs)
+        batch = objective.collate([distill.reading(document) for document in documents])
+        old, new = objective.read(objective.reference, batch), objective.targets(batch)
+        lengths = [len(document.source_places) for document in documents]
+        return {site: (new[site] - old[site]).double() for site in new}, lengths
+
+    (real, lengths), (placebo, _) = asked(1), asked(1, control=control)
+    again, other = asked(1, control=control)[0], asked(2, control=control)[0]
+    for site, wanted_ND in real.items():
+        made_ND = placebo[site]
+        assert torch.equal(made_ND, again[site])
+        assert not torch.equal(made_ND, other[site])
+        for wanted, made in zip(wanted_ND.split(lengths), made_ND.split(lengths), strict=True):
+            mine, theirs = made.norm(dim=1), wanted.norm(dim=1)
+            if control == "permuted":  # within the document
+                mine, theirs = mine.sort().values, theirs.sort().values
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)  # of rotations in fp32
+        # of what tells the tokens apart: a shuffle leaves what all tokens of a document share
+        if control == "permuted":
+            wanted_ND, made_ND = (
+                torch.cat([one - one.mean(0) for one in rows.split(lengths)]) for rows in (wanted_ND, made_ND)
+            )
+        cosine = float((made_ND * wanted_ND).sum() / (made_ND.norm() * wanted_ND.norm()))
+        assert abs(cosine) < 0.2  # measured at most 0.03
+
+
+def test_controls_cost_the_same_and_say_what_they_are(dirs):
+    costs = set()
+    for control in ("none", "random", "permuted"):
+        costs.add(run(dirs, "after", rows="keep", control=control, budget={"steps": 1})["flops"])
+        reasons = {entry["reason"] for entry in plan_of(dirs) if entry["transform"] == "distil"}
+        assert all(reason.startswith("control: ") == (control != "none") for reason in reasons)
+        shutil.rmtree(dirs / "out")
+    assert len(costs) == 1  # to the operation
 
 
 def test_layers_of_another_depth_are_matched(

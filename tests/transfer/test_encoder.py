@@ -184,6 +184,42 @@ def test_random_encoder_is_drawn_by_the_seed_and_known_rows_are_repaired_all_the
     assert all(torch.equal(model[graft.DECODER_ROWS], real[graft.DECODER_ROWS]) for model in models.values())
 
 
+@torch.no_grad()
+def test_permuted_reads_other_tokens_of_the_text(pair_dirs, tmp_path, sentences):
+    """The graft reads a text as the source reads the permuted one; and costs and the decoder are as without."""
+    results, models = {}, {}
+    for control, seed in (("none", 0), ("permuted", 0), ("permuted", 1), ("random", 0)):
+        settings, out = Encoder(control=control), tmp_path / f"{control}-{seed}"
+        paths = None, pair_dirs.source, pair_dirs.target, pair_dirs.text, out
+        results[control, seed] = transfer.run(settings, *paths, seed=seed)
+        models[control, seed] = AutoModelForSeq2SeqLM.from_pretrained(out).eval()
+    assert len({result["flops"] for result in results.values()}) == 1  # to the operation
+    real, placebo, other, _ = (model.state_dict()[graft.ENCODER_ROWS] for model in models.values())
+    assert not torch.equal(placebo, other)
+    base = pair_dirs.model.base_model
+    count = len(base.embeddings.word_embeddings.weight) - 1  # up to there ids are the same in both
+    reads = torch.cdist(placebo[:count], real[:count]).argmin(1)
+    moved = torch.nonzero(reads != torch.arange(len(reads)))[:, 0]
+    assert torch.equal(moved, torch.arange(4, count))  # every piece, no special token, no language code
+    ids = torch.tensor([[0, 5, 40, 7, 8, 2]])
+    expected = base(input_ids=reads[ids]).last_hidden_state
+    assert torch.equal(models["permuted", 0].encoder(ids).last_hidden_state, expected)
+    text = {i for ids in AutoTokenizer.from_pretrained(pair_dirs.target)(sentences)["input_ids"] for i in ids}
+    assert all((i in text) == (int(reads[i]) in text) for i in moved.tolist())
+    entries = json.loads((tmp_path / "permuted-0" / "plan.json").read_text())["entries"]
+    control = next(entry for entry in entries if entry["reason"].startswith("control: "))
+    assert (control["tensor"], control["rows"], control["transform"]) == (
+        graft.ENCODER_ROWS, len(moved), "copy rows of other tokens",
+    )  # fmt: skip
+    drawn = json.loads((tmp_path / "random-0" / "plan.json").read_text())["entries"]
+    encoders = [entry for entry in drawn if entry["tensor"].startswith("encoder.") and entry["transform"] != "zero"]
+    assert {entry["origin"] for entry in encoders} == {"random"}
+    for name in (graft.DECODER_ROWS, "decoder.model.decoder.layers.0.fc1.weight"):
+        assert all(
+            torch.equal(model.state_dict()[name], models["none", 0].state_dict()[name]) for model in models.values()
+        )
+
+
 def test_a_bert_class_source(tiny_mbart, mbart_tokenizer, xlmr_tokenizer, tmp_path, sentences):
     """multilingual-e5's case: BERT's architecture, XLM-R's vocabulary, no language modelling head of its own."""
     config = BertConfig(

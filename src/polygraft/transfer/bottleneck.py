@@ -17,12 +17,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.models.mbart.modeling_mbart import MBartEncoder
 
 from polygraft.errors import TransferError
@@ -31,12 +29,21 @@ from polygraft.models.bottleneck import Adapter
 from polygraft.transfer import carry_bottleneck, carry_lora, embeddings, rows
 from polygraft.transfer.alignment import Aligned
 from polygraft.transfer.calibration import Calibration, Pair, Site, depth, match_layers
+from polygraft.transfer.controls import PERMUTED, RANDOM
 from polygraft.transfer.plan import Entry, Inputs, Plan
 from polygraft.transfer_settings import BottleneckTransfer
 
 CARRY = "carry across"
 ENCODER = "model.encoder"
-LAYER_MAP = "layer_map"
+CARRIED = {  # control -> transform, reason
+    "none": (CARRY, "what adaptation trained in the source, mapped"),
+    RANDOM: ("draw", "control: noise that changes the states by as much as what adaptation trained in the source"),
+    PERMUTED: (
+        "carry across by wrong tokens",
+        "control: what adaptation trained in the source, by maps between different tokens, scaled to the real size",
+    ),
+}
+LAYER_MAP, MATCHING = "layer_map", "matching_flops"
 DIAGNOSED_TOKENS = 2048
 UNLIKE = 0.1  # a cosine below this is that of unrelated changes
 
@@ -65,14 +72,6 @@ class Fit:
     end: End
 
 
-@dataclass(frozen=True)
-class Changes:
-    """The changed model, and what was overwritten in its rows."""
-
-    model: PreTrainedModel
-    rows: embeddings.Changes | None
-
-
 def required(settings: BottleneckTransfer) -> tuple[str, ...]:
     """Name the inputs without which the method cannot run."""
     return ("source_before", "source_after", "text")
@@ -97,14 +96,17 @@ def plan(inputs: Inputs) -> Plan:
     for layer, sources in groups.items():
         place, origin = f"{ENCODER}.layers.{layer - 1}", f"source layer {' + '.join(map(str, sources))}"
         for name in found:
-            adapter = f"{place}.{bottleneck.ATTRIBUTE}.{_new_name(inputs, name)}"
+            adapter = f"{place}.{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, name)}"
             origins |= {f"{adapter}.{key}": origin for key in ("down.weight", "down.bias", "up.weight")}
         for module in carry_lora.targets(lora, sources):
             origins |= {f"{place}.{module}.{key}": f"target + {origin}" for key in ("weight", "bias")}
     entries = [entry for entry in kept.entries if entry.tensor not in origins]
-    why = "what adaptation trained in the source, mapped"
-    entries += [Entry(name, "whole tensor", None, origin, CARRY, why) for name, origin in origins.items()]
-    figures = kept.figures | {f"layer_map.{layer}": float(k) for layer, k in enumerate(phi) if layer}
+    transform, why = CARRIED[inputs.settings.control]
+    if inputs.settings.control == RANDOM:
+        origins = {name: origin.replace("source", "noise as large as source") for name, origin in origins.items()}
+    entries += [Entry(name, "whole tensor", None, origin, transform, why) for name, origin in origins.items()]
+    figures = kept.figures | {f"{LAYER_MAP}.{layer}": float(k) for layer, k in enumerate(phi) if layer}
+    figures[MATCHING] = calibration.flops
     tensors = dict.fromkeys(origins, torch.empty(0)) | inputs.target.state_dict()
     return Plan(entries, kept.tied, kept.row_sets | {LAYER_MAP: np.array(phi)}, figures, [], tensors)
 
@@ -123,8 +125,7 @@ def source_layers(phi: Sequence[int], deepest: int) -> dict[int, list[int]]:
 
 def _adapters(inputs: Inputs) -> dict[str, list[Adapter]]:
     """The source's bottleneck adapters by name, one per layer from the first on; {} if it has none."""
-    found = bottleneck.adapters(_model(inputs.source_after))
-    layers = depth(_model(inputs.source_after).base_model)
+    found, layers = bottleneck.adapters(inputs.source_after), depth(inputs.source_after.base_model)
     for name, by_layer in found.items():
         settings = next(iter(by_layer.values())).settings
         if settings.normalize or len(by_layer) != layers:
@@ -135,23 +136,12 @@ def _adapters(inputs: Inputs) -> dict[str, list[Adapter]]:
     return {name: list(by_layer.values()) for name, by_layer in found.items()}
 
 
-def _model(model: PreTrainedModel | None) -> PreTrainedModel:
-    if model is None:
-        raise TransferError("method bottleneck needs the source as it was before and as it is after adaptation.")
-    return model
-
-
-def _new_name(inputs: Inputs, name: str) -> str:
-    return bottleneck.new_name(inputs.target, name)
-
-
 # ---------------------------------------------------------------- fit
 
 
 def _calibration(inputs: Inputs) -> Calibration:
-    source = _model(inputs.source_before)
-    bottleneck.activate(source, [])
-    return Calibration.of(inputs, source, inputs.settings.calibration_tokens)
+    bottleneck.activate(inputs.source_before, [])
+    return Calibration.of(inputs, inputs.source_before, inputs.settings.calibration_tokens)
 
 
 def fit(plan: Plan, inputs: Inputs) -> Fit:
@@ -166,14 +156,15 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
         groups = source_layers(plan.row_sets[LAYER_MAP].tolist(), depth(calibration.source))
         adapters: dict[str, dict[int, Adapter]] = {}
         additions: dict[str, Tensor] = {}
+        how = groups, inputs.settings.ridge_lambda, inputs.settings.control
         if found := _adapters(inputs):
-            adapters, figures = carry_bottleneck.carry(calibration, found, groups, inputs.settings.ridge_lambda)
+            adapters, figures = carry_bottleneck.carry(calibration, found, *how)
         else:
-            changes = carry_lora.read(inputs)
-            additions, figures = carry_lora.carry(calibration, changes, groups, inputs.settings.ridge_lambda)
+            additions, figures = carry_lora.carry(calibration, carry_lora.read(inputs), *how)
             additions = {f"{ENCODER}.{name}": value for name, value in additions.items()}
         end = _end(calibration, inputs)
-        return Fit(mend, adapters, additions, figures, calibration.flops, calibration, end)
+        flops = plan.figures[MATCHING] + calibration.flops
+        return Fit(mend, adapters, additions, figures, flops, calibration, end)
 
 
 def _end(calibration: Calibration, inputs: Inputs) -> End:
@@ -184,10 +175,10 @@ def _end(calibration: Calibration, inputs: Inputs) -> End:
             documents.append(document)
     source, target = _ends(calibration)
     way = calibration.fit([(source, target)], inputs.settings.ridge_lambda)[source, target].map.weight
-    adapted: Any = _model(inputs.source_after).base_model
-    after = replace(calibration, source=adapted)
+    after = replace(calibration, source=inputs.source_after.base_model, flops=0.0)
     old = [(at[source], at[target]) for at in calibration.stream(documents, [source, target])]
     new = [at[source] for at in after.stream(documents, [source])]
+    calibration.flops += after.flops
     change_Na = torch.cat(new) - torch.cat([a for a, _ in old])
     return End(documents, torch.cat([b for _, b in old]), change_Na.double() @ way)
 
@@ -200,23 +191,23 @@ def _ends(calibration: Calibration) -> Pair:
 
 
 @torch.no_grad()
-def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
+def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
     """Repair the rows, attach the carried adapters, add the low-rank changes; in place."""
     target = inputs.target
     mended = rows.apply(plan, fitted.rows, inputs)
     for name, layers in fitted.adapters.items():
         hosts = {f"{ENCODER}.layers.{layer - 1}": adapter for layer, adapter in layers.items()}
-        settings, new = next(iter(layers.values())).settings, _new_name(inputs, name)
+        settings, new = next(iter(layers.values())).settings, bottleneck.new_name(inputs.target, name)
         bottleneck.attach(target, settings, new, {host: a.settings.bottleneck_size for host, a in hosts.items()})
         for host, adapter in bottleneck.adapters(target)[new].items():
             adapter.load_state_dict(hosts[host].state_dict())
     state = target.state_dict()
     for name, addition in fitted.additions.items():
         state[name] += addition.to(state[name])
-    return Changes(target, mended)
+    return rows.Changes(target, mended)
 
 
-def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[str, float]:
+def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> dict[str, float]:
     """Measure the maps, the carried adapters, and what became of the change at the end of the target's encoder.
 
     `layer_map.l`: the source layer that matches target layer l. `rho.*`, `change_heldout_r2.*`: the factor, and how
@@ -232,7 +223,7 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[
     if wanted_Nb.any() and made_Nb.any():
         figures["end_cosine"] = float((made_Nb * wanted_Nb).sum() / (made_Nb.norm() * wanted_Nb.norm()))
         figures["end_ratio"] = float(made_Nb.norm() / wanted_Nb.norm())
-        if figures["end_cosine"] < UNLIKE:
+        if figures["end_cosine"] < UNLIKE and inputs.settings.control == "none":
             logger.warning(
                 "transfer: the change of the target's states is not the one that was wanted (cosine %.2f): what was "
                 "carried across is noise to this target.", figures["end_cosine"],

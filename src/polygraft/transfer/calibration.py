@@ -22,6 +22,7 @@ from transformers.models.mbart.modeling_mbart import MBartEncoder
 from polygraft.errors import TransferError
 from polygraft.models.checkpoints import max_positions
 from polygraft.transfer.alignment import Aligned, Batch, align, batches
+from polygraft.transfer.controls import cycle
 from polygraft.transfer.linear_map import LinearMap, Moments
 from polygraft.transfer.plan import Inputs
 
@@ -52,7 +53,14 @@ class Linear(NamedTuple):
     end: Literal["input", "output"]
 
 
-Pair = tuple[Site | Linear, Site | Linear]  # mapped from, mapped to
+class Shuffled(NamedTuple):
+    """What is at `place` for another token of the batch: real states that have nothing to do with the token."""
+
+    place: Site | Linear
+
+
+Place = Site | Linear | Shuffled
+Pair = tuple[Place, Place]  # mapped from, mapped to
 
 
 @dataclass(frozen=True)
@@ -68,15 +76,26 @@ class Fitted:
     fit_tokens: int
     heldout_tokens: int
 
+    @classmethod
+    def of(cls, fitted_on: Moments, held_out: Moments, ridge: float) -> Fitted:
+        """Fit a ridge map; see `Moments.solve`."""
+        found = fitted_on.solve(ridge)
+        counts = int(fitted_on.total), int(held_out.total)
+        return cls(found, held_out.r_squared(found), fitted_on.variance, *counts)
+
 
 @dataclass
 class Calibration:
-    """Both encoders and the aligned documents that they read; `held_out` are not fitted on. `flops` were spent."""
+    """Both encoders and the aligned documents that they read; `held_out` are not fitted on.
+
+    `seed` is that of `Shuffled` places; `flops` were spent on the encoders' passes.
+    """
 
     source: PreTrainedModel
     target: PreTrainedModel
     documents: list[Aligned]
     held_out: list[Aligned]
+    seed: int = 0
     flops: float = 0.0
 
     @classmethod
@@ -103,36 +122,38 @@ class Calibration:
                 f"models are up to {least} wide: at least as many tokens, in two documents, are needed to fit a map "
                 "between them. Give more text, or use method: embeddings."
             )
-        return cls(source, target, fitted_on, held_out)
+        return cls(source, target, fitted_on, held_out, inputs.seed)
 
     def fit(self, pairs: Sequence[Pair], ridge: float) -> dict[Pair, Fitted]:
         """Fit a ridge map for every pair in one pass over the documents; see `Moments.solve`."""
         fitted_on, held_out = self.moments(self.documents, pairs), self.moments(self.held_out, pairs)
-        maps = {pair: moments.solve(ridge) for pair, moments in fitted_on.items()}
-        return {
-            pair: Fitted(
-                maps[pair], held_out[pair].r_squared(maps[pair]), fitted_on[pair].variance,
-                int(fitted_on[pair].total), int(held_out[pair].total),
-            )
-            for pair in pairs
-        }  # fmt: skip
+        return {pair: Fitted.of(fitted_on[pair], held_out[pair], ridge) for pair in pairs}
 
     def moments(self, documents: Sequence[Aligned], pairs: Sequence[Pair]) -> dict[Pair, Moments]:
         """Add up the moments of every pair over the aligned tokens of `documents`."""
-        sites = {site for pair in pairs for site in pair}
+        places = {place for pair in pairs for place in pair}
         found: dict[Pair, Moments] = {}
-        for at in self.stream(documents, sites):
+        for at in self.stream(documents, places):
             for x, y in pairs:
-                moments = found.setdefault((x, y), Moments(at[x].shape[1], at[y].shape[1]))
-                moments.add(at[x], at[y])
+                if (x, y) not in found:
+                    found[x, y] = Moments(at[x].shape[1], at[y].shape[1])
+                found[x, y].add(at[x], at[y])
         return found
 
-    def stream(
-        self, documents: Sequence[Aligned], sites: Collection[Site | Linear]
-    ) -> Iterator[dict[Site | Linear, Tensor]]:
-        """Yield what `read` returns for batches of the documents, which together are all of them."""
+    def stream(self, documents: Sequence[Aligned], places: Collection[Place]) -> Iterator[dict[Place, Tensor]]:
+        """Yield what is at each place, [N, D] on the CPU, for batches of the documents, which together are all of them.
+
+        All `Shuffled` places of a batch are shuffled alike, and at every call as at the first.
+        """
+        shuffled = [place for place in places if isinstance(place, Shuffled)]
+        sites = {place.place if isinstance(place, Shuffled) else place for place in places}
+        generator = torch.Generator().manual_seed(self.seed)
         for batch in self._batches(documents, BATCH_TOKENS):
-            yield self.read(batch, sites)
+            found: dict[Place, Tensor] = {**self.read(batch, sites)}
+            if shuffled:
+                order_N = cycle(len(batch.source_places), generator)
+                found |= {place: found[place.place][order_N] for place in shuffled}
+            yield found
 
     @torch.inference_mode()
     def read(self, batch: Batch, sites: Iterable[Site | Linear]) -> dict[Site | Linear, Tensor]:

@@ -29,7 +29,9 @@ from torch import Tensor
 
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck
-from polygraft.transfer.calibration import Calibration, Linear, Pair
+from polygraft.transfer.calibration import Calibration, Fitted, Linear, Pair, Shuffled
+from polygraft.transfer.controls import PERMUTED, noise_like, sized_like
+from polygraft.transfer.linear_map import LinearMap, Moments
 from polygraft.transfer.plan import Inputs
 
 LINEAR = {
@@ -38,7 +40,8 @@ LINEAR = {
     "intermediate.dense": "fc1", "output.dense": "fc2",
 }  # fmt: skip
 SHARED_INPUT = {"attention.self.key": "attention.self.query", "attention.self.value": "attention.self.query"}
-MOMENT_BYTES = 2**31  # of moments held at a time: a feed-forward of 4,096 takes 2/3 GB per layer
+MOMENT_BYTES = 2**31  # of moments held at a time (`permuted`: twice): a feed-forward of 4,096 takes 2/3 GB a layer
+Factors = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -95,28 +98,60 @@ def targets(changes: Iterable[Change], layers: Sequence[int]) -> list[str]:
 
 
 def carry(
-    calibration: Calibration, changes: Sequence[Change], groups: Mapping[int, Sequence[int]], ridge: float
+    calibration: Calibration,
+    changes: Sequence[Change],
+    groups: Mapping[int, Sequence[int]],
+    ridge: float,
+    control: str = "none",
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return what is to be added to tensors of the target's encoder, by name, and how well the maps do."""
+    """Return what is to be added to tensors of the target's encoder, by name, and how well the maps do.
+
+    `control`: return placebos instead (controls.py): noise of the same rank, or what maps between the states of
+    different tokens make of LoRA. Each changes a layer's output by as much as the real one, as root mean square over
+    the tokens that the maps are fitted on.
+    """
     additions: dict[str, Tensor] = {}
     scores: dict[str, list[float]] = {"input": [], "output": []}
     homes = {k: layer for layer, sources in groups.items() for k in sources}
+    generator = torch.Generator().manual_seed(calibration.seed)
     for some in _batches(calibration, changes):
-        pairs = {
-            (id(change), way): pair for change in some for way, pair in _pairs(change, homes[change.layer]).items()
-        }
-        fitted = calibration.fit(list(dict.fromkeys(pairs.values())), ridge)
-        for change in some:
-            into, out = (fitted[pairs[id(change), way]] for way in ("input", "output"))
-            down, up = change.down.double().cpu(), change.up.double().cpu()
-            up_br = out.map.weight.T @ up
-            values = {"weight": up_br @ (down @ into.map.weight.T), "bias": up_br @ (down @ into.map.intercept)}
-            for key, value in values.items():
+        ways = [_pairs(change, homes[change.layer]) for change in some]
+        pairs = list(dict.fromkeys(pair for way in ways for pair in way.values()))
+        wrong = {pair: (Shuffled(pair[0]), pair[1]) for pair in pairs} if control == PERMUTED else {}
+        fitted_on, held_out = (
+            calibration.moments(documents, [*pairs, *wrong.values()])
+            for documents in (calibration.documents, calibration.held_out)
+        )
+        fitted = {pair: Fitted.of(moments, held_out[pair], ridge) for pair, moments in fitted_on.items()}
+        for change, way in zip(some, ways, strict=True):
+            used = {end: fitted[wrong.get(pair, pair)] for end, pair in way.items()}
+            factors = _factors(change, fitted[way["input"]].map, fitted[way["output"]].map)
+            if control != "none":
+                drawn = _factors(change, used["input"].map, used["output"].map) if control == PERMUTED else None
+                factors = _placebo(factors, drawn, fitted_on[way["input"]], generator)
+            up_br, down_rb, bias_r = factors
+            for key, value in {"weight": up_br @ down_rb, "bias": up_br @ bias_r}.items():
                 name = f"layers.{homes[change.layer] - 1}.{LINEAR[change.module]}.{key}"
                 additions[name] = additions[name] + value if name in additions else value
-            scores["input"].append(into.heldout_r2)
-            scores["output"].append(out.heldout_r2)
+            for end, one in used.items():
+                scores[end].append(one.heldout_r2)
     return additions, {f"{way}_map_heldout_r2": float(np.mean(values)) for way, values in scores.items()}
+
+
+def _factors(change: Change, into: LinearMap, out: LinearMap) -> Factors:
+    """LoRA in the target: P^T U [b, r], D Q^T [r, b] and D q [r]."""
+    down_ra, up_ar = change.down.double().cpu(), change.up.double().cpu()
+    return out.weight.T @ up_ar, down_ra @ into.weight.T, down_ra @ into.intercept
+
+
+def _placebo(real: Factors, drawn: Factors | None, moments: Moments, generator: torch.Generator) -> Factors:
+    """Give other factors, or noise, the norms of the real ones, then by U the size of the real change of the output."""
+    up, down, bias = (
+        noise_like(factor, generator) if drawn is None else sized_like(drawn[place], factor)
+        for place, factor in enumerate(real)
+    )
+    wanted, made = (moments.size(LinearMap((u @ d).T, u @ b)) for u, d, b in (real, (up, down, bias)))
+    return up * (wanted / made if made else 0.0), down, bias
 
 
 def _pairs(change: Change, layer: int) -> dict[str, Pair]:

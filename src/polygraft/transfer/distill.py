@@ -9,6 +9,15 @@ sigma_l^2: variance of b_l. The second sum runs over general text, which should 
 changed moves, so that the decoder still finds what it knows; where nothing changed the loss is zero, and so is its
 gradient, exactly.
 
+Controls ask for other changes, each as long as the real one, and the same at every epoch:
+
+    random      t_l = b_l + (a' - a) P_l R_l, R_l a random rotation. Noise for each token by itself could only be
+                learned by heart; rotated changes are as smooth a function of the text, as large and as like each other
+                as the real ones, and so as easy to learn. Only where they point means nothing to the decoder.
+    permuted    each token is asked for the change of another token of its document. The maps are the real ones: maps
+                fitted to shuffled pairs, too, would be near zero, and ask for nothing. What all tokens of a document
+                share of the change is left; what a gain over this control shows is knowledge of tokens.
+
 B documents, N tokens compared, D width.
 """
 
@@ -16,13 +25,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from polygraft.data.dataset import texts_of
 from polygraft.models import adapters, bottleneck
@@ -32,10 +40,16 @@ from polygraft.training import train
 from polygraft.transfer import embeddings, rows
 from polygraft.transfer.alignment import Aligned, align, make_batch
 from polygraft.transfer.calibration import HELDOUT_EVERY, Calibration, Fitted, Linear, Site, depth, match_layers, states
+from polygraft.transfer.controls import PERMUTED, RANDOM, cycle, generator_of, rotation
 from polygraft.transfer.plan import Entry, Inputs, Plan
 from polygraft.transfer_settings import Distill
 
 TRAIN, NAME = "distil", "distill"
+WHY = {
+    "none": "learns to change the states as adaptation changed the source's",
+    RANDOM: "control: learns changes as large as those that adaptation made in the source, in random directions",
+    PERMUTED: "control: learns the changes that adaptation made in the source, at other tokens of the document",
+}
 TRAINED = ("model.encoder.layers.", "model.encoder.layer_norm.")  # the rest of the encoder is the decoder's, too
 
 
@@ -54,15 +68,6 @@ class Fit:
         return self.calibration.flops
 
 
-@dataclass(frozen=True)
-class Changes:
-    """The distilled model, what was overwritten in its rows, and what training says of itself (`training.train`)."""
-
-    model: PreTrainedModel
-    rows: embeddings.Changes | None
-    trained: dict[str, Any]
-
-
 def required(settings: Distill) -> tuple[str, ...]:
     """Name the inputs without which the method cannot run."""
     return ("source_before", "source_after", "text")
@@ -78,9 +83,11 @@ def plan(inputs: Inputs) -> Plan:
         new = f"{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, NAME)}"
         parts = ("down.weight", "down.bias", "up.weight")
         trained = {f"{host}.{new}.{part}" for host in encoder_hosts(inputs.target) for part in parts}
-    why = "learns to change the states as adaptation changed the source's"
     entries = [entry for entry in kept.entries if entry.tensor not in trained]
-    entries += [Entry(name, "whole tensor", None, "target + source", TRAIN, why) for name in sorted(trained)]
+    entries += [
+        Entry(name, "whole tensor", None, "target + source", TRAIN, WHY[inputs.settings.control])
+        for name in sorted(trained)
+    ]
     tensors = dict.fromkeys(trained, torch.empty(0)) | state
     return Plan(entries, kept.tied, kept.row_sets, kept.figures, kept.warnings, tensors)
 
@@ -107,12 +114,14 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     return Fit(mend, pairs, [found[pair] for pair in pairs], similarity, calibration)
 
 
-def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
+def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
     """Train the target's encoder, in place; goes on from the last checkpoint in `inputs.out_dir`."""
     model, settings = inputs.target, inputs.settings
     mended = rows.apply(plan, fitted.rows, inputs)
     objective = StateChange(inputs, fitted)
     documents = align_all(inputs, inputs.texts, inputs.languages)
+    if settings.control == PERMUTED:
+        documents = wrong_tokens(documents, inputs)
     moved = [reading(document) for document in documents if document.number % HELDOUT_EVERY]
     held_out = [reading(document) for document in documents if not document.number % HELDOUT_EVERY]
     if settings.general is not None:
@@ -131,9 +140,9 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
         seed=inputs.seed, out_dir=inputs.out_dir,
     )  # fmt: skip
     trained |= adapters.finish(model, lora, inputs.out_dir)
-    model.requires_grad_(True).eval()
+    model.requires_grad_(True).eval().cpu()  # where all else is that `diagnose` compares it with
     trained["flops"] += fitted.flops
-    return Changes(model, mended, trained)
+    return rows.Changes(model, mended, trained)
 
 
 class Readings:
@@ -157,6 +166,15 @@ def align_all(inputs: Inputs, texts: Sequence[str], languages: Sequence[str]) ->
     return align(*tokenizers, texts, languages, length, tokens=None)
 
 
+def wrong_tokens(documents: Sequence[Aligned], inputs: Inputs) -> list[Aligned]:
+    """Pair each token of the target's with another one of the source's in the same document, for good."""
+    generator = generator_of(inputs)
+    return [
+        replace(one, source_places=one.source_places[cycle(len(one.source_places), generator).numpy()])
+        for one in documents
+    ]
+
+
 def reading(document: Aligned, moved: bool = True) -> dict[str, Any]:
     """An item of training data; `moved`: whether its states should change. Its length is the target's."""
     return {"input_ids": document.target, "document": document, "moved": moved}
@@ -175,7 +193,10 @@ class StateChange:
         # an unchanged source has a gradient of exactly zero only if old and new states are equal bit by bit.
         shared = (encoder.embed_tokens, encoder.embed_positions, encoder.layernorm_embedding, encoder.config)
         self.reference = copy.deepcopy(encoder, {id(part): part for part in shared}).eval()
-        self.pairs, self.maps = fitted.pairs, [fitted_map.map.weight.float() for fitted_map in fitted.maps]
+        weights, generator = [fitted_map.map.weight for fitted_map in fitted.maps], generator_of(inputs)
+        if inputs.settings.control == RANDOM:
+            weights = [weight_ab @ rotation(weight_ab.shape[1], generator) for weight_ab in weights]
+        self.pairs, self.maps = fitted.pairs, [weight_ab.float() for weight_ab in weights]
         self.variances = [fitted_map.variance for fitted_map in fitted.maps]
         self.anchor_weight = inputs.settings.anchor_weight
         self.pads = before.config.pad_token_id, inputs.target.config.pad_token_id
@@ -212,8 +233,8 @@ class StateChange:
     @torch.no_grad()
     def targets(self, batch: dict[str, Tensor]) -> dict[Site | Linear, Tensor]:
         """Return t_l of the compared tokens, [N, D] each: the old states, those that move by their mapped change."""
-        wanted = self.read(self.reference, batch)
         places = batch["source_places"]
+        wanted = self.read(self.reference.to(places.device), batch)
         if len(places):
             sites = {site for site, _ in self.pairs}
             before, after = (
@@ -241,7 +262,7 @@ class StateChange:
         return batch["attention_mask"].sum()
 
 
-def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[str, float]:
+def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> dict[str, float]:
     """Return phi, held-out R^2 and CKA by layer, and the share of the held-out change that was reached."""
     figures: dict[str, float] = {
         "state_map_fit_tokens": fitted.maps[0].fit_tokens, "state_map_heldout_tokens": fitted.maps[0].heldout_tokens,

@@ -5,6 +5,9 @@
 Nothing of the source's encoder is lost, but the decoder meets states that are only linearly like those it knows, so the
 bridge and the cross-attention have to be warmed up by denoising. The decoder's never-learned rows are repaired as by
 `embeddings`. The result is a plain transformers `EncoderDecoderModel` with the target's tokenizer (models/graft.py).
+
+Controls: `random` puts an encoder of the source's shape that knows nothing in its place; `permuted` the source's, which
+reads other tokens. The bridge is fitted on what these make of the text.
 """
 
 from __future__ import annotations
@@ -24,29 +27,25 @@ from polygraft.models.bottleneck import adapters
 from polygraft.models.checkpoints import max_positions
 from polygraft.transfer import embeddings, rows
 from polygraft.transfer.calibration import Calibration, Fitted, Site, depth
+from polygraft.transfer.controls import PERMUTED, RANDOM, cycle, generator_of
 from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan
 from polygraft.transfer_settings import Encoder
 
 # Measured on nano XLM-R, without any training in that order: 0.07 to 0.14 nats more masked-language-model loss.
 CC25 = "mBART-cc25 puts the language last, so that the encoder reads its <s> last, too, and the text a position early"
 COPY, ZERO, RIDGE, FOLD = "copy rows", "zero", "ridge", "fold the bridge in"
+DRAW, COPY_OTHERS = "draw", "copy rows of other tokens"
+KNOWS_NOTHING = "control: of the shape of the source's, with random values"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The bridge, what it cost, and the fit of `embeddings` for the decoder's rows."""
+    """The encoder and its bridge, what that cost, and the fit of `embeddings` for the decoder's rows."""
 
+    encoder: PreTrainedModel
     bridge: Fitted
     flops: float
     rows: embeddings.Fit | None
-
-
-@dataclass(frozen=True)
-class Changes:
-    """The grafted model, and what was overwritten in the decoder's rows."""
-
-    model: PreTrainedModel
-    rows: embeddings.Changes | None
 
 
 def required(settings: Encoder) -> tuple[str, ...]:
@@ -78,7 +77,7 @@ def plan(inputs: Inputs) -> Plan:
     decoder_rows = [replace(entry, tensor=graft.DECODER_ROWS) for entry in kept.entries if entry.ids is not None]
     if not decoder_rows:
         decoder_rows = [Entry(graft.DECODER_ROWS, "whole tensor", None, "target", KEEP, "the target's, unchanged")]
-    whole = [_whole(name, empty) for name in empty.state_dict() if name not in graft.TIED]
+    whole = [_whole(name, empty, inputs.settings.control) for name in empty.state_dict() if name not in graft.TIED]
     entries = [*decoder_rows, *_encoder_rows(inputs), *(entry for entry in whole if entry is not None)]
     warnings = [*kept.warnings, *([CC25] if is_cc25(inputs.target_tokenizer) else [])]
     return Plan(entries, graft.TIED, kept.row_sets, kept.figures, warnings, empty.state_dict())
@@ -90,24 +89,26 @@ def _config(inputs: Inputs) -> Any:
 
 
 def _encoder_rows(inputs: Inputs) -> list[Entry]:
-    vocabulary = inputs.vocabulary
-    shared = np.flatnonzero(vocabulary.source_of >= 0)
-    alone = np.union1d(vocabulary.only_in_target, vocabulary.unused)
+    vocabulary, control = inputs.vocabulary, inputs.settings.control
+    shared, alone = np.flatnonzero(vocabulary.source_of >= 0), np.union1d(vocabulary.only_in_target, vocabulary.unused)
+    tokens = _tokens_of_both(inputs) if control == PERMUTED else shared[:0]
     alike = "the encoder is laid out in the target's vocabulary, token by token"
     codes = "the source's <s>: `[lang] X </s>` is then `<s> X </s>` to it"
+    others = "control: tokens of the text, and all others, trade rows among themselves"
     classes = [
-        ("tokens of both", shared, alike), ("<pad>", vocabulary.pad, alike),
-        ("language codes", vocabulary.language_code, codes),
-        ("only in the target", alone, "the source's <unk>: it lacks these tokens"),
+        ("text tokens of both", tokens, COPY_OTHERS, others),
+        ("tokens of both", np.setdiff1d(shared, tokens), COPY, alike),
+        ("<pad>", vocabulary.pad, COPY, alike), ("language codes", vocabulary.language_code, COPY, codes),
+        ("only in the target", alone, COPY, "the source's <unk>: it lacks these tokens"),
     ]  # fmt: skip
     return [
-        Entry(graft.ENCODER_ROWS, f"encoder: {name}", ids, "source", COPY, why)
-        for name, ids, why in classes
+        Entry(graft.ENCODER_ROWS, f"encoder: {name}", ids, RANDOM if control == RANDOM else "source", transform, why)
+        for name, ids, transform, why in classes
         if len(ids)
     ]
 
 
-def _whole(name: str, model: nn.Module) -> Entry | None:
+def _whole(name: str, model: nn.Module, control: str) -> Entry | None:
     """The entry of a tensor that is not planned by rows."""
     if name in (graft.ENCODER_ROWS, graft.DECODER_ROWS):
         return None
@@ -119,6 +120,8 @@ def _whole(name: str, model: nn.Module) -> Entry | None:
     if name.startswith(folded):
         why = "reads the encoder: the bridge goes into it, since the models are equally wide"
         return Entry(name, "whole tensor", None, "target + calibration", FOLD, why)
+    if name.startswith("encoder.") and control == RANDOM:
+        return Entry(name, "whole tensor", None, RANDOM, DRAW, KNOWS_NOTHING)
     side = "source" if name.startswith("encoder.") else "target"
     return Entry(name, "whole tensor", None, side, KEEP, f"the {side}'s, unchanged")
 
@@ -129,22 +132,52 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     Raises:
         TransferError: too little text, or too few rows.
     """
-    calibration = Calibration.of(inputs, _encoder(inputs), inputs.settings.calibration_tokens, grafted=True)
+    encoder = _encoder(inputs)
+    calibration = Calibration.of(inputs, encoder, inputs.settings.calibration_tokens, grafted=True)
+    read = _rows_read(inputs)
+    calibration.documents, calibration.held_out = (
+        [replace(document, source=read[document.source].tolist()) for document in documents]
+        for documents in (calibration.documents, calibration.held_out)
+    )
     pair = Site("source", depth(calibration.source)), Site("target", depth(calibration.target))
     mend = rows.fit(_decoders(plan), inputs)
     with rows.mended(_decoders(plan), mend, inputs):
         bridge = calibration.fit([pair], inputs.settings.ridge_lambda)[pair]
-    return Fit(bridge, calibration.flops, mend)
+    return Fit(encoder, bridge, calibration.flops, mend)
 
 
 def _encoder(inputs: Inputs) -> Any:
     """The source's encoder, or as a control one of its shape that knows nothing."""
     base = inputs.source_after.base_model
-    if inputs.settings.control != "random":
+    if inputs.settings.control != RANDOM:
         return base
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(inputs.seed)
-        return type(base)(base.config).eval()
+        drawn = type(base)(base.config).eval()
+    drawn.pooler = base.pooler  # a masked language model's has none, and would not compute it
+    return drawn
+
+
+def _tokens_of_both(inputs: Inputs) -> np.ndarray:
+    """The target's rows of text tokens that the source has, too."""
+    tokens = inputs.vocabulary.ordinary
+    return tokens[inputs.vocabulary.source_of[tokens] >= 0]
+
+
+def _rows_read(inputs: Inputs) -> np.ndarray:
+    """For each id of the source the row that its encoder reads, int64: its own, but under `permuted` another token's.
+
+    The tokens of the user's text trade rows among themselves, and so do all others: rows of tokens that the text lacks,
+    of other languages mostly, would make another text of it, not one of wrong tokens. What is frequent may read as what
+    is rare. None keeps its own row, and none is lost.
+    """
+    read = np.arange(len(embeddings.embedding_matrix(inputs.source_after)))
+    if inputs.settings.control == PERMUTED:
+        tokens, generator = _tokens_of_both(inputs), generator_of(inputs)
+        for some in (tokens[inputs.counts[tokens] > 0], tokens[inputs.counts[tokens] == 0]):
+            ids = inputs.vocabulary.source_of[some]
+            read[ids] = ids[cycle(len(ids), generator).numpy()]
+    return read
 
 
 def _decoders(plan: Plan) -> Plan:
@@ -152,10 +185,10 @@ def _decoders(plan: Plan) -> Plan:
     return replace(plan, entries=[entry for entry in plan.entries if entry.tensor == graft.DECODER_ROWS])
 
 
-def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
+def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
     """Build the graft from the source's encoder and the target's decoder, both of which become part of it."""
     mended = rows.apply(_decoders(plan), fitted.rows, inputs)
-    encoder = _encoder(inputs)
+    encoder: Any = fitted.encoder
     old = encoder.embeddings.word_embeddings
     new = nn.Embedding(
         inputs.vocabulary.target_rows, old.embedding_dim, padding_idx=old.padding_idx, dtype=old.weight.dtype
@@ -166,19 +199,19 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> Changes:
         new.weight.copy_(old.weight[torch.from_numpy(_source_rows(inputs))])
     graft.set_bridge(model, fitted.bridge.map.weight, fitted.bridge.map.intercept)
     inputs.target_tokenizer.model_max_length = model.config.max_position_embeddings
-    return Changes(model, mended)
+    return rows.Changes(model, mended)
 
 
 def _source_rows(inputs: Inputs) -> np.ndarray:
     """The source's row for each of the target's, int64 [V]."""
     vocabulary, tokenizer = inputs.vocabulary, inputs.source_tokenizer
-    rows = np.where(vocabulary.source_of >= 0, vocabulary.source_of, tokenizer.unk_token_id)
-    rows[vocabulary.pad] = tokenizer.pad_token_id
-    rows[vocabulary.language_code] = tokenizer.cls_token_id
-    return rows
+    found = np.where(vocabulary.source_of >= 0, _rows_read(inputs)[vocabulary.source_of], tokenizer.unk_token_id)
+    found[vocabulary.pad] = tokenizer.pad_token_id
+    found[vocabulary.language_code] = tokenizer.cls_token_id
+    return found
 
 
-def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: Changes) -> dict[str, float]:
+def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> dict[str, float]:
     """Return those of `embeddings` on the decoder's rows, and how well the bridge does on held-out documents."""
     bridge = {
         "bridge_heldout_r2": fitted.bridge.heldout_r2, "bridge_fit_tokens": fitted.bridge.fit_tokens,

@@ -78,6 +78,12 @@ class Moments:
         residual = (both * (moments @ both - 2 * cross)).sum() + self.squares_b.sum()
         return 1 - float(residual) / max(self.total * self.variance, 1e-300)
 
+    def size(self, fitted: LinearMap) -> float:
+        """Return the root mean square length of what a map makes of these x."""
+        a = len(self.crossed) - 1
+        both = torch.cat([fitted.weight, fitted.intercept[None]])
+        return float((both * (self.crossed[:, : a + 1] @ both)).sum().clamp_min(0.0) / self.total) ** 0.5
+
 
 def fit_ridge(
     source: Tensor, source_ids: np.ndarray, target: Tensor, target_ids: np.ndarray, weights: np.ndarray, ridge: float

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from polygraft.models.checkpoints import tied_names
 from polygraft.transfer import embeddings
 from polygraft.transfer.plan import Inputs, Plan, keep_whole
 from polygraft.transfer_settings import Embeddings
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The changed model, what was overwritten in its rows, and of a method that trains what `training.train` says."""
+
+    model: PreTrainedModel
+    rows: embeddings.Changes | None
+    trained: dict[str, Any] = field(default_factory=dict)
 
 
 def plan(inputs: Inputs) -> Plan:

@@ -27,6 +27,7 @@ from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
 from polygraft.settings import AddLanguages, PairData, Settings, TextData
+from polygraft.transfer_settings import TAKES_NOTHING
 
 STAGE_FILE = "stage.json"
 FORMAT = 2  # raised when a stage's results change with the same settings
@@ -76,12 +77,12 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
         source = stage("adapt", recipe.adapt, [source, text], seed, work)
     if recipe.transfer:
         # A control that needs no source must not depend on one, or a changed source would run it again.
-        recentred = getattr(recipe.transfer, "mode", None) == "recentre"
-        before, after = (None, None) if recentred else (recipe.source, source)
+        how = getattr(recipe.transfer, "mode", recipe.transfer.method)
+        before, after = (None, None) if how in TAKES_NOTHING else (recipe.source, source)
         drawn = seed if recipe.transfer.random else None
-        how = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)
+        work = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)
         general = getattr(recipe.transfer, "general", None)
-        model = stage("transfer", recipe.transfer, [before, after, model, text, general], drawn, how)
+        model = stage("transfer", recipe.transfer, [before, after, model, text, general], drawn, work)
     if recipe.warm_up and text:
         work = partial(adapt.run, recipe.warm_up, model, text, seed)
         model = stage("warm_up", recipe.warm_up, [model, text], seed, work)

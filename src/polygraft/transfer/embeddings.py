@@ -1,17 +1,20 @@
-"""Transfer through the embedding matrices: `recentre`, `repair` and `delta`.
+"""Transfer through the embedding matrices: `recentre`, `repair`, `replace` and `delta`.
 
-All three rewrite rows of the target's one tied matrix, which is its encoder's input, its decoder's input and its output
-layer at once. With s the target's embedding scale, e_A and e_B rows of source and target, and W, c the ridge map
-e_A(v) W + c ~ s e_B(v) over rows that both models have learned:
+All rewrite rows of the target's one tied matrix, which is its encoder's input, its decoder's input and its output layer
+at once (with `input_only` the output layer is untied from it first). With s the target's embedding scale, e_A and e_B
+rows of source and target, and W, c the map e_A(v) W + c ~ s e_B(v) over rows that both models have learned, any matrix
+(ridge) or a rotation with one factor (Procrustes):
 
     recentre   e_B(v) = mean + rho (e_B(v) - g) / |e_B(v) - g|           for the rows v that B never learned
     repair     e_B(v) = mean + rho (m(v) - mean m), m = (e_A W + c) / s  for those of them that A has learned
+    replace    the same                                                  for all rows that A has learned
     delta      e_B(v) += alpha n_v / (n_v + k) [d(v) - mean d of unseen rows] W / s,   d = e_A after - e_A before
 
 mean and rho: the new rows lie around the mean of the trained ones, at their median distance from it (x norm_scale).
 g: the common drift of never-seen rows (dead_rows.py). n_v: how often v occurs in the text.
 
-`recentre` transfers nothing. It is what every claim of a benefit from the source has to beat.
+`recentre` transfers nothing. It is what every claim of a benefit from the source has to beat. Further controls write
+random rows in place of the mapped ones, or the mapped ones of other tokens.
 """
 
 from __future__ import annotations
@@ -26,33 +29,36 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from polygraft.errors import TransferError
+from polygraft.models import untied
 from polygraft.models.checkpoints import tied_names
+from polygraft.models.unseen import output_bias
 from polygraft.models.vocabulary import script_of
 from polygraft.transfer.dead_rows import find_dead_rows
 from polygraft.transfer.linear_map import (
     CSLS_MAX_ROWS,
     LinearMap,
     csls_precision,
-    fit_ridge,
     mean_pairwise_cosine,
+    moments_of,
     r_squared,
 )
-from polygraft.transfer.plan import KEEP, Inputs, Plan, keep_whole
+from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan, keep_whole
 from polygraft.transfer.row_plan import (
-    DELTA,
-    REPAIR,
     dead_entries,
     delta_entries,
     embedding_matrix,
+    from_source,
     joined,
     kept_entries,
     row_sets,
+    with_control,
 )
-from polygraft.transfer.row_values import embedding_scale, matrix_to_map, new_rows
+from polygraft.transfer.row_values import embedding_scale, matrix_to_map, new_biases, new_rows
 from polygraft.transfer_settings import Embeddings
 
 MIN_FIT_ROWS = 50
 HELDOUT_EVERY = 10
+BIAS = "final_logits_bias"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Changes:
 def required(settings: Embeddings) -> tuple[str, ...]:
     """Name the inputs without which a mode cannot run."""
     both = ("source_before", "source_after", "text")
-    return {"recentre": (), "repair": ("source_after",), "delta": both}[settings.mode]
+    return {"recentre": (), "delta": both}.get(settings.mode, ("source_after",))
 
 
 def plan(inputs: Inputs) -> Plan:
@@ -86,35 +92,59 @@ def plan(inputs: Inputs) -> Plan:
     """
     vocabulary, mode = inputs.vocabulary, inputs.settings.mode
     matrix = embedding_matrix(inputs.target)
-    if inputs.target.get_output_embeddings().weight.data_ptr() != matrix.data_ptr():
-        raise TransferError("the target's input and output embeddings are two tensors; only tied ones can be changed.")
+    if untied.is_untied(inputs.target):
+        raise TransferError(
+            "the target's input and output embeddings are two tensors; only tied ones can be changed. Transfer into "
+            "the model as it was before input_only."
+        )
     anchors = [*vocabulary.unused[:1], *vocabulary.special[:1]]
     pad = int(vocabulary.pad[0]) if len(vocabulary.pad) else None
     dead = find_dead_rows(matrix, np.union1d(vocabulary.ordinary, vocabulary.language_code), anchors, pad)
     sets = row_sets(inputs, dead)
     tied = tied_names(inputs.target)
     owner = next(name for name, t in inputs.target.state_dict().items() if t.data_ptr() == matrix.data_ptr())
-    changed = delta_entries(owner, sets) if mode == "delta" else dead_entries(owner, sets, mode == "repair")
+    changed = delta_entries(owner, sets) if mode == "delta" else dead_entries(owner, sets, mode)
     entries = [entry for entry in changed if entry.ids is not None and len(entry.ids)]
+    entries = with_control(entries, inputs.settings.control)
     sets["changed"] = joined([entry.ids for entry in entries if entry.ids is not None])
     lost = len(sets["dead"]) + len(sets["dead_codes"])
-    warnings = [] if lost or mode == "delta" else [f"no row that was never learned was found ({dead.reason})"]
+    warnings = (
+        [] if lost or mode in ("delta", "replace") else [f"no row that was never learned was found ({dead.reason})"]
+    )
     if mode == "delta" and lost:
         warnings.append(f"{lost} rows of the target were never learned, and delta leaves them so")
+    if mode == "replace":
+        warnings.append("rows that the target has learned are overwritten: a control, where repair is the method")
     figures = {f"dead_rows_{name}": value for name, value in dead.figures.items()}
-    entries += [*kept_entries(owner, inputs, sets), *keep_whole(inputs.target, owner, tied)]
+    tied, others = _other_tensors(inputs, owner, tied, any(map(from_source, entries)))
+    entries += [*kept_entries(owner, inputs, sets), *others]
     return Plan(entries, tied, sets, figures, warnings, inputs.target.state_dict())
 
 
+def _other_tensors(
+    inputs: Inputs, owner: str, tied: dict[str, str], mapped: bool
+) -> tuple[dict[str, str], list[Entry]]:
+    """Return the ties that stay, and an entry for each tensor but the embedding matrix."""
+    settings, special = inputs.settings, {}
+    if settings.input_only:
+        tied = {alias: name for alias, name in tied.items() if alias != untied.OUTPUT}
+        why = "no longer tied to what is read: keeps the values that it had"
+        special[untied.OUTPUT] = Entry(untied.OUTPUT, "whole tensor", None, "target", KEEP, why)
+    if settings.final_logits_bias and mapped:
+        why = "how frequent a token is, for the rows mapped from the source; less its mean over rows that both learned"
+        special[BIAS] = Entry(BIAS, "whole tensor", None, "target + source", "output bias", why)
+    return tied, [special.get(entry.tensor, entry) for entry in keep_whole(inputs.target, owner, tied)]
+
+
 def fit(plan: Plan, inputs: Inputs) -> Fit | None:
-    """Fit W and c where the plan has use for them: `repair` on the adapted source's rows, `delta` on the rows before.
+    """Fit W and c where the plan has use for them: on the adapted source's rows, for `delta` on the rows before.
 
     Row v weighs 1 + log(1 + n_v). Every tenth row, in an order shuffled with a fixed seed, is held out.
 
     Raises:
         TransferError: fewer rows that both models have learned than the source is wide, or fewer than 50.
     """
-    if not any(entry.transform in (REPAIR, DELTA) for entry in plan.entries):
+    if not any(map(from_source, plan.entries)):
         return None
     source = matrix_to_map(inputs)
     ids = np.random.default_rng(0).permutation(plan.row_sets["fit"])
@@ -129,7 +159,9 @@ def fit(plan: Plan, inputs: Inputs) -> Fit | None:
     heldout, ids = np.sort(ids[::HELDOUT_EVERY]), np.sort(np.delete(ids, np.s_[::HELDOUT_EVERY]))
     weights = 1 + np.log1p(inputs.counts)
     source_of, scale = inputs.vocabulary.source_of, embedding_scale(inputs.target)
-    fitted = fit_ridge(source, source_of[ids], target, ids, weights[ids], inputs.settings.ridge_lambda)
+    moments = moments_of(source, source_of[ids], target, ids, weights[ids])
+    rotated = inputs.settings.estimator == "procrustes"
+    fitted = moments.procrustes() if rotated else moments.solve(inputs.settings.ridge_lambda)
     fitted = LinearMap(fitted.weight * scale, fitted.intercept * scale)  # of s e_B: a scaled target scales W and c
     predicted, true = fitted(source[torch.from_numpy(source_of[heldout])]), target[torch.from_numpy(heldout)] * scale
     shown = slice(None, None, -(-len(heldout) // CSLS_MAX_ROWS))
@@ -146,14 +178,19 @@ def apply(plan: Plan, fitted: Fit | None, inputs: Inputs) -> Changes:
     """Carry out the plan on `inputs.target`, in place; all values are computed before the first is written."""
     matrix = embedding_matrix(inputs.target)
     linear = fitted.map if fitted is not None else None
-    written = []
-    for entry in plan.entries:
-        if entry.transform != KEEP and entry.ids is not None:
-            written.append((entry.ids, new_rows(entry.transform, entry.ids, plan, linear, inputs)))
+    written = [
+        (entry, new_rows(entry, plan, linear, inputs))
+        for entry in plan.entries
+        if entry.transform != KEEP and entry.ids is not None
+    ]
+    if inputs.settings.input_only:
+        untied.untie_output(inputs.target)
     ids = plan.row_sets["changed"]
     changes = Changes(inputs.target, ids, matrix[torch.from_numpy(ids)].clone())
-    for rows, values in written:
-        matrix[torch.from_numpy(rows)] = values.to(matrix.dtype)
+    for entry, values in written:
+        matrix[torch.from_numpy(entry.ids)] = values.to(matrix.dtype)
+        if inputs.settings.final_logits_bias and from_source(entry):
+            output_bias(inputs.target)[torch.from_numpy(entry.ids)] = new_biases(entry.ids, plan, inputs)
     return changes
 
 

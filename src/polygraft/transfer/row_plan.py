@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,11 +50,15 @@ def row_sets(inputs: Inputs, dead: DeadRows) -> dict[str, np.ndarray]:
     }
 
 
-def dead_entries(owner: str, sets: dict[str, np.ndarray], repair: bool) -> list[Entry]:
-    known = np.intersect1d(sets["dead"], sets["learned_by_source"]) if repair else sets["dead"][:0]
-    unknown = np.setdiff1d(sets["dead"], known)
+def dead_entries(owner: str, sets: dict[str, np.ndarray], mode: str) -> list[Entry]:
+    """The rows that `recentre`, `repair` or `replace` rewrites."""
+    lost, learned = sets["dead"], sets["learned_by_source"]
+    known = {"recentre": lost[:0], "repair": np.intersect1d(lost, learned), "replace": learned}[mode]
+    unknown = np.setdiff1d(lost, known)
     why = "never learned by the target: all such rows lie on one drift of the softmax, which is removed"
     why_source = "never learned by the target, but by the source: its row, mapped and scaled like trained rows"
+    if mode == "replace":
+        why_source = "learned by the source: its row, mapped and scaled like trained rows, whatever the target knew"
     # A language code is read as a language and predicted first, in one place: rows that play this role are each other's
     # best guess. Among text tokens it would get a text token's logit. Its own noise keeps it apart from other codes.
     why_code = "language unknown to the target: a language in general, around the mean of the codes that it knows"
@@ -65,11 +71,36 @@ def dead_entries(owner: str, sets: dict[str, np.ndarray], repair: bool) -> list[
 
 
 def delta_entries(owner: str, sets: dict[str, np.ndarray]) -> list[Entry]:
+    """The rows that `delta` adds to."""
     why = "occurs in the text: what adaptation changed in the source's row is added, mapped"
     return [Entry(owner, "text tokens, changed", sets["seen"], "target + source", DELTA, why)]
 
 
+def from_source(entry: Entry) -> bool:
+    """Whether an entry writes something of the source's, or what a control puts in its place."""
+    return entry.transform.startswith((REPAIR, DELTA))
+
+
+def with_control(entries: list[Entry], control: str) -> list[Entry]:
+    """Return the entries as a control carries them out: other tokens' rows, or random ones, for those of the source."""
+    if control == "none":
+        return entries
+    origin = {"permuted": "source, other tokens", "random": "random numbers"}[control]
+    why = {
+        "permuted": "control: what belongs to another token, drawn from those that are written",
+        "random": "control: random directions, as long as what comes from the source would be, and about its mean",
+    }[control]
+    return [
+        replace(
+            entry, origin=f"target + {origin}" if entry.transform == DELTA else origin,
+            transform=f"{entry.transform}, {control}", reason=why,
+        ) if from_source(entry) else entry
+        for entry in entries
+    ]  # fmt: skip
+
+
 def kept_entries(owner: str, inputs: Inputs, sets: dict[str, np.ndarray]) -> list[Entry]:
+    """The rows that stay as they are, by class of token."""
     vocabulary = inputs.vocabulary
     text = "no text, or no source, to change it by" if inputs.settings.mode == "delta" else "trained in the target"
     classes = [
@@ -84,4 +115,5 @@ def kept_entries(owner: str, inputs: Inputs, sets: dict[str, np.ndarray]) -> lis
 
 
 def joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Return all ids of several arrays, int64, ascending."""
     return np.sort(np.concatenate([*arrays, np.zeros(0, dtype=np.int64)]))

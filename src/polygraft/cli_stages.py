@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import click
 import typer
 
 from polygraft import cli_options as o
@@ -29,8 +28,8 @@ Method = Annotated[
     str,
     typer.Option(
         "--method",
-        click_type=click.Choice(list(METHODS)),
-        help="What is moved: embedding rows, an adapter, the encoder, the change of its states, a map, or nothing.",
+        metavar="METHOD",
+        help=f"How it is moved: {', '.join(METHODS)} (see docs/methods.md).",
     ),
 ]
 Target = Annotated[str, typer.Option("--target", help="The mBART checkpoint that receives it.")]
@@ -88,6 +87,8 @@ def transfer(
 ) -> None:
     """Move what a masked language model knows into an mBART model."""
     data = {"train_file": train_file, "text_column": text_column, "lang": lang}
+    if method not in METHODS:
+        raise RecipeError(f"polygraft transfer: --method = {method}: must be {' or '.join(METHODS)}")
     if mode and method != "embeddings":
         raise RecipeError(f"polygraft transfer: --mode: is of method embeddings; method {method} has none")
     sections: list[Any] = [(METHODS[method], {"mode": mode} if mode else {}), (TextData, data)]

@@ -178,6 +178,6 @@ class SharedMap(Denoising):
 
 
 DEFAULT_METHOD = "embeddings"
-Transfer = Embeddings | NoTransfer | BottleneckTransfer | Encoder | Distill | SharedMap
+Transfer = Embeddings | BottleneckTransfer | Encoder | Distill | SharedMap | NoTransfer
 TAKES_NOTHING = ("recentre", "none")
 """The mode and the method that take nothing from the source, and need none."""

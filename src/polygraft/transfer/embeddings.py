@@ -179,7 +179,7 @@ def apply(plan: Plan, fitted: Fit | None, inputs: Inputs) -> Changes:
     matrix = embedding_matrix(inputs.target)
     linear = fitted.map if fitted is not None else None
     written = [
-        (entry, new_rows(entry, plan, linear, inputs))
+        (entry.ids, from_source(entry), new_rows(entry, plan, linear, inputs))
         for entry in plan.entries
         if entry.transform != KEEP and entry.ids is not None
     ]
@@ -187,10 +187,10 @@ def apply(plan: Plan, fitted: Fit | None, inputs: Inputs) -> Changes:
         untied.untie_output(inputs.target)
     ids = plan.row_sets["changed"]
     changes = Changes(inputs.target, ids, matrix[torch.from_numpy(ids)].clone())
-    for entry, values in written:
-        matrix[torch.from_numpy(entry.ids)] = values.to(matrix.dtype)
-        if inputs.settings.final_logits_bias and from_source(entry):
-            output_bias(inputs.target)[torch.from_numpy(entry.ids)] = new_biases(entry.ids, plan, inputs)
+    for rows, mapped, values in written:
+        matrix[torch.from_numpy(rows)] = values.to(matrix.dtype)
+        if inputs.settings.final_logits_bias and mapped:
+            output_bias(inputs.target)[torch.from_numpy(rows)] = new_biases(rows, plan, inputs)
     return changes
 
 

@@ -141,8 +141,8 @@ class RowMap(nn.Module):
 class MappedDenoising(Denoising):
     """Denoising by a model whose one matrix, inputs and output alike, is what its `RowMap` makes of it."""
 
-    def loss(self, model: Any, **batch: Tensor) -> Tensor:
-        """Return the summed cross-entropy of the whole original."""
+    def loss(self, model: Any, *, masked: Tensor | None = None, **batch: Tensor) -> Tensor:
+        """Return the summed cross-entropy of the whole original (`masked` only serves evaluation)."""
         return _with_mapped_rows(partial(Denoising.loss, self), model, batch)
 
     def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

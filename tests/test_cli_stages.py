@@ -12,7 +12,7 @@ import pytest
 
 from polygraft.cli import app
 from polygraft.settings import MLM, Denoising, Evaluate, Lora, PairData, TextData
-from polygraft.transfer_settings import Encoder
+from polygraft.transfer_settings import Encoder, NoTransfer
 
 
 @pytest.fixture
@@ -166,6 +166,13 @@ def test_transfer_without_dry_run_and_without_text(stage, tmp_path, invoke):
     assert calls["dry_run"] is False
 
 
+def test_transfer_of_nothing_needs_no_source_and_no_text(stage, tmp_path, invoke):
+    calls = stage("transfer")
+    result = invoke("transfer", "--target", "t", "--method", "none", "--output-dir", str(tmp_path / "o"))
+    assert result.exit_code == 0, result.output
+    assert calls["arguments"][:5] == (NoTransfer(), None, None, "t", None)
+
+
 def test_transfer_takes_the_settings_of_its_method(stage, tmp_path, invoke):
     calls = stage("transfer")
     result = invoke(
@@ -180,11 +187,13 @@ def test_transfer_takes_the_settings_of_its_method(stage, tmp_path, invoke):
 TRANSFER_PROBLEMS = {
     "encoder": (["--method", "encoder"], ["--source: is missing", "--train-file: is missing; method encoder compares"]),
     "distill": (["--method", "distill", "--source", "s"], ["--source-before: is missing", "--train-file: is missing"]),
+    "map": (["--method", "map", "--source", "s"], ["--train-file: is missing; method map trains the map on it"]),
+    "no such method": (["--method", "mapp"], ["--method = mapp: must be embeddings or bottleneck or encoder or"]),
     "mode of no mode": (["--method", "encoder", "--mode", "delta"], ["--mode: is of method embeddings"]),
     "repair": ([], ["--source: is missing; mode repair transfers from it"]),
     "delta": (["--mode", "delta"], ["--source: is missing", "--source-before: is missing", "--train-file: is missing"]),
     "a column of no file": (["--text-column", "x"], ["--train-file: is missing"]),
-    "mode": (["--mode", "delt"], ["--mode = delt: must be repair or recentre or delta; did you mean `delta`?"]),
+    "mode": (["--mode", "delt"], ["--mode = delt: must be repair or recentre or delta or replace; did you mean"]),
 }
 
 

@@ -51,7 +51,7 @@ ONE_PROBLEM = {
     "infinite": (("epochs: 2", "epochs: .inf"), "line 14: finetune.budget.epochs = .inf: must be a finite number"),
     "choice": (
         ("transfer: {}", "transfer: {mode: repare}"),
-        "line 11: transfer.mode = repare: must be repair or recentre or delta; did you mean `repair`?",
+        "line 11: transfer.mode = repare: must be repair or recentre or delta or replace; did you mean",
     ),
     "adapter without its kind": (
         ("{steps: 100}", "{steps: 100}\n  adapter: {r: 8}"),
@@ -129,14 +129,22 @@ ONE_PROBLEM = {
         ("transfer: {}", "transfer: {mode: recentre}"),
         "line 9: adapt: its result is not used: transfer mode `recentre` takes nothing from the source",
     ),
+    "adapt before none": (
+        ("transfer: {}", "transfer: {method: none}"),
+        "line 9: adapt: its result is not used: transfer method `none` takes nothing from the source",
+    ),
+    "a control of nothing": (
+        ("transfer: {}", "transfer: {mode: recentre, control: random}"),
+        "line 11: transfer: control: random stands in for what comes from the source, and mode: recentre takes nothing",
+    ),
     "delta without adapt": (
         ("adapt:\n  budget: {steps: 100}\ntransfer: {}", "transfer: {mode: delta}"),
         "line 9: transfer.mode = delta: needs `adapt`: it moves what adaptation changed in the source",
     ),
     "no such method": (
         ("transfer: {}", "transfer: {method: encodr}"),
-        "line 11: transfer.method = encodr: must be embeddings or bottleneck or encoder or distill; did you mean"
-        " `encoder`?",
+        "line 11: transfer.method = encodr: must be embeddings or bottleneck or encoder or distill or map or"
+        " none; did you mean `encoder`?",
     ),
     "key of another method": (
         ("transfer: {}", "transfer: {method: encoder, alpha: 2}"),
@@ -288,6 +296,10 @@ MISSING_NEEDS = {
         {"source": None, "adapt": None, "text": None, "transfer": {"method": "encoder"}},
         ["transfer.method = encoder: needs `source`", "transfer.method = encoder: needs `text`"],
     ),
+    "map without anything": (
+        {"source": None, "adapt": None, "text": None, "transfer": {"method": "map", "budget": {"steps": 1}}},
+        ["transfer.method = map: needs `source`", "transfer.method = map: needs `text`, on which the map is trained"],
+    ),
     "repair without source": ({"source": None, "adapt": None}, ["transfer.mode = repair: needs `source`"]),
     "delta without source": (
         {"source": None, "adapt": None, "transfer": {"mode": "delta"}},
@@ -310,7 +322,8 @@ def test_stages_need_their_inputs(changes, expected, base_data):
     assert message.count("needs") + message.count("not used") == len(expected)
 
 
-def test_recentre_needs_no_source(base_data):
-    data = base_data | {"adapt": None, "transfer": {"mode": "recentre"}}
+@pytest.mark.parametrize("section", [{"mode": "recentre"}, {"method": "none"}])
+def test_what_takes_nothing_needs_no_source(section, base_data):
+    data = base_data | {"adapt": None, "text": None, "transfer": section}
     del data["source"]
     assert parse_recipe(data, "here").source is None

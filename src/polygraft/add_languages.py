@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from polygraft.data.languages import to_code
+from polygraft.errors import CheckpointError
 from polygraft.models import checkpoints
 from polygraft.models.tokenizers import add_languages
+from polygraft.models.untied import is_untied
 
 
 def run(relatives: Mapping[str, str], model: str, out_dir: Path) -> dict[str, Any]:
@@ -21,8 +23,14 @@ def run(relatives: Mapping[str, str], model: str, out_dir: Path) -> dict[str, An
 
     Raises:
         DataError: a malformed or known code, or an unknown relative.
+        CheckpointError: the output matrix is a tensor of its own.
     """
     network: Any = checkpoints.load_seq2seq(model)
+    if is_untied(network):
+        raise CheckpointError(
+            f"{model}: its output matrix is a tensor of its own (transfer with input_only), and languages are added to "
+            "a tied one only. Add them before the transfer."
+        )
     tokenizer = checkpoints.load_tokenizer(model)
     known = {code: to_code(relative, tokenizer) for code, relative in relatives.items()}
     add_languages(tokenizer, known)

@@ -13,7 +13,7 @@ from polygraft import cli_options as o
 from polygraft.cli_errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
 from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, Settings, TextData
-from polygraft.transfer_settings import Embeddings, Transfer
+from polygraft.transfer_settings import TAKES_NOTHING, Embeddings, Transfer
 
 Objective = Annotated[
     Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")
@@ -23,11 +23,13 @@ SourceBefore = Annotated[
     str | None,
     typer.Option("--source-before", help="The same model before it was adapted (for delta, bottleneck and distill)."),
 ]
+METHODS = {kind.model_fields["method"].default: kind for kind in get_args(Transfer)}
 Method = Annotated[
-    Literal["embeddings", "bottleneck", "encoder", "distill"],
+    str,
     typer.Option(
         "--method",
-        help="What is moved: embedding rows, an adapter, the encoder, or the change of its states.",
+        metavar="METHOD",
+        help=f"How it is moved: {', '.join(METHODS)} (see docs/methods.md).",
     ),
 ]
 Target = Annotated[str, typer.Option("--target", help="The mBART checkpoint that receives it.")]
@@ -85,10 +87,11 @@ def transfer(
 ) -> None:
     """Move what a masked language model knows into an mBART model."""
     data = {"train_file": train_file, "text_column": text_column, "lang": lang}
+    if method not in METHODS:
+        raise RecipeError(f"polygraft transfer: --method = {method}: must be {' or '.join(METHODS)}")
     if mode and method != "embeddings":
         raise RecipeError(f"polygraft transfer: --mode: is of method embeddings; method {method} has none")
-    kind = next(kind for kind in get_args(Transfer) if kind.model_fields["method"].default == method)
-    sections: list[Any] = [(kind, {"mode": mode} if mode else {}), (TextData, data)]
+    sections: list[Any] = [(METHODS[method], {"mode": mode} if mode else {}), (TextData, data)]
     with_text = any(data.values())
     section, *texts = o.settings("polygraft transfer", sections if with_text else sections[:1], set_)
     text = texts[0] if texts else None
@@ -226,14 +229,16 @@ def _check_transfer(section: Any, source: str | None, source_before: str | None,
     problems = []
     mode = section.mode if isinstance(section, Embeddings) else None
     what = f"mode {mode}" if mode else f"method {section.method}"
-    if mode != "recentre" and source is None:
+    takes_nothing = (mode or section.method) in TAKES_NOTHING
+    if not takes_nothing and source is None:
         problems.append(f"--source: is missing; {what} transfers from it (mode recentre needs none)")
     if (mode or section.method) in MOVES_A_CHANGE and source_before is None:
         problems.append(f"--source-before: is missing; {what} moves what adaptation changed between the two")
     if mode == "delta" and text is None:
         problems.append(f"--train-file: is missing; {what} weighs each token by its count in the text")
-    if mode is None and text is None:
-        problems.append(f"--train-file: is missing; {what} compares the two models on it")
+    if mode is None and text is None and not takes_nothing:
+        use = "trains the map" if section.method == "map" else "compares the two models"
+        problems.append(f"--train-file: is missing; {what} {use} on it")
     if problems:
         raise RecipeError("polygraft transfer: " + "\n  ".join(problems))
 

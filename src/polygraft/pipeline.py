@@ -28,6 +28,7 @@ from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
 from polygraft.settings import AddLanguages, PairData, Settings, TextData
+from polygraft.transfer_settings import TAKES_NOTHING
 
 STAGE_FILE = "stage.json"
 FORMAT = 2  # raised when a stage's results change with the same settings
@@ -97,8 +98,8 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
         source = stage("adapt", recipe.adapt, [source, text], seed, work)
     if recipe.transfer:
         # A control that needs no source must not depend on one, or a changed source would run it again.
-        recentred = getattr(recipe.transfer, "mode", None) == "recentre"
-        before, after = (None, None) if recentred else (recipe.source, source)
+        how = getattr(recipe.transfer, "mode", recipe.transfer.method)
+        before, after = (None, None) if how in TAKES_NOTHING else (recipe.source, source)
         drawn = seed if transfer.depends_on_seed(recipe.transfer, text) else None
         inputs = [before, after, model, text, getattr(recipe.transfer, "general", None)]
         work = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)

@@ -9,7 +9,7 @@ from typing import Any
 
 from polygraft.budget import EARLIER_STAGES, UNITS
 from polygraft.recipe_problems import Finding, shown
-from polygraft.transfer_settings import DEFAULT_METHOD
+from polygraft.transfer_settings import DEFAULT_METHOD, TAKES_NOTHING
 
 MOVES_A_CHANGE = ("delta", "bottleneck", "distill")
 
@@ -21,22 +21,24 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     method = section.get("method") or DEFAULT_METHOD
     mode = (section.get("mode") or "repair") if method == DEFAULT_METHOD else None
     key, kind = ("mode", str(mode)) if mode else ("method", str(method))
+    takes_nothing = kind in TAKES_NOTHING
     if adapt is not None and not data.get("source"):
         yield Finding(("adapt",), "needs `source`, the masked language model that it trains")
     if adapt is not None and not data.get("text"):
         yield Finding(("adapt",), "needs `text`, what it trains on")
     if adapt is not None and transfer is None:
         yield Finding(("adapt",), "its result is not used: add `transfer`, or leave `adapt` out")
-    if adapt is not None and transfer is not None and mode == "recentre":
-        yield Finding(("adapt",), "its result is not used: transfer mode `recentre` takes nothing from the source")
-    if transfer is not None and mode != "recentre" and not data.get("source"):
+    if adapt is not None and transfer is not None and takes_nothing:
+        yield Finding(("adapt",), f"its result is not used: transfer {key} `{kind}` takes nothing from the source")
+    if transfer is not None and not takes_nothing and not data.get("source"):
         yield Finding(("transfer", key), "needs `source`, the model to transfer from", kind)
     if transfer is not None and kind in MOVES_A_CHANGE and adapt is None:
         yield Finding(("transfer", key), "needs `adapt`: it moves what adaptation changed in the source", kind)
     if method == "bottleneck" and isinstance(adapt, Mapping) and not adapt.get("adapter"):
         yield Finding(("transfer", key), "needs `adapt.adapter`, which it carries across", kind)
-    if transfer is not None and mode is None and not data.get("text"):
-        yield Finding(("transfer", key), "needs `text`, on which the two models are compared", kind)
+    if transfer is not None and mode is None and not takes_nothing and not data.get("text"):
+        what = "on which the map is trained" if kind == "map" else "on which the two models are compared"
+        yield Finding(("transfer", key), f"needs `text`, {what}", kind)
     for stage in ("warm_up", "adapt_target"):
         if data.get(stage) is not None and not data.get("text"):
             yield Finding((stage,), "needs `text`, what it trains on")

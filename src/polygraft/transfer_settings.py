@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from polygraft.settings import Denoising, Settings, TextData, Training
 
@@ -14,12 +14,16 @@ class Embeddings(Settings):
 
     method: Literal["embeddings"] = "embeddings"
     """The transfer method."""
-    mode: Literal["repair", "recentre", "delta"] = "repair"
+    mode: Literal["repair", "recentre", "delta", "replace"] = "repair"
     """`repair`: new values, mapped from the source, for rows that the target never learned. `recentre`: the same rows
     lose their common drift and nothing is transferred (the control; needs no source). `delta`: what adaptation changed
-    in the source is added, mapped, to the target's rows."""
+    in the source is added, mapped, to the target's rows. `replace`: mapped rows for all that the source learned, also
+    where the target knows better: mostly a control."""
+    estimator: Literal["ridge", "procrustes"] = "ridge"
+    """How the linear map between the embedding spaces is fitted: any matrix, by ridge regression; or a rotation with
+    one factor for the scale, by orthogonal Procrustes."""
     ridge_lambda: NonNegativeFloat = 0.1
-    """Regularisation of the linear map between the embedding spaces, per fitted row."""
+    """`ridge`: regularisation of the linear map, relative to the mean variance of the source's rows."""
     alpha: PositiveFloat = 1.0
     """`delta`: factor on the mapped change."""
     shrinkage_count: NonNegativeFloat = 5.0
@@ -27,6 +31,44 @@ class Embeddings(Settings):
     norm_scale: PositiveFloat | None = None
     """`repair`, `recentre`: distance of the new rows from the mean, relative to the median of well-trained rows;
     without it 0.8 for rows mapped from the source and 1 for recentred ones, the best of each on development text."""
+    control: Literal["none", "random", "permuted"] = "none"
+    """What is written in place of the source's rows (of `delta`, their changes), to see whether they matter: `random`
+    ones of the same mean and lengths, or the real ones `permuted`, so that each is another token's."""
+    final_logits_bias: bool = False
+    """`repair`, `replace`: rows from the source also get its output bias, which says how frequent tokens are."""
+    input_only: bool = False
+    """Change what the target reads and not what it writes: its output matrix becomes a tensor of its own, which keeps
+    its values. The checkpoint grows by three embedding matrices, since transformers ties all of them or none."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return self.control != "none"
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Embeddings:
+        if self.mode == "recentre" and self.control != "none":
+            raise ValueError(
+                f"control: {self.control} stands in for what comes from the source, and mode: recentre takes nothing "
+                "from it: leave `control` out, or use mode: repair"
+            )
+        if self.final_logits_bias and self.mode not in ("repair", "replace"):
+            raise ValueError(
+                f"final_logits_bias goes with rows that come from the source, and mode: {self.mode} has none: leave it "
+                "out, or use mode: repair"
+            )
+        if self.final_logits_bias and (self.random or self.input_only):
+            other = f"control: {self.control}" if self.random else "input_only"
+            why = "leaves out what the source knows" if self.random else "leaves the output as it is"
+            raise ValueError(f"{other} {why}, and final_logits_bias is the source's output: leave one of the two out")
+        return self
+
+
+class NoTransfer(Settings):
+    """No transfer: the target as it is, as a control in which the source plays no part."""
+
+    method: Literal["none"] = "none"
+    """The transfer method."""
 
     @property
     def random(self) -> bool:
@@ -104,5 +146,33 @@ class Distill(HiddenStates, Training):
         return True
 
 
+class SharedMap(Denoising):
+    """Transfer through one map from the source's rows to the target's, trained by the target's denoising task."""
+
+    method: Literal["map"] = "map"
+    """The transfer method."""
+    trainable: Literal["embeddings"] = "embeddings"
+    """Of the embeddings the map, and nothing else."""
+    adapter: None = None
+    """The map is all that is trained."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay, of the map's change: any draws it back to the fitted map."""
+    ridge_lambda: NonNegativeFloat = 0.1
+    """Regularisation of the map that training starts from: see method `embeddings`."""
+    norm_scale: PositiveFloat | None = None
+    """Distance of the new rows from the mean, before training: see method `embeddings`."""
+    trim_vocabulary: Literal[False] = False
+    """All rows move, also those of tokens that the text lacks."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return True
+
+
 DEFAULT_METHOD = "embeddings"
-Transfer = Embeddings | BottleneckTransfer | Encoder | Distill
+Transfer = Embeddings | BottleneckTransfer | Encoder | Distill | SharedMap | NoTransfer
+TAKES_NOTHING = ("recentre", "none")
+"""The mode and the method that take nothing from the source, and need none."""

@@ -1,13 +1,14 @@
-"""The ridge map against independent references."""
+"""The ridge map, and the rotation, against independent references."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import orthogonal_procrustes
 
 from polygraft.transfer import linear_map
-from polygraft.transfer.linear_map import csls_precision, fit_ridge, mean_pairwise_cosine, r_squared
+from polygraft.transfer.linear_map import csls_precision, fit_ridge, mean_pairwise_cosine, moments_of, r_squared
 
 
 def problem(count=300, a=12, b=17, noise=0.0, seed=0):
@@ -99,3 +100,30 @@ def test_mean_pairwise_cosine_equals_all_pairs():
     pairs = [float(unit[i] @ unit[j]) for i in range(20) for j in range(i)]
     assert mean_pairwise_cosine(rows) == pytest.approx(np.mean(pairs), abs=1e-12)
     assert np.isnan(mean_pairwise_cosine(rows[:1]))
+
+
+@pytest.mark.parametrize(("a", "b"), [(12, 12), (9, 14), (14, 9)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_procrustes_equals_scipys(a, b, weighted, monkeypatch):
+    """scipy's wants equal widths: the narrower side is padded with zeros, and the padding dropped from its answer."""
+    monkeypatch.setattr(linear_map, "BLOCK_ROWS", 64)
+    source, source_ids, target, target_ids, _, _ = problem(a=a, b=b, noise=0.5)
+    weights = np.random.default_rng(3).uniform(0.1, 4, 300) if weighted else np.ones(300)
+    found = moments_of(source, source_ids, target, target_ids, weights).procrustes()
+    x, y = source[source_ids].double().numpy(), target[target_ids].double().numpy()
+    mean_x, mean_y = np.average(x, axis=0, weights=weights), np.average(y, axis=0, weights=weights)
+    root = np.sqrt(weights)[:, None]
+    x, y, width = root * (x - mean_x), root * (y - mean_y), max(a, b)
+    padded = (np.pad(side, ((0, 0), (0, width - side.shape[1]))) for side in (x, y))
+    rotation = orthogonal_procrustes(*padded)[0][:a, :b]
+    factor = np.sum((x @ rotation) * y) / np.sum((x @ rotation) ** 2)  # least squares, for that rotation
+    np.testing.assert_allclose(found.weight.numpy(), factor * rotation, atol=1e-10)  # measured 5e-15
+    np.testing.assert_allclose(found.intercept.numpy(), mean_y - mean_x @ (factor * rotation), atol=1e-10)
+    narrow = min(a, b)
+    product = rotation @ rotation.T if a <= b else rotation.T @ rotation
+    np.testing.assert_allclose(product, np.eye(narrow), atol=1e-12)
+
+
+def test_procrustes_of_one_point_is_zero():
+    found = moments_of(torch.ones(3, 2), np.arange(3), torch.ones(3, 4), np.arange(3), np.ones(3)).procrustes()
+    assert torch.equal(found.weight, torch.zeros(2, 4, dtype=torch.float64))

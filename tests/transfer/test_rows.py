@@ -9,6 +9,7 @@ import torch
 
 from polygraft.transfer import distill, embeddings, encoder, rows
 from polygraft.transfer.plan import check_plan
+from polygraft.transfer.row_plan import REPAIR
 from polygraft.transfer_settings import Distill, Encoder
 
 
@@ -40,5 +41,5 @@ def test_every_method_plans_them_once(pair, mode, xlmr_tokenizer, mbart_tokenize
     for method, settings in methods.items():
         plan = method.plan(dataclasses.replace(given, settings=settings))
         check_plan(plan, plan.tensors)
-        mapped = [entry for entry in plan.entries if entry.transform == embeddings.REPAIR]
+        mapped = [entry for entry in plan.entries if entry.transform == REPAIR]
         assert [len(entry.ids) for entry in mapped] == ([len(pair.dead)] if mode == "repair" else [])

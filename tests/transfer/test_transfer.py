@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from transformers import (
 from polygraft import transfer
 from polygraft.errors import TransferError
 from polygraft.transfer import embeddings
-from polygraft.transfer_settings import Embeddings
+from polygraft.transfer_settings import Embeddings, NoTransfer, Transfer
 
 SHARED = "model.shared.weight"
 
@@ -47,6 +48,19 @@ def test_run_writes_a_checkpoint_that_is_tied_when_reloaded(folders, pair, mode)
     assert json.loads((folders.out / "diagnostics.json").read_text()) == result["diagnostics"]
     assert result["plan"] == "plan.json"
     assert (result["method"], result["mode"]) == ("embeddings", mode)
+
+
+def test_none_keeps_every_bit_and_needs_nothing(folders, pair):
+    result = transfer.run(NoTransfer(), None, None, folders.target, None, folders.out)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(folders.out).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in pair.target_model.state_dict().items())
+    plan = json.loads((folders.out / "plan.json").read_text(encoding="utf-8"))
+    assert {entry["reason"] for entry in plan["entries"]} == {"control: nothing is transferred"}
+    assert (result["method"], result["rows"], result["diagnostics"]) == ("none", {}, {})
+
+
+def test_methods_are_those_of_the_settings():
+    assert {kind.model_fields["method"].default for kind in get_args(Transfer)} == set(transfer.METHODS)
 
 
 def test_a_transfer_that_unties_the_target_is_refused(folders, monkeypatch):

@@ -22,7 +22,7 @@ from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, meas
 from polygraft.evaluate import LOGITS_PER_BATCH
 from polygraft.models.checkpoints import decoder_config
 from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, Training
-from polygraft.transfer_settings import Distill, Embeddings, Encoder, Transfer
+from polygraft.transfer_settings import BottleneckTransfer, Distill, Encoder, SharedMap, Transfer
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
 MAX_PROPOSED = 512
@@ -259,7 +259,7 @@ def transfer_need(
     """Estimate a transfer: all models at once in fp32, and what the method makes beside them.
 
     That is two copies of the target's rows to look for dead ones; a graft (`result`) and its saved copy; or the passes
-    and the optimizer of a distillation, whose time is known for a budget in flops or minutes only.
+    and the optimizer of a method that trains, whose time is known for a budget in flops or minutes only.
     """
     models, weights = BYTES * sum(map(parameters_of, sources)), BYTES * parameters_of(target)
     written = BYTES * parameters_of(result)
@@ -267,18 +267,22 @@ def transfer_need(
     widths = [source.hidden_size for source in sources[:1]]
     flops = float(sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths))
     beside = 2 * rows
-    if not isinstance(settings, Embeddings):
+    if isinstance(settings, BottleneckTransfer | Encoder | Distill):
         bodies = [parameters_of(source) - source.vocab_size * source.hidden_size for source in sources[:1]]
         flops += 2.0 * settings.calibration_tokens * (sum(bodies) + _encoder_parameters(target))
     if isinstance(settings, Encoder):
         beside = max(beside, written + BYTES * target.vocab_size * sources[0].hidden_size)
     seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
     tokens, budget = None, None
-    if isinstance(settings, Distill):
+    if isinstance(settings, Distill | SharedMap):
         tokens, budget = settings.budget.tokens, _words(settings.budget)
-        shape = Shape(settings.per_device_train_batch_size, settings.max_length_tokens, 1, 1)
+        mapped = isinstance(settings, SharedMap)
+        batch, length = settings.per_device_train_batch_size, settings.max_length_tokens
+        shape = Shape(batch, length, length, batch * length) if mapped else Shape(batch, length, 1, 1)
         passes = measure_pass(target, shape, machine.use_bf16(settings.precision), 1, settings).training_bytes
-        beside = (2 + ADAM_STATES) * BYTES * _encoder_parameters(target) + passes
+        # the source's rows and the mapped matrix; or the old encoder, and gradients and states of the new one
+        kept = 2 * rows if mapped else (2 + ADAM_STATES) * BYTES * _encoder_parameters(target)
+        beside = kept + passes
         spent = {"flops": settings.budget.flops, "minutes": None}.get(settings.budget.unit)
         minutes = settings.budget.minutes
         trained = 60 * minutes if minutes else spent / probe.flops_per_second if spent else None

@@ -37,6 +37,7 @@ def prepare(model: PreTrainedModel, settings: Training) -> PeftModel | None:
         graft.train_bridge_only(model)
     elif settings.trainable != "all":
         embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        embeddings.add(id(model.get_output_embeddings().weight))  # an untied one too
         for parameter in model.parameters():
             parameter.requires_grad_((id(parameter) in embeddings) == (settings.trainable == "embeddings"))
     return None

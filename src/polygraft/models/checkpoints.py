@@ -24,7 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
-from polygraft.models import bottleneck, graft
+from polygraft.models import bottleneck, graft, untied
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
 
@@ -146,6 +146,7 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
         raise CheckpointError(f"{name}: {len(lost)} weights of its {what} are missing in its files, such as {lost[0]}.")
     if missing:
         logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
+    untied.share_inputs(model)
     bottleneck.load(model, Path(resolve(name, allow_pickled=True)) / bottleneck.FOLDER)
     return model, missing
 
@@ -184,7 +185,7 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages:
         language = codes[0] if len(codes) == 1 else None
         place = "decoder_start_token_id" if is_cc25(tokenizer) else "forced_bos_token_id"
         setattr(model.generation_config, place, language)
-    model.save_pretrained(folder, state_dict=bottleneck.base_state(model))
+    model.save_pretrained(folder, state_dict=untied.whole_state(model, bottleneck.base_state(model)))
     bottleneck.save(model, folder / bottleneck.FOLDER)
     tokenizer.save_pretrained(folder)
     _assert_saved(model, folder)

@@ -51,7 +51,7 @@ def quieten_others(model: Any, kept: np.ndarray, objective: Any, data: Any, mass
     bias = low if before > mass else 0.0
     others = torch.ones(model.config.vocab_size, dtype=torch.bool)
     others[kept] = False
-    _output_bias(model)[others] += bias
+    output_bias(model)[others] += bias
     return {
         "others_mass_before": before, "others_mass": float((gap_N + bias).sigmoid().mean()), "others_bias": bias,
     }  # fmt: skip
@@ -73,7 +73,10 @@ def _log_odds(model: Any, kept_K: Tensor, objective: Any, data: Any) -> Tensor:
     return torch.cat(gaps)[:POSITIONS]
 
 
-def _output_bias(model: Any) -> Tensor:
-    """Return what is added to the logits, [V], the tensor itself: a buffer in mBART, a parameter in XLM-R and BERT."""
+def output_bias(model: Any) -> Any:
+    """Return what is added to the logits, [V], the tensor itself: a buffer in mBART, a parameter in XLM-R and BERT.
+
+    None for a model that has none.
+    """
     buffer = getattr(model, "final_logits_bias", None)
     return buffer[0] if buffer is not None else model.get_output_embeddings().bias

@@ -47,6 +47,9 @@ EXPLANATIONS = {
     "change_asked": "Squared change that the source's adaptation asks of the target's states, relative to their "
     "variance, mean over layers: near 0, adaptation changed little.",
     "change_reached": "Share of that which the target's encoder has learned, on held-out documents: 1 is all of it.",
+    "mapped_rows": "Rows that one map from the source gives, in all and of tokens that the text lacks.",
+    "map_moved": "Mean distance by which training the map moved the rows of tokens that the text has (seen) and lacks "
+    "(unseen); compare it with the median length of a row.",
     "source_reliance": "Loss with another document's source minus loss with the right one, in nats per token: near 0, "
     "the target ignores its encoder, and nothing that is transferred into it can show.",
     "kcf": "Share of direct adaptation's gain that the transfer carried over: 1 is all of it.",

@@ -28,7 +28,7 @@ from polygraft.models.graft import is_graft
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, token_counts, tokens_by_id
 from polygraft.settings import TextData
 from polygraft.training import remove_checkpoints
-from polygraft.transfer import bottleneck, distill, embeddings, encoder
+from polygraft.transfer import bottleneck, distill, embeddings, encoder, none, shared_map
 from polygraft.transfer.plan import Inputs, check_plan, format_plan
 from polygraft.transfer_settings import Embeddings, Transfer
 
@@ -37,6 +37,8 @@ METHODS: dict[str, Any] = {
     "bottleneck": bottleneck,
     "encoder": encoder,
     "distill": distill,
+    "map": shared_map,
+    "none": none,
 }
 PROBE_TEXTS, PROBE_CHARACTERS = 200, 300
 SAMPLE_TEXTS = [  # what the two tokenizers are compared on beside the user's text

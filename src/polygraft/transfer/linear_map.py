@@ -61,14 +61,34 @@ class Moments:
         The penalty is relative to the mean eigenvalue of S, so that the same `ridge` means the same at every width,
         number of rows and scale of x: 1 halves a direction of mean variance. c is not penalised.
         """
-        a = len(self.crossed) - 1
-        means = self.crossed[a] / self.crossed[a, a]  # of [x 1 y]
-        centred = self.crossed[:a] - torch.outer(self.crossed[:a, a], means)
-        scatter_aa, cross_ab = centred[:, :a], centred[:, a + 1 :]
+        scatter_aa, cross_ab, mean_a, mean_b = self.centred()
+        a = len(mean_a)
         system = scatter_aa + ridge * scatter_aa.trace() / a * torch.eye(a, dtype=torch.float64)
         # lstsq, not solve: with fewer rows than a and no ridge the scatter is singular, and the shortest W is wanted
         weight_ab = torch.linalg.lstsq(system, cross_ab, driver="gelsd").solution
-        return LinearMap(weight_ab, means[a + 1 :] - means[:a] @ weight_ab)
+        return LinearMap(weight_ab, mean_b - mean_a @ weight_ab)
+
+    def procrustes(self) -> LinearMap:
+        """Return W = f U V^T, from the singular vectors of the centred cross moment: a rotation and one factor.
+
+        U V^T is the (semi-)orthogonal matrix of the largest inner product with the cross moment (Schönemann 1966, A
+        generalized solution of the orthogonal Procrustes problem); where widths differ it keeps all angles of the
+        narrower side. The scales of two models' rows are unrelated, so f is the least-squares factor for that matrix:
+        with none, `delta` would be wrong by the ratio of the scales, and no R^2 would mean anything.
+        """
+        scatter_aa, cross_ab, mean_a, mean_b = self.centred()
+        left, values, right = torch.linalg.svd(cross_ab, full_matrices=False)
+        rotation_ab = left @ right
+        spread = ((scatter_aa @ rotation_ab) * rotation_ab).sum()  # of the rotated x
+        weight_ab = rotation_ab * (values.sum() / spread if spread > 0 else 0.0)
+        return LinearMap(weight_ab, mean_b - mean_a @ weight_ab)
+
+    def centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the weighted scatter of x (a, a), its cross moment with y (a, b), and the means of x and y."""
+        a = len(self.crossed) - 1
+        means = self.crossed[a] / self.crossed[a, a]  # of [x 1 y]
+        moments = self.crossed[:a] - torch.outer(self.crossed[:a, a], means)
+        return moments[:, :a], moments[:, a + 1 :], means[:a], means[a + 1 :]
 
     def r_squared(self, fitted: LinearMap) -> float:
         """Return the share of y's variance about its mean that a map explains on these rows; as `r_squared` on them."""
@@ -88,7 +108,14 @@ class Moments:
 def fit_ridge(
     source: Tensor, source_ids: np.ndarray, target: Tensor, target_ids: np.ndarray, weights: np.ndarray, ridge: float
 ) -> LinearMap:
-    """Fit the map from rows of one matrix to rows of another: `Moments.solve`, streamed.
+    """Fit the ridge map from rows of one matrix to rows of another: `Moments.solve` of `moments_of`."""
+    return moments_of(source, source_ids, target, target_ids, weights).solve(ridge)
+
+
+def moments_of(
+    source: Tensor, source_ids: np.ndarray, target: Tensor, target_ids: np.ndarray, weights: np.ndarray
+) -> Moments:
+    """Add up the moments of pairs of rows of two matrices, block by block.
 
     Args:
         source, target: (rows, a) and (rows, b), any float dtype; x_n = source[source_ids[n]], y_n likewise.
@@ -99,7 +126,7 @@ def fit_ridge(
         block = slice(start, start + BLOCK_ROWS)
         x, y = source[torch.from_numpy(source_ids[block])], target[torch.from_numpy(target_ids[block])]
         moments.add(x, y, torch.from_numpy(weights[block]))
-    return moments.solve(ridge)
+    return moments
 
 
 def r_squared(predicted_Nb: Tensor, true_Nb: Tensor) -> float:

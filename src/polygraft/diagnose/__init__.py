@@ -77,7 +77,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         }
     direct = _direct(recipe, arms)
     judgements = [_judge(name, found, rivals[name], direct if direct != name else None) for name in transfers]
-    states = [(state, None) for of_arm in found.values() for state in of_arm.values()]
+    states: list[tuple[State, str | None]] = [(s, None) for of_arm in found.values() for s in of_arm.values()]
     states += [(s, name) for name, of_arm in rivals.items() for one in of_arm.values() for s in one.values()]
     compared, notes = layers.compare(next(iter(transfers.values())), seed)
     used = dict.fromkeys(name.rpartition("+")[2] for of_arm in rivals.values() for name in of_arm)

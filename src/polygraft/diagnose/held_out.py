@@ -84,7 +84,8 @@ class Losses:
     def save(self, folder: Path) -> None:
         """Write losses.npz."""
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / LOSSES, **{key: np.asarray(value) for key, value in vars(self).items()})
+        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in vars(self).items()}
+        np.savez(folder / LOSSES, **arrays)
 
     @classmethod
     def load(cls, folder: Path) -> Losses:

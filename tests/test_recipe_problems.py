@@ -19,7 +19,7 @@ ONE_PROBLEM = {
     ),
     "unknown key, nothing near": (
         ("transfer: {}", "transfer: {zzz: 1}"),
-        "line 11: transfer.zzz = 1: no such key of `embeddings`; valid here: method, mode, ridge_lambda, alpha,",
+        "line 11: transfer.zzz = 1: no such key of `embeddings`; valid here: method, mode, estimator, ridge_lambda,",
     ),
     "missing section": (
         ("finetune:\n  budget:\n    epochs: 2\n", ""),
@@ -134,8 +134,8 @@ ONE_PROBLEM = {
         "line 9: adapt: its result is not used: transfer method `none` takes nothing from the source",
     ),
     "a control of nothing": (
-        ("transfer: {}", "transfer: {mode: recentre, control: random}"),
-        "line 11: transfer: control: random stands in for what comes from the source, and mode: recentre takes nothing",
+        ("adapt:\n  budget: {steps: 100}\ntransfer: {}", "transfer: {mode: recentre, control: random}"),
+        "line 9: transfer: control: random stands in for what comes from the source, and mode: recentre takes nothing",
     ),
     "delta without adapt": (
         ("adapt:\n  budget: {steps: 100}\ntransfer: {}", "transfer: {mode: delta}"),

@@ -11,12 +11,12 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForSeq2SeqLM
 
-from polygraft import transfer
+from polygraft import adapt, add_languages, finetune, transfer
 from polygraft.errors import CheckpointError, TransferError
 from polygraft.models import adapters, checkpoints, graft
 from polygraft.models.checkpoints import tied_names
 from polygraft.models.trimming import restore, trim
-from polygraft.settings import Finetune
+from polygraft.settings import Denoising, Finetune, PairData
 from polygraft.transfer import embeddings
 from polygraft.transfer.plan import check_plan
 from polygraft.transfer_settings import Embeddings
@@ -217,11 +217,27 @@ def test_later_stages_hold_an_untied_model(untied, folders, mbart_tokenizer, tmp
 
 
 def test_what_needs_a_tied_model_refuses_an_untied_one(untied, folders, tmp_path):
-    from polygraft import add_languages
-
     with pytest.raises(TransferError, match=r"two tensors.* before input_only"):
         transfer.run(Embeddings(mode="recentre"), None, None, str(untied), None, tmp_path / "again")
     with pytest.raises(TransferError, match="tensor of its own"):
         graft.assert_graftable(checkpoints.load_seq2seq(str(untied)))
     with pytest.raises(CheckpointError, match="Add them before the transfer"):
         add_languages.run({"be_BY": "uk_UA"}, str(untied), tmp_path / "added")
+
+
+@pytest.mark.parametrize("trim_vocabulary", [False, True])
+def test_an_untied_model_is_trained_from_its_checkpoints(untied, folders, tmp_path, trim_vocabulary):
+    """Both stages that follow; fine-tuning loads its best checkpoint again."""
+    how = {"budget": {"steps": 2}, "learning_rate": 1e-3, "trim_vocabulary": trim_vocabulary}
+    adapt.run(Denoising(**how), str(untied), folders.text, 1, tmp_path / "adapted")
+    rows = [{"id": str(i), "text": f"The library reads {i} files.", "summary": "It reads files."} for i in range(12)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pairs = PairData(train_file=str(tmp_path / "pairs.jsonl"))
+    finetune.run(Finetune(**how), str(tmp_path / "adapted"), pairs, 1, tmp_path / "tuned")
+    state = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tuned").state_dict()
+    before = AutoModelForSeq2SeqLM.from_pretrained(untied).state_dict()
+    for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"):
+        assert torch.equal(state[name], state[SHARED])  # trained together
+    assert not torch.equal(state[SHARED], before[SHARED])
+    assert not torch.equal(state[OUTPUT], before[OUTPUT])
+    assert not torch.equal(state[OUTPUT], state[SHARED])

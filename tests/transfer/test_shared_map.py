@@ -59,8 +59,7 @@ def test_absent_tokens_move_too_and_all_by_one_map(folders, pair, tmp_path):
     assert len(known) > 2 * known.shape[1]
     wanted = move[pair.dead].double()
     residual = wanted - known @ torch.linalg.lstsq(known, wanted).solution
-    print("RESIDUAL", float(residual.norm() / wanted.norm()))
-    assert float(residual.norm() / wanted.norm()) < 1e-3  # of fp32 differences of rows; measured below
+    assert float(residual.norm() / wanted.norm()) < 1e-4  # fp32 differences of rows: measured 1.2e-6
     figures = result["diagnostics"]
     assert figures["map_moved.unseen"] == pytest.approx(float(lengths.mean()), rel=1e-4)
     assert figures["mapped_rows.unseen"] == len(absent)

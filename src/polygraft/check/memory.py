@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from polygraft.models import adapters
+from polygraft.models.untied import share_inputs
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.seq2seq import summed_loss
 from polygraft.settings import Training
@@ -131,6 +132,7 @@ def measure_pass(
     loss = loss_of(config)
     with torch.device("meta"):  # PEFT moves its modules, which fake tensors do not let it
         model = make_model(config)
+        share_inputs(model)  # in memory; the file has a copy for each name
         if settings:
             adapters.prepare(model, settings)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -76,6 +77,8 @@ class Stages:
             host = target
             if source and isinstance(recipe.transfer, Encoder):
                 target = self.grafted(source, target)
+            if getattr(recipe.transfer, "input_only", False):
+                target = self.untied(target)
             configs = self.opened[host].config, self.opened[target].config
             needs.append(transfer_need(recipe.transfer, sources, *configs, self.probe(host, False)))
         if recipe.warm_up and recipe.text:
@@ -89,6 +92,15 @@ class Stages:
         config = graft_config(encoder.config, decoder.config, positions)
         name = f"{source} before {target}"
         self.opened[name] = Opened(config, decoder.tokenizer, replace(decoder.report, max_positions=positions))
+        self.probed[name] = target
+        return name
+
+    def untied(self, target: str) -> str:
+        """Add a target whose output matrix is a tensor of its own, under a name of its own; returns that."""
+        opened, name = self.opened[target], f"{target}, untied"
+        config = copy.deepcopy(opened.config)
+        config.tie_word_embeddings = False
+        self.opened[name] = replace(opened, config=config)
         self.probed[name] = target
         return name
 

@@ -34,7 +34,7 @@ def share_inputs(model: Any) -> None:
     names = dict(model.named_parameters(remove_duplicate=False))
     if not {OUTPUT, INPUT, *READERS} <= set(names) or not is_untied(model):
         return
-    if all(torch.equal(names[name], names[INPUT]) for name in READERS):
+    if names[INPUT].is_meta or all(torch.equal(names[name], names[INPUT]) for name in READERS):
         for side in (model.model.encoder, model.model.decoder):
             side.embed_tokens.weight = model.model.shared.weight
         _name_ties(model)

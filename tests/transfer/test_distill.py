@@ -18,7 +18,10 @@ from polygraft.transfer.calibration import Site, states
 from polygraft.transfer.plan import Inputs
 from polygraft.transfer_settings import Distill
 
-BUDGET = {"budget": {"steps": 3}, "per_device_train_batch_size": 4, "eval_steps": 1.0, "learning_rate": 1e-3}
+BUDGET = {
+    "budget": {"steps": 3}, "per_device_train_batch_size": 4, "learning_rate": 1e-3,
+    "eval_steps": 100, "save_steps": 100,  # at the end only
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -82,8 +85,8 @@ def test_only_the_encoders_layers_change_and_costs_are_counted(dirs):
 
 
 def test_the_asked_change_is_reached(dirs):
-    result = run(dirs, "after", budget={"steps": 40}, learning_rate=3e-3, per_device_train_batch_size=16)
-    assert result["diagnostics"]["change_reached"] > 0.4  # of held-out documents; measured 0.56
+    result = run(dirs, "after", budget={"steps": 20}, learning_rate=5e-3, per_device_train_batch_size=16)
+    assert result["diagnostics"]["change_reached"] > 0.4  # of held-out documents; measured 0.52
     assert result["eval_loss"] < 0.6 * result["eval_loss_first"]
 
 

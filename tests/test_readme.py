@@ -36,7 +36,10 @@ def shortened(recipe: Path) -> str:
     cuts += ["adaptation_budget={tokens: 10000}"] * shared
     cut = ("adapt",) if shared else ("adapt", "adapt_target")
     for place, sections in {"": content, **arms}.items():
-        cuts += [f"{place}{s}.budget={{steps: 2}}" for s in sections if s in cut]
+        cuts += [f"{place}{s}.budget={{steps: 2}}" for s in sections if s in cut and sections[s]]
+        cuts += [
+            f"{place}{s}.budget={{steps: 2}}" for s in ("transfer", "warm_up") if "budget" in (sections.get(s) or {})
+        ]
     return " ".join(f"--set '{cut}'" for cut in cuts)
 
 
@@ -62,7 +65,7 @@ def test_recipe_commands(tmp_path):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (commands,) = [block for block in blocks("sh") if "polygraft run" in block]
     cuts = shortened(ROOT / "recipes" / "demo.yaml")
-    commands = re.sub(r"(polygraft run recipes/\S+)", rf"\1 {cuts}", commands)
+    commands = re.sub(r"(polygraft (?:run|diagnose) recipes/\S+)", rf"\1 {cuts}", commands)
     result = shell(commands, tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "Not enough evidence" in result.stdout  # one seed
@@ -76,7 +79,18 @@ def test_checkpoint_commands(tmp_path):
     assert (tmp_path / "outputs/be/model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("recipe", sorted(p.name for p in (ROOT / "recipes").glob("*.yaml") if p.name != "demo.yaml"))
+def test_recipe_of_every_method(tmp_path):
+    path = ROOT / "recipes" / "methods.yaml"
+    few = "--set diagnose='{max_samples: 4, placebos: []}'"
+    result = shell(f"polygraft diagnose {path} {shortened(path)} {few}", tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count("Open: ") + result.stdout.count("o-go: ") + result.stdout.count("Go: ") == 8
+
+
+RUN_ABOVE = ("demo.yaml", "methods.yaml")
+
+
+@pytest.mark.parametrize("recipe", sorted({p.name for p in (ROOT / "recipes").glob("*.yaml")} - {*RUN_ABOVE}))
 def test_every_other_recipe(tmp_path, recipe):
     path = ROOT / "recipes" / recipe
     nano = " ".join(f"--set {key}={value}" for key, value in NANO.items())

@@ -59,7 +59,8 @@ class Shuffled(NamedTuple):
     place: Site | Linear
 
 
-Place = Site | Linear | Shuffled
+State = Site | Linear
+Place = State | Shuffled
 Pair = tuple[Place, Place]  # mapped from, mapped to
 
 
@@ -149,16 +150,16 @@ class Calibration:
         sites = {place.place if isinstance(place, Shuffled) else place for place in places}
         generator = torch.Generator().manual_seed(self.seed)
         for batch in self._batches(documents, BATCH_TOKENS):
-            found: dict[Place, Tensor] = {**self.read(batch, sites)}
+            found = self.read(batch, sites)
             if shuffled:
                 order_N = cycle(len(batch.source_places), generator)
                 found |= {place: found[place.place][order_N] for place in shuffled}
             yield found
 
     @torch.inference_mode()
-    def read(self, batch: Batch, sites: Iterable[Site | Linear]) -> dict[Site | Linear, Tensor]:
+    def read(self, batch: Batch, sites: Iterable[State]) -> dict[Place, Tensor]:
         """Return the states of the aligned tokens at each site, [N, D] on the CPU."""
-        found: dict[Site | Linear, Tensor] = {}
+        found: dict[Place, Tensor] = {}
         counter = FlopCounterMode(display=False)
         for side, encoder, ids, mask, places in (
             ("source", self.source, batch.source_ids, batch.source_mask, batch.source_places),

@@ -102,7 +102,7 @@ def _scale(
     return figures
 
 
-def _pairs(k: int, layer: int) -> tuple[Pair, Pair]:
+def _pairs(k: int, layer: int) -> tuple[tuple[Site, Site], tuple[Site, Site]]:
     """The maps Q and P between source layer k and a target layer."""
     source, target = Site("source", k), Site("target", layer)
     return (target, source), (source, target)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck
-from polygraft.transfer.calibration import Calibration, Fitted, Linear, Pair, Shuffled
+from polygraft.transfer.calibration import Calibration, Fitted, Linear, Shuffled, State
 from polygraft.transfer.controls import PERMUTED, noise_like, sized_like
 from polygraft.transfer.linear_map import LinearMap, Moments
 from polygraft.transfer.plan import Inputs
@@ -154,7 +154,7 @@ def _placebo(real: Factors, drawn: Factors | None, moments: Moments, generator: 
     return up * (wanted / made if made else 0.0), down, bias
 
 
-def _pairs(change: Change, layer: int) -> dict[str, Pair]:
+def _pairs(change: Change, layer: int) -> dict[str, tuple[State, State]]:
     read = SHARED_INPUT.get(change.module, change.module)
     place, home = f"encoder.layer.{change.layer - 1}", f"layers.{layer - 1}"
     return {

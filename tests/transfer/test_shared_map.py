@@ -18,7 +18,7 @@ from polygraft.transfer import shared_map
 from polygraft.transfer.plan import check_plan
 from polygraft.transfer_settings import Embeddings, SharedMap
 
-BUDGET = {"budget": {"steps": 3}, "per_device_train_batch_size": 4, "eval_steps": 1.0, "ridge_lambda": 0.0}
+BUDGET = {"budget": {"steps": 3}, "per_device_train_batch_size": 4, "eval_steps": 1e6, "ridge_lambda": 0.0}
 READERS = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
 
 

@@ -37,25 +37,28 @@ def run(language: str, out: Path) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """One line per method: its states, and what it gains over direct denoising and over its placebos."""
-    losses = {(state["arm"], state["stage"]): state["loss"] for state in found["states"]}
-    lines = [
-        "| method | after the transfer | before fine-tuning | over `direct` | KCF, transfer alone | "
-        + " | ".join(f"over {name}" for name in PLACEBOS) + " | |",
-        "|---" * (6 + len(PLACEBOS)) + "|",
-    ]  # fmt: skip
+    states = {(state["arm"], state["stage"]): state for state in found["states"]}
     direct = found["direct"]
-    lines.append(f"| `{direct}` | {_ends(losses, direct)} | | |{' |' * len(PLACEBOS)} |")
+    lines = [
+        "| method | after the transfer | before fine-tuning | whole text | reliance | "
+        f"over `{direct}` | KCF, transfer alone | " + " | ".join(f"over {name}" for name in PLACEBOS) + " | |",
+        "|---" * (8 + len(PLACEBOS)) + "|",
+    ]  # fmt: skip
+    without = [arm for arm in dict.fromkeys(arm for arm, _ in states) if arm.startswith("direct")]
+    lines += [f"| `{arm}` | {_ends(states, arm)} | | |{' |' * len(PLACEBOS)} |" for arm in without]
     for arm in found["arms"]:
         gains = {one["name"].rpartition("+")[2]: Estimate(**one["gain"]) for one in arm["against"]}
         carried = arm["carried"] and Estimate(**arm["carried"]).text()
-        cells = [f"`{arm['arm']}`", _ends(losses, arm["arm"]), gains[direct].text(signed=True), carried or ""]
+        cells = [f"`{arm['arm']}`", _ends(states, arm["arm"]), gains[direct].text(signed=True), carried or ""]
         cells += [gains[name].text(signed=True) if name in gains else "" for name in PLACEBOS]
         lines.append(f"| {' | '.join(cells)} | {arm['decision']} |")
     return "\n".join(lines)
 
 
-def _ends(losses: dict[tuple[str, str], dict[str, float]], arm: str) -> str:
-    return f"{losses[arm, 'transfer']['value']:.2f} | {losses[arm, 'adapt_target']['value']:.2f}"
+def _ends(states: dict[tuple[str, str], dict[str, Any]], arm: str) -> str:
+    last = states[arm, "adapt_target"]
+    figures = [states[arm, "transfer"]["loss"], last["loss"], last["whole"], last["reliance"]]
+    return " | ".join(f"{figure['value']:.2f}" for figure in figures)
 
 
 def main() -> None:

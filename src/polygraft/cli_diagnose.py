@@ -8,7 +8,16 @@ from typing import Any
 
 def text(found: Mapping[str, Any]) -> str:
     """The diagnosis for people: a table of all states, then a sentence for each arm."""
-    head = ("ARM", "after", "nats per removed token", "source reliance", "never learned", "map R2", "precision@1")
+    head = (
+        "ARM",
+        "after",
+        "nats per removed token",
+        "whole text",
+        "source reliance",
+        "never learned",
+        "map R2",
+        "precision@1",
+    )
     rows, seen = [head], False
     for state in found["states"]:
         start = state["stage"] == "target"
@@ -16,7 +25,7 @@ def text(found: Mapping[str, Any]) -> str:
             continue
         seen = seen or start
         rows.append((
-            "target" if start else state["arm"], "" if start else state["stage"], _estimate(state["loss"]),
+            "target" if start else state["arm"], "" if start else state["stage"], _estimate(state["loss"]), _plain(state["whole"]["value"]),
             _estimate(state["reliance"]), f"{state['dead_share']:.1%}", _plain(state.get("map_r2")),
             _plain(state.get("csls_precision_at_1")),
         ))  # fmt: skip

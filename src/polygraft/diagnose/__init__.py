@@ -45,6 +45,7 @@ class State:
         return {
             "arm": self.arm, "placebo_of": placebo_of, "stage": self.stage,
             "loss": asdict(self.losses.per_removed_token().estimate()),
+            "whole": asdict(self.losses.per_token().estimate()),
             "reliance": None if reliance is None else asdict(reliance.estimate()), **self.health, **self.map_scores,
         }  # fmt: skip
 
@@ -75,7 +76,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
             f"{name}+{kind}": _states(f"{name}+{kind}", placebo, settings, seed, folder)
             for kind, placebo in placebos(arm, settings.placebos)
         }
-    direct = _direct(recipe, arms)
+    direct = _direct(arms, found)
     judgements = [_judge(name, found, rivals[name], direct if direct != name else None) for name in transfers]
     states: list[tuple[State, str | None]] = [(s, None) for of_arm in found.values() for s in of_arm.values()]
     states += [(s, name) for name, of_arm in rivals.items() for one in of_arm.values() for s in one.values()]
@@ -122,15 +123,19 @@ def _map_scores(folder: Path) -> dict[str, float]:
     return scores
 
 
-def _direct(recipe: Recipe, arms: Mapping[str, Recipe]) -> str | None:
-    """The arm that adapts the target without a source: the verdict's control if it does, else the last that does."""
+def _direct(arms: Mapping[str, Recipe], found: Mapping[str, Mapping[str, State]]) -> str | None:
+    """The arm that adapts the target without a source; of several the best, chosen on what all are measured on."""
     candidates = [
         name
         for name, arm in arms.items()
         if arm.adapt_target is not None and (arm.transfer is None or is_placebo(arm)) and arm.adapt is None
     ]
-    control = recipe.verdict.control if recipe.verdict else None
-    return control if control in candidates else candidates[-1] if candidates else None
+    return min(candidates, key=lambda name: _last(found[name]).losses.per_removed_token().value, default=None)
+
+
+def _last(states: Mapping[str, State]) -> State:
+    """The state that goes into fine-tuning."""
+    return list(states.values())[-1]
 
 
 def _judge(
@@ -141,5 +146,5 @@ def _judge(
 
     return judge(
         name, losses(found[name]), None if direct is None else (direct, losses(found[direct])),
-        {rival: list(states.values())[-1].losses for rival, states in rivals.items()},
+        {rival: _last(states).losses for rival, states in rivals.items()},
     )  # fmt: skip

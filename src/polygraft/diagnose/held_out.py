@@ -73,6 +73,10 @@ class Losses:
         """The loss on removed spans. Copied tokens cost next to nothing, and would hide what was learned."""
         return ratio(self.removed, self.removed_tokens, self.languages)
 
+    def per_token(self) -> Ratio:
+        """The loss on the whole original, most of which is copied from the source."""
+        return ratio(self.whole, self.tokens, self.languages)
+
     def reliance(self) -> Ratio | None:
         """By how much another document's source is worse, per token; None where no language has two documents."""
         paired = ~np.isnan(self.other)

@@ -112,7 +112,9 @@ def test_report_prints_the_path(fake, tmp_path, invoke):
 def test_schema_is_json_with_meanings(invoke):
     result = invoke("schema")
     schema = json.loads(result.stdout)
-    assert schema["$defs"]["Denoising"]["properties"]["mask_ratio"]["description"].startswith("Share of tokens removed")
+    assert schema["$defs"]["DenoisingSection"]["properties"]["mask_ratio"]["description"].startswith(
+        "Share of tokens removed"
+    )
 
 
 def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

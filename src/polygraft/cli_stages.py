@@ -13,7 +13,7 @@ from polygraft import cli_options as o
 from polygraft.cli_errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
 from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, Settings, TextData
-from polygraft.transfer_settings import TAKES_NOTHING, Embeddings, Transfer
+from polygraft.transfer_settings import TAKES_NOTHING, Embeddings, Transfer, depends_on_seed
 
 Objective = Annotated[
     Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")
@@ -104,7 +104,7 @@ def transfer(
     if dry_run:
         _print_result(work())
     else:
-        drawn = seed if stage.depends_on_seed(section, text) else None
+        drawn = seed if depends_on_seed(section, text) else None
         inputs = [source_before, source, target, text, getattr(section, "general", None)]
         run_verb("transfer", output_dir, section, inputs, drawn, work)
 

@@ -176,3 +176,8 @@ DEFAULT_METHOD = "embeddings"
 Transfer = Embeddings | BottleneckTransfer | Encoder | Distill | SharedMap | NoTransfer
 TAKES_NOTHING = ("recentre", "none")
 """The mode and the method that take nothing from the source, and need none."""
+
+
+def depends_on_seed(settings: Transfer, text: TextData | None) -> bool:
+    """Whether another seed gives another result: by what is drawn, or by which rows of the text are held out."""
+    return settings.random or (text is not None and text.validation_file is None)

@@ -106,11 +106,6 @@ def run(
     return result | spent | {"diagnostics": diagnostics, "plan": "plan.json"}
 
 
-def depends_on_seed(settings: Transfer, text: TextData | None) -> bool:
-    """Whether another seed gives another result: by what is drawn, or by which rows of the text are held out."""
-    return settings.random or (text is not None and text.validation_file is None)
-
-
 def load_inputs(
     settings: Transfer,
     source_before: str | None,

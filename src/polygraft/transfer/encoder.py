@@ -189,14 +189,14 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
     """Build the graft from the source's encoder and the target's decoder, both of which become part of it."""
     mended = rows.apply(_decoders(plan), fitted.rows, inputs)
     encoder: Any = fitted.encoder
-    old = encoder.embeddings.word_embeddings
+    old, of_source = encoder.embeddings.word_embeddings, torch.from_numpy(_source_rows(inputs))
     new = nn.Embedding(
         inputs.vocabulary.target_rows, old.embedding_dim, padding_idx=old.padding_idx, dtype=old.weight.dtype
     )
     encoder.embeddings.word_embeddings = new
     model = graft.assemble(encoder, inputs.target, _config(inputs))
     with torch.no_grad():
-        new.weight.copy_(old.weight[torch.from_numpy(_source_rows(inputs))])
+        new.weight.copy_(old.weight[of_source])
     graft.set_bridge(model, fitted.bridge.map.weight, fitted.bridge.map.intercept)
     inputs.target_tokenizer.model_max_length = model.config.max_position_embeddings
     return rows.Changes(model, mended)

@@ -24,6 +24,7 @@ from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CO
 
 from polygraft import adapt, evaluate, finetune, transfer
 from polygraft import trim as trim_stage
+from polygraft.data.dataset import texts_of
 from polygraft.errors import CheckpointError, DataError, TransferError
 from polygraft.inference.generate import generate_texts
 from polygraft.models import checkpoints, graft
@@ -186,7 +187,7 @@ def test_random_encoder_is_drawn_by_the_seed_and_known_rows_are_repaired_all_the
 
 
 @torch.no_grad()
-def test_permuted_reads_other_tokens_of_the_text(pair_dirs, tmp_path, sentences):
+def test_permuted_reads_other_tokens_of_the_text(pair_dirs, tmp_path):
     """The graft reads a text as the source reads the permuted one; and costs and the decoder are as without."""
     results, models = {}, {}
     for control, seed in (("none", 0), ("permuted", 0), ("permuted", 1), ("random", 0)):
@@ -205,7 +206,8 @@ def test_permuted_reads_other_tokens_of_the_text(pair_dirs, tmp_path, sentences)
     ids = torch.tensor([[0, 5, 40, 7, 8, 2]])
     expected = base(input_ids=reads[ids]).last_hidden_state
     assert torch.equal(models["permuted", 0].encoder(ids).last_hidden_state, expected)
-    text = {i for ids in AutoTokenizer.from_pretrained(pair_dirs.target)(sentences)["input_ids"] for i in ids}
+    read, _ = texts_of(pair_dirs.text, 0)
+    text = {i for ids in AutoTokenizer.from_pretrained(pair_dirs.target)(read)["input_ids"] for i in ids}
     assert all((i in text) == (int(reads[i]) in text) for i in moved.tolist())
     entries = json.loads((tmp_path / "permuted-0" / "plan.json").read_text())["entries"]
     control = next(entry for entry in entries if entry["reason"].startswith("control: "))

@@ -64,9 +64,9 @@ def create(folder: Path, source: str, target: str) -> dict[str, Any]:
             with torch.no_grad():
                 matrix = model.get_input_embeddings().weight
                 dead = torch.rand(len(matrix)) < DEAD_SHARE
-                dead[1] = True  # <pad>, which marks the drift
                 drift = torch.nn.functional.normalize(torch.randn(matrix.shape[1]), dim=0) * DRIFT_LENGTH
                 matrix[dead] = drift + NOISE * torch.randn(int(dead.sum()), matrix.shape[1])
+                matrix[1] = drift  # <pad>, which starts at zero and is never a target, marks it
         model.save_pretrained(folder / name)
         del model
     create_tokenizers(folder)

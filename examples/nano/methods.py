@@ -18,6 +18,7 @@ import torch
 from polygraft import diagnose
 from polygraft.measure.intervals import Estimate
 from polygraft.recipe_io import load_recipe
+from polygraft.report.formats import MINUS
 
 LANGUAGES = {"uk": "Ukrainian", "pl": "Polish", "ko": "Korean"}
 PLACEBOS = ("recentre", "random", "permuted", "untuned")
@@ -47,12 +48,16 @@ def table(found: dict[str, Any]) -> str:
     without = [arm for arm in dict.fromkeys(arm for arm, _ in states) if arm.startswith("direct")]
     lines += [f"| `{arm}` | {_ends(states, arm)} | | |{' |' * len(PLACEBOS)} |" for arm in without]
     for arm in found["arms"]:
-        gains = {one["name"].rpartition("+")[2]: Estimate(**one["gain"]) for one in arm["against"]}
+        gains = {one["name"].rpartition("+")[2]: _gains(one) for one in arm["against"]}
         carried = arm["carried"] and Estimate(**arm["carried"]).text()
-        cells = [f"`{arm['arm']}`", _ends(states, arm["arm"]), gains[direct].text(signed=True), carried or ""]
-        cells += [gains[name].text(signed=True) if name in gains else "" for name in PLACEBOS]
+        cells = [f"`{arm['arm']}`", _ends(states, arm["arm"]), gains[direct], carried or ""]
+        cells += [gains.get(name, "") for name in PLACEBOS]
         lines.append(f"| {' | '.join(cells)} | {arm['decision']} |")
     return "\n".join(lines)
+
+
+def _gains(one: dict[str, Any]) -> str:
+    return f"{Estimate(**one['gain']).text(signed=True)}; whole {one['whole']['value']:+.2f}".replace("-", MINUS)
 
 
 def _ends(states: dict[tuple[str, str], dict[str, Any]], arm: str) -> str:

@@ -18,6 +18,18 @@ def losses(nats: float, reliance: float = 1.0, spread: float = 0.05, seed: int =
     return Losses(["uk"] * DOCUMENTS, removed * nats * hard * own, removed, whole, whole + reliance * removed, removed)
 
 
+def test_what_shows_on_the_whole_text_only_is_said():
+    mine, other = losses(4.0), losses(4.0, seed=1)
+    reader = Losses(mine.languages, mine.removed, mine.removed_tokens, mine.whole / 2, mine.other, mine.tokens)
+    found = judge("encoder", {"target": losses(6.0), "transfer": reader}, None, {"encoder+random": other})
+    assert found.against[0].reading == "not told apart"
+    assert found.against[0].whole.value == pytest.approx(1.0)
+    assert "On the whole text, copied tokens included, it is better than `encoder+random` (by 1.00" in found.sentence
+    assert (
+        "On the whole" not in judge("encoder", {"target": losses(6.0), "transfer": mine}, None, {"r": other}).sentence
+    )
+
+
 def states(*nats: float, seed: int = 0, **how: float) -> dict[str, Losses]:
     return {
         stage: losses(value, seed=seed + i, **how)

@@ -22,11 +22,16 @@ MIN_RELIANCE = 0.05  # nats per token: below it, a target does not read its sour
 
 @dataclass(frozen=True)
 class Against:
-    """An arm beside another: by how many nats per removed token it is better (positive), and what that reads as."""
+    """An arm beside another: by how many nats it is better (positive), and what that reads as.
+
+    `gain` and `reading` are of removed tokens, what decides; `whole` is per token of the whole text, copied ones
+    included. What an encoder is good for shows there: removed tokens follow from what the decoder has written so far.
+    """
 
     name: str
     gain: Estimate
     reading: Reading
+    whole: Estimate
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,14 @@ class Judgement:
 def compare(name: str, mine: Losses, other: Losses) -> Against:
     """Compare two checkpoints on the same documents."""
     gain = other.per_removed_token().minus(mine.per_removed_token()).estimate()
-    if gain.low is None or gain.high is None:
-        return Against(name, gain, "not told apart")
-    return Against(name, gain, "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart")
+    whole = other.per_token().minus(mine.per_token()).estimate()
+    return Against(name, gain, _reading(gain), whole)
+
+
+def _reading(gain: Estimate) -> Reading:
+    if gain.low is not None and gain.low > 0:
+        return "better"
+    return "worse" if gain.high is not None and gain.high < 0 else "not told apart"
 
 
 def share_of_gain(before: Losses, mine: Losses, direct: Losses) -> Estimate | None:
@@ -97,6 +107,10 @@ def judge(
         carried = share_of_gain(ends[0], states["transfer"], ends[1])
         reached = share_of_gain(ends[0], final, ends[1])
     decision, sentence = _decide(arm, final, against, direct is not None)
+    copies = [one for one in against if one.reading != "better" and _reading(one.whole) == "better"]
+    if copies:
+        names = ", ".join(f"`{one.name}` (by {_size(one.whole)} nats per token)" for one in copies)
+        sentence += f" On the whole text, copied tokens included, it is better than {names}."
     return Judgement(arm, decision, sentence, tuple(against), carried, reached)
 
 

@@ -45,7 +45,8 @@ def _arm(item: dict[str, Any], arms: dict[str, int]) -> dict[str, Any]:
         gain = mapping(other.get("gain"))
         value, low, high = (number(gain.get(key)) for key in ("value", "low", "high"))
         if value is not None:
-            text = f"{decimal(value, 2, signed=True)}  [{interval(low, high, 2, signed=True)}]"
+            whole = decimal(mapping(other.get("whole")).get("value"), 2, signed=True)
+            text = f"{decimal(value, 2, signed=True)}  [{interval(low, high, 2, signed=True)}], whole {whole}"
             label = f"against {other.get('name')}"
             estimates.append(plots.Estimate(label, value, low, high, arms.get(name, 0), text))
     said = "; ".join(f"{one.label}: {one.text}" for one in estimates)

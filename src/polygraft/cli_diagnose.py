@@ -40,7 +40,7 @@ def text(found: Mapping[str, Any]) -> str:
                 f"Of direct adaptation's gain (KCF), its transfer alone has {_estimate(arm['carried'])}, "
                 f"the arm before fine-tuning {_estimate(arm['reached'])}."
             )
-    return "\n".join([*lines, *found["notes"]])
+    return "\n".join([*lines, *found["notes"], "", f"Report: {found['report']}"])
 
 
 def _estimate(one: Mapping[str, float | None] | None) -> str:

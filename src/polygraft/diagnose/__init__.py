@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from polygraft import machine
+from polygraft import machine, report
 from polygraft.data.files import write_atomically
 from polygraft.diagnose import held_out, layers
 from polygraft.diagnose.held_out import HeldOut, Losses
@@ -23,7 +23,7 @@ from polygraft.diagnose.placebos import EXPLANATIONS, is_placebo, placebos
 from polygraft.errors import RecipeError
 from polygraft.pipeline import adapt_arm, run_stage
 from polygraft.recipe import Recipe
-from polygraft.recipe_io import arm_recipes
+from polygraft.recipe_io import arm_recipes, dump_recipe
 from polygraft.settings import Diagnose
 
 FILE, FOLDER = "diagnose.json", "diagnose"
@@ -51,11 +51,11 @@ class State:
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
-    """Run all arms up to their fine-tuning, measure them and their placebos; write diagnose.json into the run's folder.
+    """Run all arms up to their fine-tuning, measure them and their placebos; write diagnose.json and the report.
 
     Returns:
         {"documents", "seed", "states": [State.to_json …], "arms": [Judgement …], "layers": of `layers.compare` or
-        None, "notes": [sentences], "placebos": {name: what it is}}.
+        None, "notes": [sentences], "placebos": {name: what it is}, "report": path of the page}.
 
     Raises:
         RecipeError: a recipe without text, or without an arm that transfers anything.
@@ -89,7 +89,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "machine": machine.describe(), "versions": machine.versions(),
     }  # fmt: skip
     write_atomically(folder / FILE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    return result
+    write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+    return result | {"report": str(report.write(folder))}
 
 
 def _states(name: str, arm: Recipe, settings: Diagnose, seed: int, folder: Path) -> dict[str, State]:

@@ -12,8 +12,8 @@ import yaml
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = [
-    "seeds=[1]", "finetune.budget={steps: 2}", "evaluate.max_samples=6", "evaluate.num_beams=1",
-    "evaluate.max_new_tokens=4",
+    "seeds=[1]", "finetune.budget={steps: 2}", "finetune.eval_steps=2", "evaluate.max_samples=6", 
+    "evaluate.num_beams=1", "evaluate.max_new_tokens=4",
 ]  # fmt: skip
 NANO = {
     "source": "polygraft/nano-xlmr", "target": "polygraft/nano-mbart",
@@ -38,7 +38,7 @@ def shortened(recipe: Path) -> str:
         trained = [
             s for s in ("adapt", "transfer", "warm_up", "adapt_target") if "learning_rate" in (sections.get(s) or {})
         ]
-        cuts += [f"{place}{section}.per_device_train_batch_size=4" for section in trained]
+        cuts += [f"{place}{s}.{cut}" for s in trained for cut in ("per_device_train_batch_size=4", "eval_steps=1e6")]
         cuts += [f"{place}{s}.budget={{steps: 2}}" for s in trained if not (shared and s == "adapt_target")]
     return " ".join(f"--set '{cut}'" for cut in cuts)
 
@@ -65,7 +65,10 @@ def test_recipe_commands(tmp_path):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (commands,) = [block for block in blocks("sh") if "polygraft run" in block]
     cuts = shortened(ROOT / "recipes" / "demo.yaml")
-    commands = re.sub(r"(polygraft (?:run|diagnose) recipes/\S+)", rf"\1 {cuts}", commands)
+    commands = commands.replace(
+        "polygraft diagnose", "polygraft diagnose --set 'diagnose={max_samples: 4, placebos: [untuned]}'"
+    )
+    commands = re.sub(r"(polygraft (?:run|diagnose).* recipes/\S+)", rf"\1 {cuts}", commands)
     result = shell(commands, tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "Not enough evidence" in result.stdout  # one seed

@@ -13,7 +13,7 @@ from polygraft import cli_options as o
 from polygraft.cli_errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
 from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, Settings, TextData
-from polygraft.transfer_settings import TAKES_NOTHING, Embeddings, Transfer, depends_on_seed
+from polygraft.transfer_settings import Transfer, depends_on_seed, name_of
 
 Objective = Annotated[
     Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")
@@ -224,21 +224,14 @@ def run_verb(
 
 def _check_transfer(section: Any, source: str | None, source_before: str | None, text: TextData | None) -> None:
     """The rules that a recipe's sections follow, for the options of `polygraft transfer`."""
-    from polygraft.recipe_rules import MOVES_A_CHANGE
-
-    problems = []
-    mode = section.mode if isinstance(section, Embeddings) else None
-    what = f"mode {mode}" if mode else f"method {section.method}"
-    takes_nothing = (mode or section.method) in TAKES_NOTHING
-    if not takes_nothing and source is None:
-        problems.append(f"--source: is missing; {what} transfers from it (mode recentre needs none)")
-    if (mode or section.method) in MOVES_A_CHANGE and source_before is None:
-        problems.append(f"--source-before: is missing; {what} moves what adaptation changed between the two")
-    if mode == "delta" and text is None:
-        problems.append(f"--train-file: is missing; {what} weighs each token by its count in the text")
-    if mode is None and text is None and not takes_nothing:
-        use = "trains the map" if section.method == "map" else "compares the two models"
-        problems.append(f"--train-file: is missing; {what} {use} on it")
+    use = {"embeddings": "weighs each token by its count in the text", "map": "trains the map on it"}
+    given = {
+        "source_after": (source, "--source", "transfers from it (mode recentre needs none)"),
+        "source_before": (source_before, "--source-before", "moves what adaptation changed between the two"),
+        "text": (text, "--train-file", use.get(section.method, "compares the two models on it")),
+    }
+    missing = [given[name][1:] for name in given if name in section.required_inputs and given[name][0] is None]
+    problems = [f"{option}: is missing; {name_of(section)} {why}" for option, why in missing]
     if problems:
         raise RecipeError("polygraft transfer: " + "\n  ".join(problems))
 

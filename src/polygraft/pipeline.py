@@ -28,7 +28,7 @@ from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
 from polygraft.settings import AddLanguages, PairData, Settings, TextData
-from polygraft.transfer_settings import TAKES_NOTHING, depends_on_seed
+from polygraft.transfer_settings import depends_on_seed
 
 STAGE_FILE = "stage.json"
 FORMAT = 2  # raised when a stage's results change with the same settings
@@ -97,9 +97,12 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
         work = partial(adapt.run, recipe.adapt, source, text, seed)
         source = stage("adapt", recipe.adapt, [source, text], seed, work)
     if recipe.transfer:
-        # A control that needs no source must not depend on one, or a changed source would run it again.
-        how = getattr(recipe.transfer, "mode", recipe.transfer.method)
-        before, after = (None, None) if how in TAKES_NOTHING else (recipe.source, source)
+        # What a transfer does not need it must not depend on, or another source would run it again.
+        needed = recipe.transfer.required_inputs
+        before, after = (
+            recipe.source if "source_before" in needed else None,
+            source if "source_after" in needed else None,
+        )
         drawn = seed if depends_on_seed(recipe.transfer, text) else None
         inputs = [before, after, model, text, getattr(recipe.transfer, "general", None)]
         work = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)

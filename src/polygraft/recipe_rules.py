@@ -9,9 +9,10 @@ from typing import Any
 
 from polygraft.budget import EARLIER_STAGES, UNITS
 from polygraft.recipe_problems import Finding, shown
-from polygraft.transfer_settings import DEFAULT_METHOD, TAKES_NOTHING
+from polygraft.transfer_settings import DEFAULT_METHOD
 
-MOVES_A_CHANGE = ("delta", "bottleneck", "distill")
+MOVES_A_CHANGE, TAKES_NOTHING = ("delta", "bottleneck", "distill"), ("recentre", "none")
+"""Modes and methods that need the source before and after adaptation, and those that need none."""
 
 
 def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:

@@ -41,6 +41,12 @@ class Embeddings(Settings):
     its values. The checkpoint grows by three embedding matrices, since transformers ties all of them or none."""
 
     @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """What it cannot do without: of source_before, source_after and text."""
+        both = ("source_before", "source_after", "text")
+        return {"recentre": (), "delta": both}.get(self.mode, ("source_after",))
+
+    @property
     def random(self) -> bool:
         """Whether the result depends on the seed."""
         return self.control != "none"
@@ -71,6 +77,11 @@ class NoTransfer(Settings):
     """The transfer method."""
 
     @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """What it cannot do without: of source_before, source_after and text."""
+        return ()
+
+    @property
     def random(self) -> bool:
         """Whether the result depends on the seed."""
         return False
@@ -86,6 +97,11 @@ class HiddenStates(Settings):
     """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
     calibration_tokens: PositiveInt = 100_000
     """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
+
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """What it cannot do without: of source_before, source_after and text."""
+        return ("source_before", "source_after", "text")
 
     @property
     def random(self) -> bool:
@@ -109,6 +125,11 @@ class Encoder(HiddenStates):
     """The transfer method."""
     ridge_lambda: NonNegativeFloat = 1e-3
     """Regularisation of the bridge between the hidden states, relative to their mean variance."""
+
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """What it cannot do without: of source_before, source_after and text."""
+        return ("source_after", "text")
 
 
 class WarmUp(Denoising):
@@ -167,6 +188,11 @@ class SharedMap(Denoising):
     """All rows move, also those of tokens that the text lacks."""
 
     @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """What it cannot do without: of source_before, source_after and text."""
+        return ("source_after", "text")
+
+    @property
     def random(self) -> bool:
         """Whether the result depends on the seed."""
         return True
@@ -174,10 +200,13 @@ class SharedMap(Denoising):
 
 DEFAULT_METHOD = "embeddings"
 Transfer = Embeddings | BottleneckTransfer | Encoder | Distill | SharedMap | NoTransfer
-TAKES_NOTHING = ("recentre", "none")
-"""The mode and the method that take nothing from the source, and need none."""
 
 
 def depends_on_seed(settings: Transfer, text: TextData | None) -> bool:
     """Whether another seed gives another result: by what is drawn, or by which rows of the text are held out."""
     return settings.random or (text is not None and text.validation_file is None)
+
+
+def name_of(settings: Transfer) -> str:
+    """What a transfer is called in messages: its mode, where its method has several, or its method."""
+    return f"mode {settings.mode}" if isinstance(settings, Embeddings) else f"method {settings.method}"

@@ -22,7 +22,7 @@ def test_rows_are_those_of_embeddings_and_only_lent(pair, mode):
     with rows.mended(planned, fitted, inputs):
         lent = pair.target.clone()
     assert torch.equal(pair.target, before)
-    direct = dataclasses.replace(pair.inputs(mode), settings=embeddings.Embeddings(mode=mode))
+    direct = dataclasses.replace(pair.inputs(mode), settings=Embeddings(mode=mode))
     plan = embeddings.plan(direct)
     embeddings.apply(plan, embeddings.fit(plan, direct), direct)
     assert torch.equal(pair.target, lent)

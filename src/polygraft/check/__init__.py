@@ -17,7 +17,7 @@ from polygraft.check.data import DataReport, check_data
 from polygraft.data.reading import iter_rows
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
-from polygraft.transfer_settings import DEFAULT_METHOD, TAKES_NOTHING
+from polygraft.transfer_settings import DEFAULT_METHOD
 
 if TYPE_CHECKING:  # they import torch and transformers, which a wrong file name need not wait for
     from polygraft.check.models import ModelReport, Opened
@@ -89,7 +89,8 @@ def run(recipe: Recipe) -> Report:
 def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:
     """Each language that an arm's data is declared to be in and that the target must have: where it is declared."""
     files = {recipe.pairs.train_file, recipe.pairs.validation_file, recipe.pairs.test_file}
-    compared = recipe.transfer is not None and recipe.transfer.method not in (DEFAULT_METHOD, *TAKES_NOTHING)
+    method = recipe.transfer.method if recipe.transfer and recipe.transfer.required_inputs else DEFAULT_METHOD
+    compared = method != DEFAULT_METHOD
     if recipe.text and (recipe.adapt_target or recipe.warm_up or compared):
         files |= {recipe.text.train_file, recipe.text.validation_file}
     return {report.declared: report.declared_by for report in data.language if report.file in files}

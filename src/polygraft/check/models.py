@@ -18,7 +18,7 @@ from polygraft.errors import CheckpointError, DataError, PolygraftError
 from polygraft.models import checkpoints
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies
 from polygraft.recipe import Recipe
-from polygraft.transfer import METHODS, SAMPLE_TEXTS
+from polygraft.transfer import SAMPLE_TEXTS
 from polygraft.transfer_settings import Encoder
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -69,7 +69,7 @@ def open_models(arms: Mapping[str, Recipe]) -> dict[str, Opened]:
 
 def needs_source(recipe: Recipe) -> bool:
     """Whether an arm reads its source at all."""
-    transfer = recipe.transfer is not None and bool(METHODS[recipe.transfer.method].required(recipe.transfer))
+    transfer = recipe.transfer is not None and "source_after" in recipe.transfer.required_inputs
     return recipe.adapt is not None or transfer
 
 

@@ -72,7 +72,7 @@ class Stages:
             needs.append(self.text_stage("adapt", recipe.adapt, source, recipe.text))
         if recipe.transfer:
             sources = [self.opened[source].config] if source and needs_source(recipe) else []
-            if "source_before" in transfer.METHODS[recipe.transfer.method].required(recipe.transfer):
+            if "source_before" in recipe.transfer.required_inputs:
                 sources *= 2
             host = target
             if source and isinstance(recipe.transfer, Encoder):

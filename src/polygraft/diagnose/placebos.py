@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from polygraft.recipe import Recipe
-from polygraft.recipe_rules import MOVES_A_CHANGE
 from polygraft.settings import Placebo
 from polygraft.transfer_settings import Embeddings
 
@@ -30,8 +29,7 @@ def placebos(arm: Recipe, wanted: tuple[Placebo, ...]) -> Iterator[tuple[Placebo
         if name == "recentre":
             yield name, arm.model_copy(update={"transfer": Embeddings(mode="recentre"), "adapt": None, "warm_up": None})
         elif name == "untuned":
-            moves_a_change = {transfer.method, getattr(transfer, "mode", None)} & set(MOVES_A_CHANGE)
-            if arm.adapt is not None and not moves_a_change:
+            if arm.adapt is not None and "source_before" not in transfer.required_inputs:
                 yield name, arm.model_copy(update={"adapt": None})
         elif hasattr(transfer, "control"):
             yield name, arm.model_copy(update={"transfer": transfer.model_copy(update={"control": name})})
@@ -40,5 +38,4 @@ def placebos(arm: Recipe, wanted: tuple[Placebo, ...]) -> Iterator[tuple[Placebo
 def is_placebo(arm: Recipe) -> bool:
     """Whether an arm's transfer brings nothing that the source knows."""
     transfer: Any = arm.transfer
-    nothing = transfer.method == "none" or getattr(transfer, "mode", None) == "recentre"
-    return nothing or getattr(transfer, "control", "none") != "none"
+    return not transfer.required_inputs or getattr(transfer, "control", "none") != "none"

@@ -1,6 +1,6 @@
 """Stage 2: move what the adapted source knows into the target. Every method: plan -> fit -> apply -> diagnose.
 
-A method is a module with these four functions and `required(settings)`, the names of the inputs it cannot do without:
+A method is a module with these four functions; its settings name the inputs that it cannot do without:
 
     plan(inputs) -> Plan                                 where every value of the target will come from
     fit(plan, inputs) -> F                               what has to be estimated for that
@@ -30,7 +30,7 @@ from polygraft.settings import TextData
 from polygraft.training import remove_checkpoints
 from polygraft.transfer import bottleneck, distill, embeddings, encoder, none, shared_map
 from polygraft.transfer.plan import Inputs, check_plan, format_plan
-from polygraft.transfer_settings import Embeddings, Transfer
+from polygraft.transfer_settings import Transfer, name_of
 
 METHODS: dict[str, Any] = {
     "embeddings": embeddings,
@@ -117,14 +117,13 @@ def load_inputs(
 ) -> tuple[Inputs, list[str]]:
     """Load what the method needs; returns the inputs, and warnings."""
     given = {"source_before": source_before, "source_after": source_after, "text": text}
-    needed = METHODS[settings.method].required(settings)
-    missing = [name for name in needed if given[name] is None]
+    missing = [name for name in settings.required_inputs if given[name] is None]
     if missing:
         raise TransferError(
-            f"{_name(settings)} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
+            f"{name_of(settings)} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
         )
     texts, languages = texts_of(text, seed) if text else ([], [])
-    names = {name: given[name] for name in needed if name != "text"}
+    names = {name: given[name] for name in settings.required_inputs if name != "text"}
     sources = {name: checkpoints.load_masked_lm(str(path)) for name, path in names.items()}
     shapes = {name: tuple(embeddings.embedding_matrix(model).shape) for name, model in sources.items()}
     if len(set(shapes.values())) > 1:
@@ -152,7 +151,3 @@ def load_inputs(
         adapter if adapter and adapter.is_dir() else None, out_dir,
     )  # fmt: skip
     return inputs, warnings
-
-
-def _name(settings: Transfer) -> str:
-    return f"mode {settings.mode}" if isinstance(settings, Embeddings) else f"method {settings.method}"

@@ -31,7 +31,6 @@ from polygraft.transfer.alignment import Aligned
 from polygraft.transfer.calibration import Calibration, Pair, Site, depth, match_layers
 from polygraft.transfer.controls import PERMUTED, RANDOM
 from polygraft.transfer.plan import Entry, Inputs, Plan
-from polygraft.transfer_settings import BottleneckTransfer
 
 CARRY = "carry across"
 ENCODER = "model.encoder"
@@ -70,11 +69,6 @@ class Fit:
     flops: float
     calibration: Calibration
     end: End
-
-
-def required(settings: BottleneckTransfer) -> tuple[str, ...]:
-    """Name the inputs without which the method cannot run."""
-    return ("source_before", "source_after", "text")
 
 
 def plan(inputs: Inputs) -> Plan:

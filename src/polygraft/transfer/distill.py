@@ -42,7 +42,6 @@ from polygraft.transfer.alignment import Aligned, align, make_batch
 from polygraft.transfer.calibration import HELDOUT_EVERY, Calibration, Fitted, Linear, Site, depth, match_layers, states
 from polygraft.transfer.controls import PERMUTED, RANDOM, cycle, generator_of, rotation
 from polygraft.transfer.plan import Entry, Inputs, Plan
-from polygraft.transfer_settings import Distill
 
 TRAIN, NAME = "distil", "distill"
 WHY = {
@@ -66,11 +65,6 @@ class Fit:
     @property
     def flops(self) -> float:
         return self.calibration.flops
-
-
-def required(settings: Distill) -> tuple[str, ...]:
-    """Name the inputs without which the method cannot run."""
-    return ("source_before", "source_after", "text")
 
 
 def plan(inputs: Inputs) -> Plan:

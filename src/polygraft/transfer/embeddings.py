@@ -54,7 +54,6 @@ from polygraft.transfer.row_plan import (
     with_control,
 )
 from polygraft.transfer.row_values import embedding_scale, matrix_to_map, new_biases, new_rows
-from polygraft.transfer_settings import Embeddings
 
 MIN_FIT_ROWS = 50
 HELDOUT_EVERY = 10
@@ -76,12 +75,6 @@ class Changes:
     model: PreTrainedModel
     ids: np.ndarray
     before: Tensor
-
-
-def required(settings: Embeddings) -> tuple[str, ...]:
-    """Name the inputs without which a mode cannot run."""
-    both = ("source_before", "source_after", "text")
-    return {"recentre": (), "delta": both}.get(settings.mode, ("source_after",))
 
 
 def plan(inputs: Inputs) -> Plan:

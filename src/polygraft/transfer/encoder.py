@@ -29,7 +29,6 @@ from polygraft.transfer import embeddings, rows
 from polygraft.transfer.calibration import Calibration, Fitted, Site, depth
 from polygraft.transfer.controls import PERMUTED, RANDOM, cycle, generator_of
 from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan
-from polygraft.transfer_settings import Encoder
 
 # Measured on nano XLM-R, without any training in that order: 0.07 to 0.14 nats more masked-language-model loss.
 CC25 = "mBART-cc25 puts the language last, so that the encoder reads its <s> last, too, and the text a position early"
@@ -46,11 +45,6 @@ class Fit:
     bridge: Fitted
     flops: float
     rows: embeddings.Fit | None
-
-
-def required(settings: Encoder) -> tuple[str, ...]:
-    """Name the inputs without which the method cannot run."""
-    return ("source_after", "text")
 
 
 def plan(inputs: Inputs) -> Plan:

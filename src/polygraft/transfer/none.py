@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from polygraft.models.checkpoints import tied_names
 from polygraft.transfer.plan import Inputs, Plan, keep_whole
-from polygraft.transfer_settings import NoTransfer
 
 
 @dataclass(frozen=True)
@@ -16,11 +15,6 @@ class Changes:
     """The target as it was."""
 
     model: PreTrainedModel
-
-
-def required(settings: NoTransfer) -> tuple[str, ...]:
-    """Nothing is needed."""
-    return ()
 
 
 def plan(inputs: Inputs) -> Plan:

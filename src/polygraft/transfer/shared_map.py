@@ -36,7 +36,7 @@ from polygraft.transfer.embeddings import HELDOUT_EVERY, Fit
 from polygraft.transfer.plan import Inputs, Plan
 from polygraft.transfer.row_plan import embedding_matrix, from_source
 from polygraft.transfer.row_values import distance_from_mean
-from polygraft.transfer_settings import Embeddings, SharedMap
+from polygraft.transfer_settings import Embeddings
 
 ATTRIBUTE = "shared_map"
 MAPPED = "mapped"
@@ -51,11 +51,6 @@ class Changes:
     rows: embeddings.Changes
     repaired: Tensor
     trained: dict[str, Any]
-
-
-def required(settings: SharedMap) -> tuple[str, ...]:
-    """Name the inputs without which the method cannot run."""
-    return ("source_after", "text")
 
 
 def plan(inputs: Inputs) -> Plan:

@@ -77,7 +77,7 @@ def main() -> None:
     parts = []
     for language in [args.language] if args.language else LANGUAGES:
         found = run(language, args.out)
-        start = next(state for state in found["states"] if state["stage"] == "target")
+        start = found["targets"][0]
         about = f"{LANGUAGES[language]}: {found['documents']} held-out documents; the target as it was "
         about += f"{Estimate(**start['loss']).text()}, {start['dead_share']:.0%} of the text's tokens never learned."
         parts += [about, table(found)]

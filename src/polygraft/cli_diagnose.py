@@ -18,16 +18,12 @@ def text(found: Mapping[str, Any]) -> str:
         "map R2",
         "precision@1",
     )
-    rows, seen = [head], False
-    for state in found["states"]:
-        start = state["stage"] == "target"
-        if start and seen:
-            continue
-        seen = seen or start
+    rows = [head]
+    for state in [*found["targets"], *found["states"]]:
         whole, share = _plain(state["whole"]["value"]), f"{state['dead_share']:.1%}"
         rows.append((
-            "target" if start else state["arm"], "" if start else state["stage"], _estimate(state["loss"]), whole,
-            _estimate(state["reliance"]), share, _plain(state.get("map_r2")), _plain(state.get("csls_precision_at_1")),
+            state["arm"], state["stage"], _estimate(state["loss"]), whole, _estimate(state["reliance"]), share,
+            _plain(state.get("map_r2")), _plain(state.get("csls_precision_at_1")),
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -31,6 +31,7 @@ from polygraft.settings import AddLanguages, PairData, Settings, TextData
 from polygraft.transfer_settings import depends_on_seed
 
 STAGE_FILE = "stage.json"
+TARGET = "target"  # the state of an arm before anything is done
 FORMAT = 2  # raised when a stage's results change with the same settings
 
 
@@ -92,7 +93,7 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
     if recipe.add_languages:
         new = AddLanguages(relatives=recipe.add_languages)
         model = stage("add_languages", new, [model], None, partial(add_languages.run, new.relatives, model))
-    states = {"target": model}
+    states = {TARGET: model}
     if recipe.adapt and source and text:
         work = partial(adapt.run, recipe.adapt, source, text, seed)
         source = stage("adapt", recipe.adapt, [source, text], seed, work)

@@ -10,7 +10,7 @@ import torch
 from polygraft.transfer import distill, embeddings, encoder, rows
 from polygraft.transfer.plan import check_plan
 from polygraft.transfer.row_plan import REPAIR
-from polygraft.transfer_settings import Distill, Encoder
+from polygraft.transfer_settings import Distill, Embeddings, Encoder
 
 
 @pytest.mark.parametrize("mode", ["repair", "recentre"])

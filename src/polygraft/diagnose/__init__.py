@@ -7,10 +7,11 @@ the recipe's first seed; intervals are over documents.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from polygraft.diagnose.held_out import HeldOut, Losses
 from polygraft.diagnose.judge import Judgement, judge
 from polygraft.diagnose.placebos import EXPLANATIONS, is_placebo, placebos
 from polygraft.errors import RecipeError
-from polygraft.pipeline import adapt_arm, run_stage
+from polygraft.pipeline import TARGET, adapt_arm, fingerprint_of, run_stage
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes, dump_recipe
-from polygraft.settings import Diagnose
+from polygraft.settings import Diagnose, TextData
 
 FILE, FOLDER = "diagnose.json", "diagnose"
 MAP_SCORES = ("bridge_heldout_r2", "state_map_heldout_r2", "output_map_heldout_r2", "heldout_r2")
@@ -39,8 +40,9 @@ class State:
     losses: Losses
     health: Mapping[str, Any]
     map_scores: Mapping[str, float]
+    folder: Path
 
-    def to_json(self, placebo_of: str | None) -> dict[str, Any]:
+    def to_json(self, placebo_of: str | None = None) -> dict[str, Any]:
         reliance = self.losses.reliance()
         return {
             "arm": self.arm, "placebo_of": placebo_of, "stage": self.stage,
@@ -54,8 +56,9 @@ def run(recipe: Recipe) -> dict[str, Any]:
     """Run all arms up to their fine-tuning, measure them and their placebos; write diagnose.json and the report.
 
     Returns:
-        {"documents", "seed", "states": [State.to_json …], "arms": [Judgement …], "layers": of `layers.compare` or
-        None, "notes": [sentences], "placebos": {name: what it is}, "report": path of the page}.
+        {"documents", "seed", "direct": the arm that adapts the target directly, "targets", "states": [State.to_json …]
+        of the targets as they were, each once, and after each stage, "arms": [Judgement …], "layers": of
+        `layers.compare` or None, "notes": [sentences], "placebos": {name: what it is}, "report": path of the page}.
 
     Raises:
         RecipeError: a recipe without text, or without an arm that transfers anything.
@@ -69,22 +72,25 @@ def run(recipe: Recipe) -> dict[str, Any]:
             "polygraft diagnose: the recipe needs `text`, on which to measure, and an arm with a `transfer` that takes "
             "something from a source."
         )
-    found = {name: _states(name, arm, settings, seed, folder) for name, arm in arms.items()}
-    rivals: dict[str, dict[str, dict[str, State]]] = {}
-    for name, arm in transfers.items():
-        rivals[name] = {
-            f"{name}+{kind}": _states(f"{name}+{kind}", placebo, settings, seed, folder)
-            for kind, placebo in placebos(arm, settings.placebos)
-        }
+    documents = cache(partial(HeldOut.of, seed=seed, max_samples=settings.max_samples))
+    own = settings.model_copy(update={"placebos": ()})  # which of them are wanted changes nothing of what is measured
+    states_of = partial(_states, own, seed, folder, documents)
+    found = {name: states_of(name, arm) for name, arm in arms.items()}
+    rivals = {
+        name: {f"{name}+{kind}": states_of(f"{name}+{kind}", one) for kind, one in placebos(arm, settings.placebos)}
+        for name, arm in transfers.items()
+    }
     direct = _direct(arms, found)
     judgements = [_judge(name, found, rivals[name], direct if direct != name else None) for name in transfers]
-    states: list[tuple[State, str | None]] = [(s, None) for of_arm in found.values() for s in of_arm.values()]
-    states += [(s, name) for name, of_arm in rivals.items() for one in of_arm.values() for s in one.values()]
+    targets = {states[TARGET].folder: states[TARGET] for states in reversed(found.values())}  # the first of equal ones
+    shown: list[tuple[State, str | None]] = [(state, None) for states in found.values() for state in _changed(states)]
+    shown += [(s, name) for name, of_arm in rivals.items() for states in of_arm.values() for s in _changed(states)]
     compared, notes = layers.compare(next(iter(transfers.values())), seed)
     used = dict.fromkeys(name.rpartition("+")[2] for of_arm in rivals.values() for name in of_arm)
     result = {
-        "documents": len(next(iter(found.values()))["target"].losses.languages), "seed": seed, "direct": direct,
-        "states": [state.to_json(of) for state, of in states], "arms": [asdict(one) for one in judgements],
+        "documents": len(next(iter(targets.values())).losses.languages), "seed": seed, "direct": direct,
+        "targets": [target.to_json() for target in reversed(targets.values())],
+        "states": [state.to_json(of) for state, of in shown], "arms": [asdict(one) for one in judgements],
         "layers": compared, "notes": notes, "placebos": {name: EXPLANATIONS[name] for name in used},
         "machine": machine.describe(), "versions": machine.versions(),
     }  # fmt: skip
@@ -93,19 +99,24 @@ def run(recipe: Recipe) -> dict[str, Any]:
     return result | {"report": str(report.write(folder))}
 
 
-def _states(name: str, arm: Recipe, settings: Diagnose, seed: int, folder: Path) -> dict[str, State]:
+def _states(
+    settings: Diagnose, seed: int, folder: Path, documents: Callable[[TextData], HeldOut], name: str, arm: Recipe
+) -> dict[str, State]:
     """Run an arm up to its fine-tuning, and measure the target as it was and after each stage that changed it."""
     assert arm.text is not None
-    documents = HeldOut.of(arm.text, seed, settings.max_samples)
-    own = settings.model_copy(update={"placebos": ()})  # which of them are wanted changes nothing here
     states = {}
     for stage, model in adapt_arm(arm, seed, folder / name / f"seed-{seed}").items():
-        # all arms start from the same target, which is measured once
-        out = folder / FOLDER / ("target" if stage == "target" and not arm.add_languages else f"{name}/{stage}")
-        work = partial(held_out.run, model, documents, out)
-        record = run_stage("diagnose", out, own, [model, arm.text], seed, work)
-        states[stage] = State(name, stage, Losses.load(out), record["result"], _map_scores(Path(model)))
+        # arms and placebos have much in common: what is the same checkpoint is measured once
+        out = folder / FOLDER / hashlib.sha256(fingerprint_of(model).encode()).hexdigest()[:16]
+        work = partial(held_out.run, model, documents(arm.text), out)
+        record = run_stage("diagnose", out, settings, [model, arm.text], seed, work)
+        states[stage] = State(name, stage, Losses.load(out), record["result"], _map_scores(Path(model)), out)
     return states
+
+
+def _changed(states: Mapping[str, State]) -> list[State]:
+    """The states after a stage."""
+    return [state for stage, state in states.items() if stage != TARGET]
 
 
 def _map_scores(folder: Path) -> dict[str, float]:

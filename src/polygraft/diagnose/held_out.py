@@ -30,7 +30,7 @@ from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.noise import Noise
 from polygraft.progress import Progress
 from polygraft.settings import TextData
-from polygraft.transfer.dead_rows import find_dead_rows
+from polygraft.transfer.row_plan import dead_rows_of
 
 MAX_TOKENS = 254  # of a piece, special tokens aside
 LOSSES = "losses.npz"
@@ -46,10 +46,13 @@ class HeldOut:
     @classmethod
     def of(cls, text: TextData, seed: int, max_samples: int) -> HeldOut:
         """Draw from the validation text that the recipe's stages have with this seed, the same documents always."""
-        rows = list(read_text(text, seed)[1])
-        rows = random.Random(1).sample(rows, min(max_samples, len(rows)))
-        languages = [row[text.lang_column] if text.lang_column else text.lang for row in rows]
-        return cls([row[text.text_column] for row in rows], languages)
+        rows = read_text(text, seed)[1]
+        drawn = random.Random(1).sample(range(len(rows)), min(max_samples, len(rows)))
+        wanted = np.zeros(len(rows), dtype=bool)
+        wanted[drawn] = True
+        found = dict(zip(sorted(drawn), rows.subset(wanted), strict=True))
+        languages = [found[i][text.lang_column] if text.lang_column else text.lang for i in drawn]
+        return cls([found[i][text.text_column] for i in drawn], languages)
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,7 @@ def row_health(model: Any, tokenizer: Any, texts: Sequence[str]) -> dict[str, An
     """Count the rows of text tokens that a model never learned, by script, and how much of the texts they make up."""
     matrix = model.get_output_embeddings().weight.detach()
     vocabulary = map_vocabularies(tokenizer, len(matrix))
-    pad = int(vocabulary.pad[0]) if len(vocabulary.pad) else None
-    candidates = np.union1d(vocabulary.ordinary, vocabulary.language_code)
-    dead = np.intersect1d(find_dead_rows(matrix, candidates, pad=pad).ids, vocabulary.ordinary)
+    dead = np.intersect1d(dead_rows_of(matrix, vocabulary).ids, vocabulary.ordinary)
     tokens, counts = tokens_by_id(tokenizer, len(matrix), "target"), token_counts(tokenizer, texts, len(matrix))
     scripts = Counter(script_of(tokens[row] or "") for row in dead)
     return {"dead_rows": dict(scripts.most_common()), "dead_share": float(counts[dead].sum() / max(1, counts.sum()))}

@@ -98,14 +98,13 @@ def judge(
         direct: name and states of the arm that adapts the target without a transfer.
         placebos: by name, what each leads to.
     """
-    *_, (_, final) = states.items()
-    against = [] if direct is None else [compare(direct[0], final, list(direct[1].values())[-1])]
-    against += [compare(name, final, losses) for name, losses in placebos.items()]
+    *_, final = states.values()
+    against = [compare(name, final, losses) for name, losses in placebos.items()]
     carried = reached = None
-    if direct is not None and len(direct[1]) > 1:
-        ends = states["target"], list(direct[1].values())[-1]
-        carried = share_of_gain(ends[0], states["transfer"], ends[1])
-        reached = share_of_gain(ends[0], final, ends[1])
+    if direct is not None:
+        name, (before, *_, adapted) = direct[0], direct[1].values()
+        against.insert(0, compare(name, final, adapted))
+        carried, reached = (share_of_gain(before, mine, adapted) for mine in (states["transfer"], final))
     decision, sentence = _decide(arm, final, against, direct is not None)
     copies = [one for one in against if one.reading != "better" and _reading(one.whole) == "better"]
     if copies:
@@ -139,7 +138,7 @@ def _decide(arm: str, final: Losses, against: list[Against], has_direct: bool) -
         rival = unbeaten[0]
         return "go", (
             f"Go, but adapting the source brought nothing: `{arm}` is {ahead}, and `{rival.name}`, from the source as "
-            f"it was, is as good ({rival.gain.text(signed=True)})."
+            f"it was, is {'better' if rival.reading == 'worse' else 'as good'} ({rival.gain.text(signed=True)})."
         )
     if unbeaten:
         names = ", ".join(f"`{rival.name}` ({rival.gain.text(signed=True)})" for rival in unbeaten)
@@ -147,7 +146,7 @@ def _decide(arm: str, final: Losses, against: list[Against], has_direct: bool) -
         plural = len(unbeaten) > 1
         return "open", (
             f"Open: `{arm}` may help, but not by what the source knows: {but}its "
-            f"{'placebos' if plural else 'placebo'} {names} {'are' if plural else 'is'} as good."
+            f"{'placebos' if plural else 'placebo'} {names} {'are' if plural else 'is'} at least as good."
         )
     if not rivals and direct is None:
         return "open", f"Open: there is nothing to compare `{arm}` with. Add an arm that adapts the target directly."

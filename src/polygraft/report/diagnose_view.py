@@ -20,15 +20,16 @@ def diagnosis(run: Run) -> dict[str, Any] | None:
     if not found:
         return None
     arms = {arm.name: arm.index for arm in run.arms}
-    states = _mappings(found.get("states"))
-    first = next((state for state in states if state.get("stage") == "target"), {})
+    targets, states = _mappings(found.get("targets")), _mappings(found.get("states"))
     return {
         "about": f"{plural(int(number(found.get('documents')) or 0), 'held-out document')} that no stage trained on, "
         f"seed {plain(found.get('seed'))}; intervals are over documents. Placebos are the arm without the knowledge.",
         "arms": [_arm(item, arms) for item in _mappings(found.get("arms"))],
-        "rows": _rows(states, arms),
+        "rows": [_row(state, arms) for state in [*targets, *states]],
         "placebos": [(f"{PLACEBO}{name}", plain(what)) for name, what in mapping(found.get("placebos")).items()],
-        "health": [(script, plain(rows)) for script, rows in mapping(first.get("dead_rows")).items()],
+        "health": [
+            (script, plain(rows)) for script, rows in mapping(targets[0].get("dead_rows") if targets else None).items()
+        ],
         "layers": _layers(mapping(found.get("layers"))),
         "notes": [str(note) for note in found.get("notes") or []],
     }
@@ -69,33 +70,23 @@ def _shares(item: dict[str, Any]) -> str:
     return f"Of direct adaptation's gain on this text (KCF), {'; '.join(said)}." if said else ""
 
 
-def _rows(states: list[dict[str, Any]], arms: dict[str, int]) -> list[dict[str, Any]]:
-    """The target as it was, once; then the states of each arm, and of its placebos."""
-    rows, seen = [], False
-    for state in states:
-        if state.get("stage") == "target" and (seen or state.get("placebo_of")):
-            continue
-        start = state.get("stage") == "target"
-        seen = seen or start
-        loss, reliance = mapping(state.get("loss")), mapping(state.get("reliance"))
-        share = number(state.get("dead_share"))
-        rows.append(
-            {
-                "name": "target" if start else str(state.get("arm")),
-                "arm": None if start else arms.get(str(state.get("arm"))),
-                "placebo": state.get("placebo_of") is not None,
-                "stage": STAGES.get(str(state.get("stage")), str(state.get("stage"))),
-                "loss": decimal(loss.get("value"), 3),
-                "loss_interval": interval(loss.get("low"), loss.get("high"), 3),
-                "whole": decimal(mapping(state.get("whole")).get("value"), 3),
-                "reliance": decimal(reliance.get("value")),
-                "reliance_interval": interval(reliance.get("low"), reliance.get("high")),
-                "dead_share": MISSING if share is None else f"{share:.1%}",
-                "map_r2": decimal(state.get("map_r2")),
-                "csls": decimal(state.get("csls_precision_at_1")),
-            }
-        )
-    return rows
+def _row(state: dict[str, Any], arms: dict[str, int]) -> dict[str, Any]:
+    loss, reliance = mapping(state.get("loss")), mapping(state.get("reliance"))
+    share, name, stage = number(state.get("dead_share")), str(state.get("arm")), str(state.get("stage"))
+    return {
+        "name": name,
+        "arm": arms.get(name),
+        "placebo": state.get("placebo_of") is not None,
+        "stage": STAGES.get(stage, stage),
+        "loss": decimal(loss.get("value"), 3),
+        "loss_interval": interval(loss.get("low"), loss.get("high"), 3),
+        "whole": decimal(mapping(state.get("whole")).get("value"), 3),
+        "reliance": decimal(reliance.get("value")),
+        "reliance_interval": interval(reliance.get("low"), reliance.get("high")),
+        "dead_share": MISSING if share is None else f"{share:.1%}",
+        "map_r2": decimal(state.get("map_r2")),
+        "csls": decimal(state.get("csls_precision_at_1")),
+    }
 
 
 def _layers(found: dict[str, Any]) -> Markup | None:

@@ -33,7 +33,6 @@ from polygraft.models import untied
 from polygraft.models.checkpoints import tied_names
 from polygraft.models.unseen import output_bias
 from polygraft.models.vocabulary import script_of
-from polygraft.transfer.dead_rows import find_dead_rows
 from polygraft.transfer.linear_map import (
     CSLS_MAX_ROWS,
     LinearMap,
@@ -45,6 +44,7 @@ from polygraft.transfer.linear_map import (
 from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan, keep_whole
 from polygraft.transfer.row_plan import (
     dead_entries,
+    dead_rows_of,
     delta_entries,
     embedding_matrix,
     from_source,
@@ -90,9 +90,7 @@ def plan(inputs: Inputs) -> Plan:
             "the target's input and output embeddings are two tensors; only tied ones can be changed. Transfer into "
             "the model as it was before input_only."
         )
-    anchors = [*vocabulary.unused[:1], *vocabulary.special[:1]]
-    pad = int(vocabulary.pad[0]) if len(vocabulary.pad) else None
-    dead = find_dead_rows(matrix, np.union1d(vocabulary.ordinary, vocabulary.language_code), anchors, pad)
+    dead = dead_rows_of(matrix, vocabulary)
     sets = row_sets(inputs, dead)
     tied = tied_names(inputs.target)
     owner = next(name for name, t in inputs.target.state_dict().items() if t.data_ptr() == matrix.data_ptr())

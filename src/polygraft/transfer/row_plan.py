@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from polygraft.models.vocabulary import VocabularyMap
 from polygraft.transfer.dead_rows import DeadRows, find_dead_rows
 from polygraft.transfer.plan import KEEP, Entry, Inputs
 
@@ -19,6 +20,13 @@ MIN_TRAINED_CODES = 2
 def embedding_matrix(model: PreTrainedModel) -> Tensor:
     """Return a model's input embeddings, (rows, width), without a gradient; the tensor itself, not a copy."""
     return model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+
+
+def dead_rows_of(matrix: Tensor, vocabulary: VocabularyMap) -> DeadRows:
+    """Find the rows of tokens and language codes that were never learned; see `find_dead_rows`."""
+    anchors = [*vocabulary.unused[:1], *vocabulary.special[:1]]
+    pad = int(vocabulary.pad[0]) if len(vocabulary.pad) else None
+    return find_dead_rows(matrix, np.union1d(vocabulary.ordinary, vocabulary.language_code), anchors, pad)
 
 
 def row_sets(inputs: Inputs, dead: DeadRows) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,13 @@ PLAIN, HOWTO, TRIMMED = "plain", "how-to", "trimmed"
 
 def prepare(args: argparse.Namespace) -> None:
     """A checkpoint of the real shape with random weights, the same trimmed to the whole text, and some of the text."""
-    folder = args.folder / args.model
     texts = side_by_side.rows("adapt", 10**6, ["text"])
     side_by_side.write_rows(args.folder / "adapt.jsonl", texts[: args.documents])
     if not (args.folder / TRIMMED / "model.safetensors").is_file():
-        import torch
-        from transformers import AutoConfig, AutoModelForMaskedLM
-
         from polygraft import trim
         from polygraft.settings import Trim
 
-        torch.manual_seed(0)
-        config = AutoConfig.from_pretrained(side_by_side.CONFIGS / f"{args.model}.json")
-        real_size.create_tokenizers(args.folder)
-        AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
-        for file in (args.folder / "source").iterdir():
-            shutil.copy(file, folder)
+        folder = real_size.random_checkpoint(args.folder, args.model, "source")
         file = side_by_side.write_rows(args.folder / "vocabulary.jsonl", texts)
         trim.run(Trim(train_file=[file]), str(folder), args.folder / TRIMMED)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,14 @@ PLAIN, HOWTO, TRIMMED = "plain", "how-to", "trimmed-mbart"
 
 def prepare(args: argparse.Namespace) -> None:
     """A checkpoint of the real shape with random weights, the same trimmed to all pairs, and some of the pairs."""
-    folder = args.folder / args.model
     pairs = side_by_side.rows("train", 10**6, ["text", "summary"])
     side_by_side.write_rows(args.folder / "pairs.jsonl", pairs[: args.documents])
     side_by_side.write_rows(args.folder / "held-out.jsonl", pairs[args.documents : args.documents + 5])
     if not (args.folder / TRIMMED / "model.safetensors").is_file():
-        import torch
-        from transformers import AutoConfig, AutoModelForSeq2SeqLM
-
         from polygraft import trim
         from polygraft.settings import Trim
 
-        torch.manual_seed(0)
-        config = AutoConfig.from_pretrained(side_by_side.CONFIGS / f"{args.model}.json")
-        real_size.create_tokenizers(args.folder)
-        AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
-        for file in (args.folder / "target").iterdir():
-            shutil.copy(file, folder)
+        folder = real_size.random_checkpoint(args.folder, args.model, "target")
         file = side_by_side.write_rows(args.folder / "all-pairs.jsonl", pairs)
         trim.run(Trim(train_file=[file], text_column=["text", "summary"]), str(folder), args.folder / TRIMMED)
 

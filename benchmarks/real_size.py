@@ -16,13 +16,13 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import page
+import side_by_side
 
 CONFIGS = Path(__file__).parent.parent / "tests/fixtures/published"
 LANGUAGES = {"fr": "fr_XX", "de": "de_DE", "uk": "uk_UA", "pl": "pl_PL", "ko": "ko_KR"}
@@ -72,6 +72,20 @@ def create(folder: Path, source: str, target: str) -> dict[str, Any]:
     create_tokenizers(folder)
     write_texts(folder)
     return {}
+
+
+def random_checkpoint(folder: Path, shape: str, side: str) -> Path:
+    """A checkpoint of a published shape with random weights and the real tokenizer of its side, in `folder`/`shape`."""
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    torch.manual_seed(0)
+    create_tokenizers(folder)
+    kind: Any = {"source": AutoModelForMaskedLM, "target": AutoModelForSeq2SeqLM}[side]
+    kind.from_config(AutoConfig.from_pretrained(CONFIGS / f"{shape}.json")).save_pretrained(folder / shape)
+    for file in (folder / side).iterdir():
+        shutil.copy(file, folder / shape)
+    return folder / shape
 
 
 def write_texts(folder: Path) -> None:
@@ -153,19 +167,10 @@ def worker(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace, stage: str, trimmed: bool = False) -> dict[str, Any]:
-    record = args.folder / "results" / f"{stage}{'-trimmed' if trimmed else ''}.json"
-    if record.is_file():  # an interrupted benchmark goes on; a new --folder measures all anew
-        return json.loads(record.read_text())
-    command = [sys.executable, __file__, "--worker", stage, "--folder", str(args.folder), "--source", args.source]
-    command += ["--target", args.target, *(["--trimmed"] if trimmed else [])]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode:
-        sys.exit(f"{stage} failed:\n{run.stderr[-3000:]}")
-    result = json.loads(run.stdout.strip().splitlines()[-1])
-    record.parent.mkdir(exist_ok=True)
-    record.write_text(json.dumps(result))
-    print(f"{stage}{', trimmed' if trimmed else ''}: {result}", flush=True)
-    return result
+    given = ["--folder", str(args.folder), "--source", args.source, "--target", args.target]
+    how = ["--trimmed"] if trimmed else []
+    return side_by_side.run_once(args.folder, "-".join([stage, *["trimmed"] * trimmed]),
+                                 [__file__, "--worker", stage, *given, *how])  # fmt: skip
 
 
 STAGES = [

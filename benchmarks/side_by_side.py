@@ -94,22 +94,31 @@ class Counting:
         return self.collator(features)
 
 
+def run_once(folder: Path, name: str, command: list[str]) -> dict[str, Any]:
+    """Run a script in a process of its own and return the JSON of its last line; kept in `folder`, and not run again.
+
+    An interrupted benchmark so goes on where it was; a new folder measures all anew.
+    """
+    record = folder / "results" / f"{name}.json"
+    if not record.is_file():
+        run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+        if run.returncode:
+            sys.exit(f"{name} failed:\n{run.stderr[-3000:]}")
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(run.stdout.strip().splitlines()[-1])
+    result = json.loads(record.read_text())
+    print(f"{name}: {result}", flush=True)
+    return result
+
+
 def measure(script: str, ways: dict[str, Way], args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Run all ways in turn, `args.rounds` times; medians. What has run is kept in `args.folder`: run again to go on."""
     results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for number in range(1, args.rounds + 1):
         for way in ways:
-            record = args.folder / "results" / f"{Path(script).stem} {way.replace('/', ' ')} {number}.json"
-            if not record.is_file():
-                given = [f"--{name}={value}" for name, value in vars(args).items() if name not in ("write", "worker")]
-                command = [sys.executable, script, "--worker", way, *given]
-                run = subprocess.run(command, capture_output=True, text=True, check=False)
-                if run.returncode:
-                    sys.exit(f"{way} failed:\n{run.stderr[-3000:]}")
-                record.parent.mkdir(parents=True, exist_ok=True)
-                record.write_text(run.stdout.strip().splitlines()[-1])
-            results[way].append(json.loads(record.read_text()))
-            print(f"round {number}: {way}: {results[way][-1]}", flush=True)
+            name = f"{Path(script).stem} {way.replace('/', ' ')} {number}"
+            given = [f"--{option}={value}" for option, value in vars(args).items() if option not in ("write", "worker")]
+            results[way].append(run_once(args.folder, name, [script, "--worker", way, *given]))
     return {way: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for way, runs in results.items()}
 
 

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import page
 import real_size
+import side_by_side
 
 STEPS, DOCUMENTS = 3, 80  # documents per language, a tenth of which `map` and `distill` evaluate on
 TRAINING = {"budget": {"steps": STEPS}, "per_device_train_batch_size": 8, "save_steps": 1e6, "eval_steps": 1.0}
@@ -104,18 +104,8 @@ def worker(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    record = args.folder / "results" / f"{name}.json"
-    if record.is_file():  # an interrupted benchmark goes on; a new --folder measures all anew
-        return json.loads(record.read_text())
-    command = [sys.executable, __file__, "--worker", name, "--folder", str(args.folder), "--source", args.source]
-    run = subprocess.run([*command, "--target", args.target], capture_output=True, text=True, check=False)
-    if run.returncode:
-        sys.exit(f"{name} failed:\n{run.stderr[-3000:]}")
-    result = json.loads(run.stdout.strip().splitlines()[-1])
-    record.parent.mkdir(exist_ok=True)
-    record.write_text(json.dumps(result))
-    print(f"{name}: {result['seconds']:.0f} s, {result['peak_memory_bytes'] / 2**30:.1f} GiB", flush=True)
-    return result
+    given = ["--folder", str(args.folder), "--source", args.source, "--target", args.target]
+    return side_by_side.run_once(args.folder, name, [__file__, "--worker", name, *given])
 
 
 def table(args: argparse.Namespace, results: dict[str, dict[str, Any]]) -> str:

@@ -66,13 +66,17 @@ def test_procrustes_recovers_a_rotation(pair, mode):
     assert fitted.figures["heldout_r2"] > 1 - 1e-8
 
 
+def repaired(pair, **how):
+    """Return the rows that `repair` writes, and its plan; the target is then as it was."""
+    before = pair.target.clone()
+    plan, _, _ = carry_out(pair.inputs("repair", **how))
+    written = pair.target[pair.dead].clone()
+    pair.target.copy_(before)
+    return written, plan
+
+
 def test_permuted_rows_are_the_mapped_ones_of_other_tokens(pair):
-    dead = pair.target.clone()
-    carry_out(pair.inputs("repair"))
-    real = pair.target[pair.dead].clone()
-    pair.target.copy_(dead)
-    plan, _, _ = carry_out(pair.inputs("repair", control="permuted"))
-    permuted = pair.target[pair.dead]
+    (real, _), (permuted, plan) = repaired(pair), repaired(pair, control="permuted")
     origin = torch.cdist(permuted, real).argmin(1)
     assert sorted(origin.tolist()) == list(range(len(real)))
     assert not (origin == torch.arange(len(real))).any()
@@ -82,12 +86,8 @@ def test_permuted_rows_are_the_mapped_ones_of_other_tokens(pair):
 
 
 def test_random_rows_have_the_mean_and_the_lengths_of_the_mapped_ones(pair):
-    dead = pair.target.clone()
-    carry_out(pair.inputs("repair"))
-    real = pair.target[pair.dead].clone()
-    pair.target.copy_(dead)
-    plan, _, _ = carry_out(pair.inputs("repair", control="random"))
-    drawn, mean = pair.target[pair.dead], real.mean(0)
+    (real, _), (drawn, plan) = repaired(pair), repaired(pair, control="random")
+    mean = real.mean(0)
     torch.testing.assert_close((drawn - mean).norm(dim=1), (real - mean).norm(dim=1), rtol=1e-5, atol=0)
     spread = (real - mean).norm(dim=1).square().mean().sqrt()
     assert float((drawn.mean(0) - mean).norm()) < 2 * float(spread) / len(real) ** 0.5  # the mean of random directions

@@ -23,13 +23,12 @@ from polygraft.errors import TransferError
 from polygraft.models.checkpoints import max_positions
 from polygraft.transfer.alignment import Aligned, Batch, align, batches
 from polygraft.transfer.controls import cycle
-from polygraft.transfer.linear_map import LinearMap, Moments
+from polygraft.transfer.linear_map import HELDOUT_EVERY, LinearMap, Moments
 from polygraft.transfer.plan import Inputs
 
 POST_LN_TYPES = ("xlm-roberta", "roberta", "camembert", "bert")  # each layer ends in a LayerNorm
 MAX_LENGTH = 256  # tokens of a document that are read
 BATCH_TOKENS = 2048
-HELDOUT_EVERY = 10
 CKA_TOKENS, CKA_BATCHES = 512, 16
 
 

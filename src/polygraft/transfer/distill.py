@@ -39,8 +39,9 @@ from polygraft.settings import Bottleneck
 from polygraft.training import train
 from polygraft.transfer import embeddings, rows
 from polygraft.transfer.alignment import Aligned, align, make_batch
-from polygraft.transfer.calibration import HELDOUT_EVERY, Calibration, Fitted, Linear, Site, depth, match_layers, states
+from polygraft.transfer.calibration import Calibration, Fitted, Linear, Site, depth, match_layers, states
 from polygraft.transfer.controls import PERMUTED, RANDOM, cycle, generator_of, rotation
+from polygraft.transfer.linear_map import HELDOUT_EVERY
 from polygraft.transfer.plan import Entry, Inputs, Plan
 
 TRAIN, NAME = "distil", "distill"

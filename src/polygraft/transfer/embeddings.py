@@ -35,6 +35,7 @@ from polygraft.models.unseen import output_bias
 from polygraft.models.vocabulary import script_of
 from polygraft.transfer.linear_map import (
     CSLS_MAX_ROWS,
+    HELDOUT_EVERY,
     LinearMap,
     csls_precision,
     mean_pairwise_cosine,
@@ -56,7 +57,6 @@ from polygraft.transfer.row_plan import (
 from polygraft.transfer.row_values import embedding_scale, matrix_to_map, new_biases, new_rows
 
 MIN_FIT_ROWS = 50
-HELDOUT_EVERY = 10
 BIAS = "final_logits_bias"
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK_ROWS = 8192
+HELDOUT_EVERY = 10  # rows or documents: this one is not fitted on, but judges the map
 CSLS_NEIGHBOURS = 10
 CSLS_MAX_ROWS = 5000
 

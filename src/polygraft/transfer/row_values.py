@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from polygraft.errors import TransferError
 from polygraft.models.unseen import output_bias
+from polygraft.transfer.controls import PERMUTED, RANDOM, cycle
 from polygraft.transfer.linear_map import BLOCK_ROWS, LinearMap
 from polygraft.transfer.plan import Entry, Inputs, Plan
 from polygraft.transfer.row_plan import RECENTRE, RECENTRE_CODES, REPAIR, embedding_matrix, joined
@@ -49,15 +50,12 @@ def in_place_of(rows_Nd: Tensor, centre_d: Tensor, control: str, seed: int) -> T
     Raises:
         TransferError: a single row, which cannot be permuted.
     """
-    if control == "permuted":
+    generator = torch.Generator().manual_seed(seed)
+    if control == PERMUTED:
         if len(rows_Nd) < 2:
             raise TransferError("control: permuted: a single row is written, which has none to change places with.")
-        cycle = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows_Nd)))
-        permuted = torch.empty_like(rows_Nd)
-        permuted[cycle] = rows_Nd[cycle.roll(1)]
-        return permuted
-    if control == "random":
-        generator = torch.Generator().manual_seed(seed)
+        return rows_Nd[cycle(len(rows_Nd), generator)]
+    if control == RANDOM:
         directions = torch.randn(rows_Nd.shape, generator=generator, dtype=torch.float64).to(rows_Nd.dtype)
         lengths_N1 = (rows_Nd - centre_d).norm(dim=1, keepdim=True)
         return centre_d + lengths_N1 * torch.nn.functional.normalize(directions, dim=1)

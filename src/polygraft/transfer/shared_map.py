@@ -32,7 +32,8 @@ from polygraft.objectives.noise import Noise
 from polygraft.settings import TextData
 from polygraft.training import train
 from polygraft.transfer import embeddings
-from polygraft.transfer.embeddings import HELDOUT_EVERY, Fit
+from polygraft.transfer.embeddings import Fit
+from polygraft.transfer.linear_map import HELDOUT_EVERY
 from polygraft.transfer.plan import Inputs, Plan
 from polygraft.transfer.row_plan import embedding_matrix, from_source
 from polygraft.transfer.row_values import distance_from_mean

@@ -167,12 +167,17 @@ def bundle(kind: str, name: str, what: str, reading: str, out: Path, data: Path,
     print(f"{folder}: {sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.1f} MB\n{markdown(rows)}\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.Namespace:
+    """Where the pretrained models, the text and the package are."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/nano"))
     parser.add_argument("--data", type=Path, default=Path("data/debian"))
     parser.add_argument("--into", type=Path, default=Path("src/polygraft/nano"))
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments(__doc__)
     bundle(
         "xlmr", "nano-xlmr", "A nano XLM-R (`XLMRobertaForMaskedLM`, post-LN) that reads 15 languages.",
         "MLM loss at 15% masking; unigram: the cross-entropy of the same masked tokens by frequency alone.",

@@ -10,14 +10,14 @@ source and with another document's, and its greedy outputs beside the lead basel
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bundle import ALL_LANGUAGES, batches, held_out, markdown, read, tokenized
+from bundle import ALL_LANGUAGES, arguments, batches, held_out, markdown, read, tokenized
 from transformers import AutoModelForMaskedLM
 
 from polygraft import evaluate, finetune
@@ -41,11 +41,12 @@ HEADING = "## What it can do"
 Batch = dict[str, torch.Tensor]
 
 
-def probe(encoder: Any, training: list[Batch], development: list[Batch], test: list[Batch]) -> float:
-    """Return the loss on `test` of an output layer trained on an encoder's frozen states at the masked positions.
+def probe(encoder: Any, training: list[Batch], development: list[Batch], test: list[Batch]) -> tuple[float, float]:
+    """Return the loss on `test` of an output layer trained on an encoder's frozen states, and that before training.
 
-    It starts from the tokens' frequencies; learning rate and number of epochs are those of the lowest loss on
-    `development`, so that neither encoder is judged by a layer that learned too little or too much.
+    It predicts the masked tokens, and starts from their frequencies over all languages. Learning rate and number of
+    epochs are those of the lowest loss on `development`, so that neither encoder is judged by a layer that learned too
+    little or too much.
     """
 
     @torch.no_grad()
@@ -62,12 +63,12 @@ def probe(encoder: Any, training: list[Batch], development: list[Batch], test: l
 
     seen, chosen_by, judged_on = ([states(batch) for batch in part] for part in (training, development, test))
     counts = torch.bincount(torch.cat([labels for _, labels in seen]), minlength=encoder.config.vocab_size)
-    found = []
+    found, start = [], math.nan
     for rate in PROBE_RATES:
-        torch.manual_seed(0)
         head = torch.nn.Linear(encoder.config.hidden_size, encoder.config.vocab_size)
         torch.nn.init.zeros_(head.weight)
         head.bias.data = (counts + 0.1).log()
+        start = loss(head, judged_on)
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate)
         for _ in range(PROBE_EPOCHS):
             for hidden, labels in seen:
@@ -75,7 +76,7 @@ def probe(encoder: Any, training: list[Batch], development: list[Batch], test: l
                 F.cross_entropy(head(hidden), labels).backward()
                 optimizer.step()
             found.append((loss(head, chosen_by), loss(head, judged_on)))
-    return min(found)[1]
+    return min(found)[1], start
 
 
 def source_gates(folder: Path, data: Path) -> list[dict[str, Any]]:
@@ -91,9 +92,12 @@ def source_gates(folder: Path, data: Path) -> list[dict[str, Any]]:
         test += batches(held_out(data, language, tokenizer), objective)
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0)).tolist()
     training = [training[i] for i in order]
+    parts = training, test[::2], test[1::2]
+    (known, frequencies), (nothing, _) = (probe(model.base_model, *parts) for model in (trained, random))
+    names = ("nano XLM-R", "a random encoder of its shape", "none: frequencies over all languages")
     return [
-        {"states of": name, "loss of a new output layer": probe(model.base_model, training, test[::2], test[1::2])}
-        for name, model in (("nano XLM-R", trained), ("a random encoder of its shape", random))
+        {"states of": name, "loss of a new output layer": loss}
+        for name, loss in zip(names, (known, nothing, frequencies), strict=True)
     ]
 
 
@@ -141,11 +145,7 @@ def add_to_card(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("outputs/nano"))
-    parser.add_argument("--data", type=Path, default=Path("data/debian"))
-    parser.add_argument("--into", type=Path, default=Path("src/polygraft/nano"))
-    args = parser.parse_args()
+    args = arguments(__doc__)
     add_to_card(args.into / "nano-xlmr", source_gates(args.into / "nano-xlmr", args.data))
     add_to_card(args.into / "nano-mbart", target_gates(args.into / "nano-mbart", args.data, args.out))
 

@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/polygraft run recipes/demo.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -149,7 +149,7 @@ def image(calibrated, monkeypatch):
     source[1:] = source[1:].tanh() + 0.5 * source[:-1]
     maps = [(torch.randn(16, 24, generator=generator), torch.randn(24, generator=generator)) for _ in phi]
 
-    def fake(encoder, ids, mask, sites):
+    def fake(encoder, ids, mask, sites, after):
         rows = {}
         for site in sites:
             layer = site.layer if site.side == "source" else phi[site.layer]

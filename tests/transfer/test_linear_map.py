@@ -127,3 +127,28 @@ def test_procrustes_equals_scipys(a, b, weighted, monkeypatch):
 def test_procrustes_of_one_point_is_zero():
     found = moments_of(torch.ones(3, 2), np.arange(3), torch.ones(3, 4), np.arange(3), np.ones(3)).procrustes()
     assert torch.equal(found.weight, torch.zeros(2, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_low_rank_is_the_best_of_its_rank(ridge):
+    """Against the textbook: least squares on rows augmented by the penalty, their fitted values cut by an SVD."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(400, width, generator=generator, dtype=torch.float64) + 0.5 for width in (12, 9))
+    y[:, :5] += x[:, :5]
+    moments = linear_map.Moments(12, 9)
+    moments.add(x[:150], y[:150])
+    moments.add(x[150:], y[150:])
+    down, up = moments.solve_low_rank(ridge, 3)
+    assert down.shape == (3, 12) and up.shape == (9, 3)
+    penalty = np.sqrt(ridge * np.square(x.numpy()).sum() / 12) * np.eye(12)
+    top, bottom = np.vstack([x, penalty]), np.vstack([y, np.zeros((12, 9))])
+    fitted = top @ np.linalg.lstsq(top, bottom, rcond=None)[0]
+    left, values, right = np.linalg.svd(fitted)
+    best = left[:, :3] * values[:3] @ right[:3]
+    np.testing.assert_allclose(top @ (up @ down).T.numpy(), best, atol=1e-12 * np.abs(best).max() * 100)
+    wholly = moments.explained(linear_map.LinearMap((up @ down).T, torch.zeros(9, dtype=torch.float64)))
+    missed = y - x @ (up @ down).T
+    assert wholly == pytest.approx(1 - float(missed.square().sum() / y.square().sum()), abs=1e-12)
+    full = moments.solve_low_rank(ridge, 20)
+    assert full[0].shape == (9, 12)
+    np.testing.assert_allclose((top @ (full[1] @ full[0]).T.numpy()), fitted, atol=1e-10)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -77,6 +78,22 @@ def _layer_linears(model: nn.Module) -> set[str]:
 
 def _ends(name: str, end: str) -> bool:
     return name == end or name.endswith(f".{end}")
+
+
+def merge_lora(model: PreTrainedModel, factors: Mapping[str, tuple[Tensor, Tensor]], folder: Path) -> None:
+    """Add LoRA of given factors to linear layers of a model, in place, and save it in `folder`/adapter.
+
+    Args:
+        factors: by the layer's name, A [r, in] and B [out, r], W += B A; of one rank.
+    """
+    rank = len(next(iter(factors.values()))[0])
+    lora = _attach_lora(model, Lora(r=rank, lora_alpha=rank, target_modules=list(factors)))
+    for name, (down, up) in factors.items():
+        layer: Any = model.get_submodule(name)
+        layer.lora_A["default"].weight.data.copy_(down)
+        layer.lora_B["default"].weight.data.copy_(up)
+    finish(model, lora, folder)
+    model.requires_grad_(True)
 
 
 def finish(model: PreTrainedModel, lora: PeftModel | None, folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Transfer of an adapter: what was trained beside the source's weights, carried across by linear maps.
 
 Between the hidden states of the two models before adaptation, ridge maps are fitted on the user's text. Through them a
-bottleneck adapter becomes one of the target (carry_bottleneck.py), LoRA a low-rank change of the target's weights
-(carry_lora.py): a non-linearity acts inside the bottleneck, so that the form of both is kept.
+bottleneck adapter becomes one of the target (carry_bottleneck.py), and what LoRA changes of a layer's output is made by
+LoRA in the target's layer (carry_lora.py).
 
 Each source layer goes to the first target layer whose match (by CKA, monotone) is not below it. Where several meet, as
 with 24 layers into 12, they are put side by side; a target layer that none goes to changes nothing, since a change
@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers.models.mbart.modeling_mbart import MBartEncoder
 
 from polygraft.errors import TransferError
-from polygraft.models import bottleneck
+from polygraft.models import adapters, bottleneck
 from polygraft.models.bottleneck import Adapter
 from polygraft.transfer import carry_bottleneck, carry_lora, embeddings, rows
 from polygraft.transfer.alignment import Aligned
@@ -60,11 +60,11 @@ class End:
 
 @dataclass(frozen=True)
 class Fit:
-    """What `apply` writes: repaired rows, adapters by name and target layer, additions to weights by tensor name."""
+    """What `apply` writes: repaired rows, adapters by name and target layer, LoRA by target layer."""
 
     rows: embeddings.Fit | None
     adapters: dict[str, dict[int, Adapter]]
-    additions: dict[str, Tensor]
+    lora: dict[int, carry_lora.Factors]
     figures: dict[str, float]
     flops: float
     calibration: Calibration
@@ -80,7 +80,13 @@ def plan(inputs: Inputs) -> Plan:
     if not isinstance(inputs.target.get_encoder(), MBartEncoder):
         raise TransferError("method bottleneck needs an mBART as it is published, not a graft, as the target.")
     found = _adapters(inputs)
-    lora = [] if found else carry_lora.read(inputs)
+    if not found:
+        carry_lora.rank_of(inputs)
+        if bottleneck.adapters(inputs.target):
+            raise TransferError(
+                "the target has bottleneck adapters, on which LoRA cannot be merged: adapt the source with `adapter: "
+                "{type: bottleneck}`, or transfer into the target without adapters."
+            )
     kept = rows.plan(inputs)
     with rows.mended(kept, rows.fit(kept, inputs), inputs):
         calibration = _calibration(inputs)
@@ -92,8 +98,8 @@ def plan(inputs: Inputs) -> Plan:
         for name in found:
             adapter = f"{place}.{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, name)}"
             origins |= {f"{adapter}.{key}": origin for key in ("down.weight", "down.bias", "up.weight")}
-        for module in carry_lora.targets(lora, sources):
-            origins |= {f"{place}.{module}.{key}": f"target + {origin}" for key in ("weight", "bias")}
+        if not found:
+            origins[f"{place}.{carry_lora.HOST}.weight"] = f"target + {origin}"
     entries = [entry for entry in kept.entries if entry.tensor not in origins]
     transform, why = CARRIED[inputs.settings.control]
     if inputs.settings.control == RANDOM:
@@ -135,7 +141,8 @@ def _adapters(inputs: Inputs) -> dict[str, list[Adapter]]:
 
 def _calibration(inputs: Inputs) -> Calibration:
     bottleneck.activate(inputs.source_before, [])
-    return Calibration.of(inputs, inputs.source_before, inputs.settings.calibration_tokens)
+    calibration = Calibration.of(inputs, inputs.source_before, inputs.settings.calibration_tokens)
+    return replace(calibration, after=inputs.source_after.base_model)
 
 
 def fit(plan: Plan, inputs: Inputs) -> Fit:
@@ -148,17 +155,16 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     with rows.mended(plan, mend, inputs):
         calibration = _calibration(inputs)
         groups = source_layers(plan.row_sets[LAYER_MAP].tolist(), depth(calibration.source))
-        adapters: dict[str, dict[int, Adapter]] = {}
-        additions: dict[str, Tensor] = {}
+        carried: dict[str, dict[int, Adapter]] = {}
+        lora: dict[int, carry_lora.Factors] = {}
         how = groups, inputs.settings.ridge_lambda, inputs.settings.control
         if found := _adapters(inputs):
-            adapters, figures = carry_bottleneck.carry(calibration, found, *how)
+            carried, figures = carry_bottleneck.carry(calibration, found, *how)
         else:
-            additions, figures = carry_lora.carry(calibration, carry_lora.read(inputs), *how)
-            additions = {f"{ENCODER}.{name}": value for name, value in additions.items()}
+            lora, figures = carry_lora.carry(calibration, carry_lora.rank_of(inputs), *how)
         end = _end(calibration, inputs)
         flops = plan.figures[MATCHING] + calibration.flops
-        return Fit(mend, adapters, additions, figures, flops, calibration, end)
+        return Fit(mend, carried, lora, figures, flops, calibration, end)
 
 
 def _end(calibration: Calibration, inputs: Inputs) -> End:
@@ -186,7 +192,7 @@ def _ends(calibration: Calibration) -> Pair:
 
 @torch.no_grad()
 def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
-    """Repair the rows, attach the carried adapters, add the low-rank changes; in place."""
+    """Repair the rows, attach the carried adapters, or merge the carried LoRA and save it in adapter/; in place."""
     target = inputs.target
     mended = rows.apply(plan, fitted.rows, inputs)
     for name, layers in fitted.adapters.items():
@@ -195,9 +201,9 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
         bottleneck.attach(target, settings, new, {host: a.settings.bottleneck_size for host, a in hosts.items()})
         for host, adapter in bottleneck.adapters(target)[new].items():
             adapter.load_state_dict(hosts[host].state_dict())
-    state = target.state_dict()
-    for name, addition in fitted.additions.items():
-        state[name] += addition.to(state[name])
+    if fitted.lora:
+        factors = {f"{ENCODER}.layers.{layer - 1}.{carry_lora.HOST}": pair for layer, pair in fitted.lora.items()}
+        adapters.merge_lora(target, factors, inputs.out_dir)
     return rows.Changes(target, mended)
 
 
@@ -206,7 +212,8 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> 
 
     `layer_map.l`: the source layer that matches target layer l. `rho.*`, `change_heldout_r2.*`: the factor, and how
     much of the wanted change of a layer its adapter makes. `end_cosine`, `end_ratio`: of the change of the encoder's
-    output that was made to the one that was wanted; `end_wanted`: that relative to the spread of the outputs.
+    output that was made to the one that was wanted; `end_cosine_centred`: of what the two are beyond their means over
+    the tokens; `end_wanted`: the size of the wanted change relative to the spread of the outputs.
     """
     _, target = _ends(fitted.calibration)
     states = [at[target] for at in fitted.calibration.stream(fitted.end.documents, [target])]
@@ -215,7 +222,8 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> 
     figures = {name: value for name, value in plan.figures.items() if name.startswith(LAYER_MAP)} | fitted.figures
     figures["end_wanted"] = float(wanted_Nb.norm() / spread)
     if wanted_Nb.any() and made_Nb.any():
-        figures["end_cosine"] = float((made_Nb * wanted_Nb).sum() / (made_Nb.norm() * wanted_Nb.norm()))
+        figures["end_cosine"] = _cosine(made_Nb, wanted_Nb)
+        figures["end_cosine_centred"] = _cosine(made_Nb - made_Nb.mean(0), wanted_Nb - wanted_Nb.mean(0))
         figures["end_ratio"] = float(made_Nb.norm() / wanted_Nb.norm())
         if figures["end_cosine"] < UNLIKE and inputs.settings.control == "none":
             logger.warning(
@@ -223,3 +231,7 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> 
                 "carried across is noise to this target.", figures["end_cosine"],
             )  # fmt: skip
     return figures | rows.diagnose(plan, fitted.rows, inputs, changes.rows)
+
+
+def _cosine(x: Tensor, y: Tensor) -> float:
+    return float((x * y).sum() / (x.norm() * y.norm()))

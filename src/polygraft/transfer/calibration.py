@@ -52,13 +52,22 @@ class Linear(NamedTuple):
     end: Literal["input", "output"]
 
 
+class Change(NamedTuple):
+    """What adaptation changes of what a source layer (from 1) hands on, given what it read before, [B, T, D]."""
+
+    layer: int
+    side: Literal["source", "target"] = "source"
+
+
+State = Site | Linear | Change
+
+
 class Shuffled(NamedTuple):
     """What is at `place` for another token of the batch: real states that have nothing to do with the token."""
 
-    place: Site | Linear
+    place: State
 
 
-State = Site | Linear
 Place = State | Shuffled
 Pair = tuple[Place, Place]  # mapped from, mapped to
 
@@ -88,7 +97,8 @@ class Fitted:
 class Calibration:
     """Both encoders and the aligned documents that they read; `held_out` are not fitted on.
 
-    `seed` is that of `Shuffled` places; `flops` were spent on the encoders' passes.
+    `after` is the source's encoder as adapted, for a `Change`; `seed` is that of `Shuffled` places; `flops` were spent
+    on the encoders' passes.
     """
 
     source: PreTrainedModel
@@ -97,6 +107,7 @@ class Calibration:
     held_out: list[Aligned]
     seed: int = 0
     flops: float = 0.0
+    after: PreTrainedModel | None = None
 
     @classmethod
     def of(cls, inputs: Inputs, source_model: Any, tokens: int, grafted: bool = False) -> Calibration:
@@ -168,7 +179,7 @@ class Calibration:
             if wanted:
                 device = next(encoder.parameters()).device
                 with counter:
-                    at = states(encoder.eval(), ids.to(device), mask.to(device), wanted)
+                    at = states(encoder.eval(), ids.to(device), mask.to(device), wanted, self.after)
                 self.flops += counter.get_total_flops()
                 found |= {site: at[site].flatten(0, 1).cpu()[places] for site in wanted}
         return found
@@ -277,20 +288,27 @@ def _blocks(encoder: Any) -> tuple[Any, list[Any]]:
 
 
 def states(
-    encoder: Any, input_ids: Tensor, mask: Tensor, sites: Iterable[Site | Linear]
-) -> dict[Site | Linear, Tensor]:
-    """Run an encoder, and return what is at each site of it, [B, T, D]; with gradients unless they are switched off."""
-    found: dict[Site | Linear, Tensor] = {}
+    encoder: Any, input_ids: Tensor, mask: Tensor, sites: Iterable[State], after: Any = None
+) -> dict[State, Tensor]:
+    """Run an encoder, and return what is at each site of it, [B, T, D]; with gradients unless they are switched off.
+
+    `after`: the encoder as adapted, whose layers a `Change` compares.
+    """
+    found: dict[State, Tensor] = {}
     sites = list(sites)
     between = [site for site in sites if isinstance(site, Site)]
     layers, norms = _blocks(encoder)
     raw: dict[int, Tensor] = {}
 
     def keep(layer: int, value: Any) -> None:
-        raw[layer] = value[0] if isinstance(value, tuple) else value
+        raw[layer] = _first(value)
 
     def keep_linear(site: Linear, given: Any, out: Tensor) -> None:
         found[site] = given[0] if site.end == "input" else out
+
+    def keep_change(site: Change, args: Any, kwargs: Any, out: Any) -> None:
+        changed = _blocks(after)[0][site.layer - 1].eval()(*args, **kwargs)
+        found[site] = _first(changed) - _first(out)
 
     hooks = [
         encoder.get_submodule(site.module).register_forward_hook(
@@ -298,6 +316,13 @@ def states(
         )
         for site in sites
         if isinstance(site, Linear)
+    ]
+    hooks += [
+        layers[site.layer - 1].register_forward_hook(
+            lambda _, args, kwargs, out, at=site: keep_change(at, args, kwargs, out), with_kwargs=True
+        )
+        for site in sites
+        if isinstance(site, Change)
     ]
     for layer in {site.layer for site in between}:
         if layer == 0:
@@ -310,3 +335,7 @@ def states(
         for hook in hooks:
             hook.remove()
     return found | {site: norms[site.layer](raw[site.layer]) if site.normed else raw[site.layer] for site in between}
+
+
+def _first(value: Any) -> Tensor:
+    return value[0] if isinstance(value, tuple) else value

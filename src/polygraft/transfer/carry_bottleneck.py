@@ -54,8 +54,7 @@ def carry(
     pairs = [pair for layer, sources in groups.items() for k in sources for pair in _pairs(k, layer)]
     wrong = {pair: (Shuffled(pair[0]), pair[1]) for pair in pairs} if control == PERMUTED else {}
     fitted = calibration.fit([*pairs, *wrong.values()], ridge)
-    encoder: Any = calibration.target
-    norms = [*(layer.self_attn_layer_norm for layer in encoder.layers), encoder.layer_norm]
+    norms = {layer: reading_norm(calibration.target, layer) for layer in groups}
     maps = {(k, layer): _maps(fitted, _pairs(k, layer), norms[layer]) for layer, some in groups.items() for k in some}
     generator = torch.Generator().manual_seed(calibration.seed)
     made: dict[Key, list[Adapter]] = {}  # the adapter that is carried, and its placebo, if any
@@ -112,8 +111,18 @@ def _maps(fitted: Mapping[Pair, Fitted], pairs: Sequence[Pair], norm: nn.LayerNo
     """Q [b, a] with q, and P [a, b], of normalized states: the LayerNorm's gain and bias go into the maps."""
     gain_b, bias_b = norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu()
     q, p = (fitted[pair].map for pair in pairs)
-    inverse_b = torch.where(gain_b.abs() > SMALLEST_GAIN, 1 / gain_b, 0.0)
-    return LinearMap(gain_b[:, None] * q.weight, bias_b @ q.weight + q.intercept), p.weight * inverse_b
+    return LinearMap(gain_b[:, None] * q.weight, bias_b @ q.weight + q.intercept), to_normalized(p, norm)
+
+
+def to_normalized(p: LinearMap, norm: nn.LayerNorm) -> Tensor:
+    """Return P [a, b] to states without the LayerNorm's gain, of a map to states with it."""
+    gain_b = norm.weight.detach().double().cpu()
+    return p.weight * torch.where(gain_b.abs() > SMALLEST_GAIN, 1 / gain_b, 0.0)
+
+
+def reading_norm(encoder: Any, layer: int) -> nn.LayerNorm:
+    """Return the LayerNorm of mBART's encoder that reads what a layer (from 1) hands on."""
+    return encoder.layers[layer].self_attn_layer_norm if layer < len(encoder.layers) else encoder.layer_norm
 
 
 def _carried(ways: Sequence[tuple[Adapter, LinearMap, Tensor]]) -> Adapter:

@@ -63,11 +63,24 @@ class Moments:
         number of rows and scale of x: 1 halves a direction of mean variance. c is not penalised.
         """
         scatter_aa, cross_ab, mean_a, mean_b = self.centred()
-        a = len(mean_a)
-        system = scatter_aa + ridge * scatter_aa.trace() / a * torch.eye(a, dtype=torch.float64)
-        # lstsq, not solve: with fewer rows than a and no ridge the scatter is singular, and the shortest W is wanted
-        weight_ab = torch.linalg.lstsq(system, cross_ab, driver="gelsd").solution
+        weight_ab = _ridge(scatter_aa, cross_ab, ridge)
         return LinearMap(weight_ab, mean_b - mean_a @ weight_ab)
+
+    def solve_low_rank(self, ridge: float, rank: int) -> tuple[Tensor, Tensor]:
+        """Minimise sum_n w_n |x_n W - y_n|^2 + ridge * trace(S) / a * |W|^2 over all W of a rank, without an intercept.
+
+        S = sum_n w_n x_n^T x_n. Reduced-rank regression (Izenman 1975, Reduced-rank regression for the multivariate
+        linear model): the ridge solution, projected on the leading principal directions V of its fitted values.
+
+        Returns:
+            V^T W^T [r, a] and V [b, r], whose product is W^T; r = `rank`, or b if that is less.
+        """
+        a = len(self.crossed) - 1
+        scatter_aa, cross_ab = self.crossed[:a, :a], self.crossed[:a, a + 1 :]
+        weight_ab = _ridge(scatter_aa, cross_ab, ridge)
+        fitted_bb = weight_ab.T @ cross_ab  # W^T (S + penalty) W
+        leading_br = torch.linalg.eigh((fitted_bb + fitted_bb.T) / 2).eigenvectors[:, -rank:]
+        return (weight_ab @ leading_br).T, leading_br
 
     def procrustes(self) -> LinearMap:
         """Return W = f U V^T, from the singular vectors of the centred cross moment: a rotation and one factor.
@@ -93,17 +106,33 @@ class Moments:
 
     def r_squared(self, fitted: LinearMap) -> float:
         """Return the share of y's variance about its mean that a map explains on these rows; as `r_squared` on them."""
+        return 1 - self._residual(fitted) / max(self.total * self.variance, 1e-300)
+
+    def explained(self, fitted: LinearMap) -> float:
+        """Return the share of y's squares, not those about its mean, that a map explains on these rows."""
+        return 1 - self._residual(fitted) / max(float(self.squares_b.sum()), 1e-300)
+
+    def _residual(self, fitted: LinearMap) -> float:
         a = len(self.crossed) - 1
         both = torch.cat([fitted.weight, fitted.intercept[None]])
         moments, cross = self.crossed[:, : a + 1], self.crossed[:, a + 1 :]
-        residual = (both * (moments @ both - 2 * cross)).sum() + self.squares_b.sum()
-        return 1 - float(residual) / max(self.total * self.variance, 1e-300)
+        return float((both * (moments @ both - 2 * cross)).sum() + self.squares_b.sum())
 
     def size(self, fitted: LinearMap) -> float:
         """Return the root mean square length of what a map makes of these x."""
         a = len(self.crossed) - 1
         both = torch.cat([fitted.weight, fitted.intercept[None]])
         return float((both * (self.crossed[:, : a + 1] @ both)).sum().clamp_min(0.0) / self.total) ** 0.5
+
+
+def _ridge(scatter_aa: Tensor, cross_ab: Tensor, ridge: float) -> Tensor:
+    a = len(scatter_aa)
+    system = scatter_aa + ridge * scatter_aa.trace() / a * torch.eye(a, dtype=torch.float64)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if ridge > 0 and not failed:
+        return torch.cholesky_solve(cross_ab, factor)
+    # with fewer rows than a and no ridge the scatter is singular, and the shortest W is wanted
+    return torch.linalg.lstsq(system, cross_ab, driver="gelsd").solution
 
 
 def fit_ridge(

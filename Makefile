@@ -30,7 +30,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
-	for name in adapt finetune generate startup scaling; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in adapt finetune generate startup scaling transfer; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

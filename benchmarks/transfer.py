@@ -4,7 +4,7 @@ Checkpoints are those of real_size.py: published shapes, random weights, 40% of 
 tokenizers. The text is bundled documents in five languages. Checkpoints by name are taken as they are, which proves
 the benchmark at a small size:
 
-    python benchmarks/transfer.py --folder /tmp/transfer --write docs/benchmarks.md
+    python benchmarks/transfer.py --write docs/benchmarks.md
     python benchmarks/transfer.py --folder /tmp/small --source polygraft/nano-xlmr --target polygraft/nano-mbart
 """
 
@@ -32,30 +32,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "delta": {"mode": "delta"},
     "map": {"method": "map", "max_length_tokens": 128, **TRAINING},
     "bottleneck": {"method": "bottleneck", **CALIBRATION},
+    "bottleneck, of LoRA": {"method": "bottleneck", **CALIBRATION},
     "encoder": {"method": "encoder", **CALIBRATION},
     "encoder, warmed up": {"method": "encoder", **CALIBRATION},
     "distill": {"method": "distill", "max_length_tokens": 128, **CALIBRATION, **TRAINING},
 }
 WARMED_UP = "encoder, warmed up"
+ADAPTED = {"bottleneck": "bottleneck", "bottleneck, of LoRA": "lora"}  # method -> the adapter that it carries
 
 
 def create(folder: Path, source: str, target: str) -> dict[str, Any]:
-    """Checkpoints of published shapes where such are named, the source with adapters, and the text."""
-    import torch
-
+    """Checkpoints of published shapes where such are named, the source with each kind of adapter, and the text."""
     from polygraft.data.reading import read_rows
-    from polygraft.models import bottleneck, checkpoints
-    from polygraft.settings import Bottleneck
 
     if is_published(source):
         real_size.create(folder, source, target)
-    name = str(folder / "source") if is_published(source) else source
-    adapted = checkpoints.load_masked_lm(name)
-    bottleneck.attach(adapted, Bottleneck(), "mlm")
-    for layers in bottleneck.adapters(adapted).values():
-        for adapter in layers.values():
-            torch.nn.init.normal_(adapter.up.weight, std=0.02)
-    checkpoints.save(adapted, checkpoints.load_tokenizer(name), folder / "adapted")
+    for kind in ADAPTED.values():
+        create_adapted(folder, str(folder / "source") if is_published(source) else source, kind)
     lines = [
         json.dumps({"text": row["text"], "lang": code}, ensure_ascii=False)
         for language, code in real_size.LANGUAGES.items()
@@ -63,6 +56,23 @@ def create(folder: Path, source: str, target: str) -> dict[str, Any]:
     ]
     (folder / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {"documents": len(lines)}
+
+
+def create_adapted(folder: Path, source: str, kind: str) -> None:
+    """The source with an adapter that changes something, in `folder`/adapted-`kind`."""
+    import torch
+
+    from polygraft.models import adapters, checkpoints
+    from polygraft.settings import MLM
+
+    model = checkpoints.load_masked_lm(source)
+    lora = adapters.prepare(model, MLM.model_validate({"adapter": {"type": kind}, "budget": {"steps": 1}}))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or name.endswith("up.weight"):
+            torch.nn.init.normal_(parameter, std=0.02)
+    out = folder / f"adapted-{kind}"
+    adapters.finish(model, lora, out)
+    checkpoints.save(model, checkpoints.load_tokenizer(source), out)
 
 
 def is_published(name: str) -> bool:
@@ -84,7 +94,7 @@ def run_method(folder: Path, name: str, source: str, target: str) -> dict[str, A
     out = folder / "out" / name
     if name == WARMED_UP:
         return adapt.run(recipe.warm_up, str(folder / "out" / "encoder"), recipe.text, 1, out)
-    after = str(folder / "adapted") if name == "bottleneck" else source  # figures do not depend on what changed
+    after = str(folder / f"adapted-{ADAPTED[name]}") if name in ADAPTED else source  # elsewhere no matter what changed
     given = (None, None) if name == "recentre" else (source, after)
     return transfer.run(recipe.transfer, *given, target, recipe.text, out)
 
@@ -94,27 +104,37 @@ def worker(args: argparse.Namespace) -> None:
 
     started = time.monotonic()
     if args.worker == "create":
-        result = create(args.folder, args.source, args.target)
+        result = create(args.folder, args.source[0], args.target)
     else:
-        result = run_method(args.folder, args.worker, args.source, args.target)
+        result = run_method(args.folder, args.worker, args.source[0], args.target)
     result |= result.pop("diagnostics", {})
     numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
     seconds = time.monotonic() - started
     print(json.dumps({**numbers, "seconds": seconds, "peak_memory_bytes": machine.peak_memory_bytes()}))
 
 
-def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    given = ["--folder", str(args.folder), "--source", args.source, "--target", args.target]
-    return side_by_side.run_once(args.folder, name, [__file__, "--worker", name, *given])
+def measure_all(folder: Path, source: str, target: str, only: str | None) -> dict[str, dict[str, Any]]:
+    """Every method for one source, each in a process of its own."""
+
+    def measure(name: str) -> dict[str, Any]:
+        given = ["--folder", str(folder), "--source", source, "--target", target]
+        return side_by_side.run_once(folder, name, [__file__, "--worker", name, *given])
+
+    folder.mkdir(parents=True, exist_ok=True)
+    measure("create")
+    results = {}
+    for name in METHODS:
+        if only in (None, name):
+            results[name] = measure(name)
+            if name != "encoder":  # whose result the next one warms up
+                shutil.rmtree(folder / "out" / name, ignore_errors=True)
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    return results
 
 
-def table(args: argparse.Namespace, results: dict[str, dict[str, Any]]) -> str:
-    batch = TRAINING["per_device_train_batch_size"]
+def table(source: str, target: str, results: dict[str, dict[str, Any]]) -> str:
     lines = [
-        f"`python benchmarks/transfer.py`, {page.about()}. {args.source} into {args.target}. Seconds of the whole "
-        "stage: loading, saving, verifying the copy included; FLOPs are those of calibration and training; `distill` "
-        f"and the warm-up of the graft train for {STEPS} steps of {batch} documents of up to 128 tokens.",
-        "",
+        f"{source} into {target}:", "",
         "| method | tokens calibrated on | seconds | seconds per step | FLOPs | peak memory |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -129,30 +149,31 @@ def table(args: argparse.Namespace, results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="for checkpoints and results; needs 20 GB")
-    parser.add_argument("--source", default="xlm-roberta-large", help="a published shape, or a checkpoint")
+    default = Path("outputs/benchmarks/transfer")
+    parser.add_argument("--folder", type=Path, default=default, help="for checkpoints and results; 20 GB a source")
+    shapes = ["xlm-roberta-large", "xlm-roberta-base"]
+    parser.add_argument("--source", nargs="+", default=shapes, help="published shapes, or a checkpoint")
     parser.add_argument("--target", default="mbart-large-50", help="a published shape, or a checkpoint")
     parser.add_argument("--method", help="only this method")
     parser.add_argument("--write", type=Path, help="a page whose part under '## transfer' is replaced")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if is_published(args.source) != is_published(args.target):
-        sys.exit("Name two published shapes, or two checkpoints.")
+    if any(is_published(source) != is_published(args.target) for source in args.source):
+        sys.exit("Name published shapes, or checkpoints, on both sides.")
     if args.worker:
         worker(args)
         return
-    args.folder.mkdir(parents=True, exist_ok=True)
-    if not (args.folder / "text.jsonl").is_file():
-        measure(args, "create")
-    results = {}
-    for name in METHODS:
-        if args.method in (None, name):
-            results[name] = measure(args, name)
-            if name != "encoder":  # whose result the next one warms up
-                shutil.rmtree(args.folder / "out" / name, ignore_errors=True)
-    shutil.rmtree(args.folder / "out", ignore_errors=True)
-    print(content := table(args, results))
+    batch = TRAINING["per_device_train_batch_size"]
+    parts = [
+        f"`python benchmarks/transfer.py`, {page.about()}. Seconds of the whole stage: loading, saving, verifying the "
+        "copy included; FLOPs are those of calibration and training; `distill` and the warm-up of the graft train for "
+        f"{STEPS} steps of {batch} documents of up to 128 tokens."
+    ]
+    for source in args.source:
+        folder = args.folder / source.replace("/", "-")
+        parts.append(table(source, args.target, measure_all(folder, source, args.target, args.method)))
+    print(content := "\n\n".join(parts))
     if args.write:
         page.write_section(args.write, "transfer", content)
 

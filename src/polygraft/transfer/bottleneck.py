@@ -88,8 +88,9 @@ def plan(inputs: Inputs) -> Plan:
                 "{type: bottleneck}`, or transfer into the target without adapters."
             )
     kept = rows.plan(inputs)
-    with rows.mended(kept, rows.fit(kept, inputs), inputs):
-        calibration = _calibration(inputs)
+    mend = rows.fit(kept, inputs)
+    calibration = _calibration(inputs)
+    with rows.mended(kept, mend, inputs):
         phi = match_layers(calibration.cka())
     groups = source_layers(phi, depth(calibration.source))
     origins: dict[str, str] = {}
@@ -108,7 +109,8 @@ def plan(inputs: Inputs) -> Plan:
     figures = kept.figures | {f"{LAYER_MAP}.{layer}": float(k) for layer, k in enumerate(phi) if layer}
     figures[MATCHING] = calibration.flops
     tensors = dict.fromkeys(origins, torch.empty(0)) | inputs.target.state_dict()
-    return Plan(entries, kept.tied, kept.row_sets | {LAYER_MAP: np.array(phi)}, figures, [], tensors)
+    row_sets = kept.row_sets | {LAYER_MAP: np.array(phi)}
+    return Plan(entries, kept.tied, row_sets, figures, kept.warnings, tensors, (mend, calibration))
 
 
 def source_layers(phi: Sequence[int], deepest: int) -> dict[int, list[int]]:
@@ -151,9 +153,8 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     Raises:
         TransferError: too little text, or too few rows.
     """
-    mend = rows.fit(plan, inputs)
+    mend, calibration = plan.prepared
     with rows.mended(plan, mend, inputs):
-        calibration = _calibration(inputs)
         groups = source_layers(plan.row_sets[LAYER_MAP].tolist(), depth(calibration.source))
         carried: dict[str, dict[int, Adapter]] = {}
         lora: dict[int, carry_lora.Factors] = {}
@@ -162,9 +163,8 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
             carried, figures = carry_bottleneck.carry(calibration, found, *how)
         else:
             lora, figures = carry_lora.carry(calibration, carry_lora.rank_of(inputs), *how)
-        end = _end(calibration, inputs)
-        flops = plan.figures[MATCHING] + calibration.flops
-        return Fit(mend, carried, lora, figures, flops, calibration, end)
+        flops = calibration.flops  # what follows is measured, and not needed
+        return Fit(mend, carried, lora, figures, flops, calibration, _end(calibration, inputs))
 
 
 def _end(calibration: Calibration, inputs: Inputs) -> End:
@@ -175,10 +175,9 @@ def _end(calibration: Calibration, inputs: Inputs) -> End:
             documents.append(document)
     source, target = _ends(calibration)
     way = calibration.fit([(source, target)], inputs.settings.ridge_lambda)[source, target].map.weight
-    after = replace(calibration, source=inputs.source_after.base_model, flops=0.0)
+    after = replace(calibration, source=inputs.source_after.base_model, known={})
     old = [(at[source], at[target]) for at in calibration.stream(documents, [source, target])]
     new = [at[source] for at in after.stream(documents, [source])]
-    calibration.flops += after.flops
     change_Na = torch.cat(new) - torch.cat([a for a, _ in old])
     return End(documents, torch.cat([b for _, b in old]), change_Na.double() @ way)
 

@@ -9,7 +9,7 @@ Legend: B documents, T positions, N aligned tokens, D width, L layers.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -98,7 +98,7 @@ class Calibration:
     """Both encoders and the aligned documents that they read; `held_out` are not fitted on.
 
     `after` is the source's encoder as adapted, for a `Change`; `seed` is that of `Shuffled` places; `flops` were spent
-    on the encoders' passes.
+    on the encoders' passes; `known` are the maps that were fitted.
     """
 
     source: PreTrainedModel
@@ -108,6 +108,7 @@ class Calibration:
     seed: int = 0
     flops: float = 0.0
     after: PreTrainedModel | None = None
+    known: dict[tuple[Pair, float], Fitted] = field(default_factory=dict)
 
     @classmethod
     def of(cls, inputs: Inputs, source_model: Any, tokens: int, grafted: bool = False) -> Calibration:
@@ -136,9 +137,12 @@ class Calibration:
         return cls(source, target, fitted_on, held_out, inputs.seed)
 
     def fit(self, pairs: Sequence[Pair], ridge: float) -> dict[Pair, Fitted]:
-        """Fit a ridge map for every pair in one pass over the documents; see `Moments.solve`."""
-        fitted_on, held_out = self.moments(self.documents, pairs), self.moments(self.held_out, pairs)
-        return {pair: Fitted.of(fitted_on[pair], held_out[pair], ridge) for pair in pairs}
+        """Fit a ridge map for every pair in one pass over the documents, none twice; see `Moments.solve`."""
+        new = [pair for pair in pairs if (pair, ridge) not in self.known]
+        if new:
+            fitted_on, held_out = self.moments(self.documents, new), self.moments(self.held_out, new)
+            self.known |= {(pair, ridge): Fitted.of(fitted_on[pair], held_out[pair], ridge) for pair in new}
+        return {pair: self.known[pair, ridge] for pair in pairs}
 
     def moments(self, documents: Sequence[Aligned], pairs: Sequence[Pair]) -> dict[Pair, Moments]:
         """Add up the moments of every pair over the aligned tokens of `documents`."""

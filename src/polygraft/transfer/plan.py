@@ -80,6 +80,7 @@ class Plan:
         figures: measurements that led to this plan.
         warnings: what the user should know.
         tensors: those that the saved model will have; only names and sizes count.
+        prepared: what planning had to fit already, for the method's `fit`.
     """
 
     entries: list[Entry]
@@ -88,6 +89,7 @@ class Plan:
     figures: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    prepared: Any = None
 
     def rows(self) -> dict[str, int]:
         """Rows per token class."""

@@ -1,6 +1,7 @@
-"""Every transfer method and its placebos on the nano pair, in several languages: the tables of docs/methods.md.
+"""Every transfer method and its placebos on the nano pair, on several texts: the tables of docs/methods.md.
 
-    python examples/nano/methods.py --language uk     # each of them can run in a process of its own
+    python examples/debian/stories.py --language pl --out data/stories
+    python examples/nano/methods.py --text uk         # each of them can run in a process of its own
     python examples/nano/methods.py --write docs/methods.md
 
 What is done is kept; run again, it goes on.
@@ -9,6 +10,7 @@ What is done is kept; run again, it goes on.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,18 +22,25 @@ from polygraft.measure.intervals import Estimate
 from polygraft.recipe_io import load_recipe
 from polygraft.report.formats import MINUS
 
-LANGUAGES = {"uk": "Ukrainian", "pl": "Polish", "ko": "Korean"}
+TEXTS = {"uk": "Ukrainian", "pl": "Polish", "ko": "Korean", "pl-stories": "Polish, a game's stories"}
+STORIES = [  # news to the source, which gets more of the budget; only methods that move a change are of interest
+    "text.train_file=data/stories/pl.jsonl", "adaptation_budget.flops=3e12", "adapt.budget.flops=1e12",
+    "arms.bottleneck.adapt.learning_rate=3e-3", "arms.lora.adapt.learning_rate=2e-3",
+    "arms.distill.transfer.budget.flops=7e11", *(f"arms.{arm}=null" for arm in ("replace", "map", "encoder")),
+]  # fmt: skip
 PLACEBOS = ("recentre", "random", "permuted", "untuned")
 HEADING = "## What each method carries on the nano pair"
 
 
-def run(language: str, out: Path) -> dict[str, Any]:
-    """Diagnose recipes/methods.yaml on the bundled text of a language."""
+def run(text: str, out: Path) -> dict[str, Any]:
+    """Diagnose recipes/methods.yaml on a text."""
+    language, _, stories = text.partition("-")
     sample = f"polygraft/sample/{language}"
     changes = [
-        f"name=methods-{language}", f"output_dir={out}", f"text.lang={language}", f"pairs.source_lang={language}",
+        f"name=methods-{text}", f"output_dir={out}", f"text.lang={language}", f"pairs.source_lang={language}",
         f"text.train_file={sample}/adapt.parquet",
         *(f"pairs.{split}_file={sample}/{split}.parquet" for split in ("train", "validation", "test")),
+        *(STORIES if stories else ()),
     ]  # fmt: skip
     return diagnose.run(load_recipe(Path(__file__).parents[2] / "recipes" / "methods.yaml", changes))
 
@@ -56,6 +65,21 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def arrived(folder: Path) -> str:
+    """What carried adapters change of the encoder's last states, beside what they should, and their placebos."""
+    lines = ["| adapter | wanted change | cosine | of random, permuted | beyond the mean | of random, permuted |"]
+    lines += ["|---" * 6 + "|"]
+    for arm in ("bottleneck", "lora"):
+        kinds = ("", "+random", "+permuted")
+        files = [next(folder.glob(f"{arm}{kind}/seed-*/transfer/diagnostics.json")) for kind in kinds]
+        real, *rivals = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        cells = [f"`{arm}`", f"{real['end_wanted']:.2f} of the spread"]
+        for key in ("end_cosine", "end_cosine_centred"):
+            cells += [f"{real[key]:.2f}", ", ".join(f"{one[key]:.2f}" for one in rivals)]
+        lines.append(f"| {' | '.join(cells)} |".replace("-", MINUS))
+    return "\n".join(lines)
+
+
 def _gains(one: dict[str, Any]) -> str:
     return f"{Estimate(**one['gain']).text(signed=True)}; whole {one['whole']['value']:+.2f}".replace("-", MINUS)
 
@@ -69,23 +93,23 @@ def _ends(states: dict[tuple[str, str], dict[str, Any]], arm: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs"))
-    parser.add_argument("--language", choices=LANGUAGES, help="only this one; nothing is written")
+    parser.add_argument("--text", choices=TEXTS, help="only this one; nothing is written")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", type=Path, help="a page whose part under the tables' heading is replaced")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     parts = []
-    for language in [args.language] if args.language else LANGUAGES:
-        found = run(language, args.out)
+    for text in [args.text] if args.text else TEXTS:
+        found = run(text, args.out)
         start = found["targets"][0]
-        about = f"{LANGUAGES[language]}: {found['documents']} held-out documents; the target as it was "
+        about = f"{TEXTS[text]}: {found['documents']} held-out documents; the target as it was "
         about += f"{Estimate(**start['loss']).text()}, {start['dead_share']:.0%} of the text's tokens never learned."
-        parts += [about, table(found)]
+        parts += [about, table(found), arrived(args.out / f"methods-{text}")]
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "transformers"))
     parts.append(f"`python examples/nano/methods.py`; {versions}.")
     content = "\n\n".join(parts)
     print(content)
-    if args.write and not args.language:
+    if args.write and not args.text:
         page = args.write.read_text(encoding="utf-8")
         pattern = rf"({re.escape(HEADING)}\n.*?<!-- tables -->\n).*?(<!-- end -->)"
         page, count = re.subn(pattern, lambda m: f"{m[1]}\n{content}\n\n{m[2]}", page, flags=re.S)

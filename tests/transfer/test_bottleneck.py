@@ -18,6 +18,7 @@ from polygraft import adapt, finetune, transfer
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck, checkpoints
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
+from polygraft.report.transfer_view import explain
 from polygraft.settings import MLM, Bottleneck, Budget, Finetune, PairData, TextData
 from polygraft.transfer import bottleneck as method
 from polygraft.transfer.calibration import Calibration, Site
@@ -221,6 +222,7 @@ def test_adapt_transfer_and_finetune(kind, tiny_xlmr_dir, tiny_mbart_dir, text, 
     result = transfer.run(settings, source, str(out["adapt"]), target, monolingual, out["transfer"])
     assert result["method"] == "bottleneck" and result["flops"] > 0
     assert result["diagnostics"]["end_wanted"] > 0.01
+    assert {explain(name) for name in result["diagnostics"]}.isdisjoint({explain("")})  # the report explains them all
     ours, plain = states(out["transfer"])
     base = states(tiny_mbart_dir)[1]
     assert not torch.equal(ours, base)

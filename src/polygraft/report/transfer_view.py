@@ -47,6 +47,20 @@ EXPLANATIONS = {
     "change_asked": "Squared change that the source's adaptation asks of the target's states, relative to their "
     "variance, mean over layers: near 0, adaptation changed little.",
     "change_reached": "Share of that which the target's encoder has learned, on held-out documents: 1 is all of it.",
+    "layer_map": "Layer of the source that is most like this layer of the target, in order (by CKA).",
+    "matching_flops": "Operations that were spent on finding out which layer is like which.",
+    "input_map_heldout_r2": "Share of the variance of a source layer's states that a linear map explains from the "
+    "target's, on documents that it was not fitted on: what the carried adapter reads.",
+    "output_map_heldout_r2": "Share of the variance of a target layer's states that a linear map explains from the "
+    "source's, on documents that it was not fitted on: what becomes of the adapter's change.",
+    "rho": "Least-squares factor between what the carried adapter does and what it should do: 1 if the maps are exact.",
+    "change_heldout_r2": "Share of the wanted change of a layer's states that what was carried makes, on held-out "
+    "documents: 1 is all of it, below 0 it is worse than nothing.",
+    "end_wanted": "Size of the change that the source's adaptation asks of the encoder's last states, relative to "
+    "their spread.",
+    "end_cosine": "Cosine of the change of the encoder's last states that was made with the one that was wanted.",
+    "end_cosine_centred": "The same beyond what all tokens have in common: knowledge of single tokens.",
+    "end_ratio": "Size of the change that was made, relative to the one that was wanted.",
     "mapped_rows": "Rows that one map from the source gives, in all and of tokens that the text lacks.",
     "map_moved": "Mean distance by which training the map moved the rows of tokens that the text has (seen) and lacks "
     "(unseen); compare it with the median length of a row.",

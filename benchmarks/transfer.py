@@ -25,7 +25,7 @@ import side_by_side
 
 STEPS, DOCUMENTS = 3, 80  # documents per language, a tenth of which `map` and `distill` evaluate on
 TRAINING = {"budget": {"steps": STEPS}, "per_device_train_batch_size": 8, "save_steps": 1e6, "eval_steps": 1.0}
-CALIBRATION = {"calibration_tokens": 10_000}  # a tenth of the default: seconds grow with them, memory does not
+CALIBRATION = {"calibration_tokens": 5_000}  # a twentieth of the default: seconds grow with them, memory does not
 METHODS: dict[str, dict[str, Any]] = {
     "recentre": {"mode": "recentre"},
     "repair": {"mode": "repair"},

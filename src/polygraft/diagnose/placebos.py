@@ -32,7 +32,8 @@ def placebos(arm: Recipe, wanted: tuple[Placebo, ...]) -> Iterator[tuple[Placebo
             if arm.adapt is not None and "source_before" not in transfer.required_inputs:
                 yield name, arm.model_copy(update={"adapt": None})
         elif hasattr(transfer, "control"):
-            yield name, arm.model_copy(update={"transfer": transfer.model_copy(update={"control": name})})
+            changes = {"control": name} | ({"final_logits_bias": False} if isinstance(transfer, Embeddings) else {})
+            yield name, arm.model_copy(update={"transfer": transfer.model_copy(update=changes)})
 
 
 def is_placebo(arm: Recipe) -> bool:

@@ -6,6 +6,7 @@ finetune.py, in its folder.
 
     python benchmarks/step_profile.py
     python benchmarks/step_profile.py --adapter lora
+    python benchmarks/step_profile.py --compile     # instead: steps as they are, then with every layer compiled
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import statistics
 import time
 from collections import Counter
 from pathlib import Path
@@ -31,11 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--adapter", choices=("none", "lora"), default="none")
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args(namespace=argparse.Namespace(model="mbart-large-50", documents=24, tokens=1200))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     finetune.prepare(args)
-    step, batch, tokens = training_step(args)
+    model, step, batch, tokens = training_step(args)
     step(batch)  # makes the optimizer's states
+    if args.compile:
+        compare_compiled(model, step, batch)
+        return
     seconds = step(batch)
     print("seconds:", ", ".join(f"{name} {value:.2f}" for name, value in seconds.items()), f"for {tokens} tokens")
     from torch.profiler import ProfilerActivity, profile
@@ -51,8 +57,18 @@ def main() -> None:
         print(f"{kind}: {sum(times[name] for name in names) / times.total():.0%} of a step")
 
 
-def training_step(args: argparse.Namespace) -> tuple[Any, dict[str, Any], int]:
-    """A function that trains on a batch as `polygraft finetune` does and returns seconds, a batch, and its tokens."""
+def compare_compiled(model: Any, step: Any, batch: dict[str, Any], rounds: int = 3) -> None:
+    """Seconds of a step, as it is and with each layer through torch.compile, and of the compilation."""
+    plain = statistics.median(sum(step(batch).values()) for _ in range(rounds))
+    for layer in [*model.model.encoder.layers, *model.model.decoder.layers]:
+        layer.compile(dynamic=True)
+    first = sum(step(batch).values())
+    compiled = statistics.median(sum(step(batch).values()) for _ in range(rounds))
+    print(f"seconds of a step: {plain:.2f}, compiled {compiled:.2f} ({plain / compiled:.2f}x), the first {first:.0f}")
+
+
+def training_step(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any], int]:
+    """A model; a function that trains it on a batch as `polygraft finetune` does, for seconds; a batch; its tokens."""
     import torch
 
     from polygraft import machine
@@ -98,7 +114,7 @@ def training_step(args: argparse.Namespace) -> tuple[Any, dict[str, Any], int]:
         names = ("forward", "backward", "clipping", "optimizer")
         return dict(zip(names, (b - a for a, b in itertools.pairwise(ends)), strict=True))
 
-    return step, batch, int(objective.tokens(batch))
+    return model, step, batch, int(objective.tokens(batch))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from polygraft.models.bottleneck import Adapter
 from polygraft.settings import Bottleneck
 from polygraft.transfer import carry_bottleneck, carry_lora
 from polygraft.transfer.bottleneck import source_layers
-from polygraft.transfer.calibration import Calibration, Change, Linear, Shuffled, Site
+from polygraft.transfer.calibration import Calibration, Change, Read, Shuffled, Site
 from polygraft.transfer.controls import cycle
 
 A, B, H, TOKENS, SIZE = 32, 48, 64, 2000, 6
@@ -94,7 +94,7 @@ def exact():
         asked = {}  # of fc2 in units of the residual's deviation: what LoRA of rank SIZE can do
         for layer, sources in groups.items():
             read_NH, inner_HR = (torch.randn(*shape, generator=generator) for shape in ((TOKENS, H), (H, SIZE)))
-            at[Linear("target", f"layers.{layer - 1}.fc2", "input")] = read_NH
+            at[Read("target", f"layers.{layer - 1}.fc2")] = read_NH
             units_N1 = at[Site("target", layer, normed=False)].double().std(-1, correction=0, keepdim=True)
             for k in sources:
                 outer_RA = torch.randn(SIZE, A, generator=generator, dtype=torch.float64) @ turns[k - 1]
@@ -208,7 +208,7 @@ def test_every_source_layer_goes_to_one_target_layer(phi, deepest, expected):
 def made_by_lora(case, layer, factors):
     """The change of what fc2 writes, in units of the residual's deviation."""
     down, up = factors
-    read_NH = case.at[Linear("target", f"layers.{layer - 1}.fc2", "input")].double()
+    read_NH = case.at[Read("target", f"layers.{layer - 1}.fc2")].double()
     residual_NB = case.at[Site("target", layer, normed=False)].double()
     return read_NH @ down.T @ up.T / residual_NB.std(-1, correction=0, keepdim=True)
 

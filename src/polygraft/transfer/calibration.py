@@ -44,12 +44,11 @@ class Site(NamedTuple):
     normed: bool = True
 
 
-class Linear(NamedTuple):
-    """A linear layer of an encoder, named as its submodule: what it reads or puts out, [B, T, D]."""
+class Read(NamedTuple):
+    """What a submodule of an encoder reads, [B, T, D]."""
 
     side: Literal["source", "target"]
     module: str
-    end: Literal["input", "output"]
 
 
 class Change(NamedTuple):
@@ -59,7 +58,7 @@ class Change(NamedTuple):
     side: Literal["source", "target"] = "source"
 
 
-State = Site | Linear | Change
+State = Site | Read | Change
 
 
 class Shuffled(NamedTuple):
@@ -307,19 +306,16 @@ def states(
     def keep(layer: int, value: Any) -> None:
         raw[layer] = _first(value)
 
-    def keep_linear(site: Linear, given: Any, out: Tensor) -> None:
-        found[site] = given[0] if site.end == "input" else out
-
     def keep_change(site: Change, args: Any, kwargs: Any, out: Any) -> None:
         changed = _blocks(after)[0][site.layer - 1].eval()(*args, **kwargs)
         found[site] = _first(changed) - _first(out)
 
     hooks = [
-        encoder.get_submodule(site.module).register_forward_hook(
-            lambda _, given, out, at=site: keep_linear(at, given, out)
+        encoder.get_submodule(site.module).register_forward_pre_hook(
+            lambda _, given, at=site: found.update({at: given[0]})
         )
         for site in sites
-        if isinstance(site, Linear)
+        if isinstance(site, Read)
     ]
     hooks += [
         layers[site.layer - 1].register_forward_hook(

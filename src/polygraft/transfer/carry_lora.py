@@ -32,7 +32,7 @@ from torch import Tensor
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck
 from polygraft.transfer.alignment import Aligned
-from polygraft.transfer.calibration import Calibration, Change, Linear, Place, Shuffled, Site
+from polygraft.transfer.calibration import Calibration, Change, Place, Read, Shuffled, Site
 from polygraft.transfer.carry_bottleneck import reading_norm, to_normalized
 from polygraft.transfer.controls import PERMUTED, noise_like
 from polygraft.transfer.linear_map import LinearMap, Moments
@@ -109,8 +109,9 @@ def _fit(calibration: Calibration, rank: int, wanted: Wanted, ridge: float, cont
     carried = {layer: found.solve_low_rank(ridge, rank) for layer, found in moments.items()}
     generator = torch.Generator().manual_seed(calibration.seed)
     for layer, real in carried.items() if control != "none" else ():
-        drawn = [noise_like(factor, generator) for factor in real]
-        down_rh, up_br = wrong[0][layer].solve_low_rank(ridge, rank) if wrong else drawn
+        down_rh, up_br = (
+            wrong[0][layer].solve_low_rank(ridge, rank) if wrong else [noise_like(factor, generator) for factor in real]
+        )
         size, made = (moments[layer].size(_as_map(factors)) for factors in (real, (down_rh, up_br)))
         carried[layer] = down_rh * (size / made if made else 0.0), up_br
     return carried
@@ -128,7 +129,7 @@ def _moments(
 ) -> list[dict[int, Moments]]:
     """By target layer, moments of what fc2 reads, in units of the residual's deviation, and of each wanted change."""
     residuals = {layer: Site("target", layer, normed=False) for layer in asked[0]}
-    reads = {layer: Linear("target", f"layers.{layer - 1}.{HOST}", "input") for layer in asked[0]}
+    reads = {layer: Read("target", f"layers.{layer - 1}.{HOST}") for layer in asked[0]}
     places = {place for wanted in asked for some in wanted.values() for place, _ in some}
     found: list[dict[int, Moments]] = [{} for _ in asked]
     for at in calibration.stream(documents, [*places, *residuals.values(), *reads.values()]):

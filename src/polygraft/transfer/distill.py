@@ -39,7 +39,7 @@ from polygraft.settings import Bottleneck
 from polygraft.training import train
 from polygraft.transfer import embeddings, rows
 from polygraft.transfer.alignment import Aligned, align, make_batch
-from polygraft.transfer.calibration import Calibration, Fitted, Linear, Site, depth, match_layers, states
+from polygraft.transfer.calibration import Calibration, Fitted, Site, State, depth, match_layers, states
 from polygraft.transfer.controls import PERMUTED, RANDOM, cycle, generator_of, rotation
 from polygraft.transfer.linear_map import HELDOUT_EVERY
 from polygraft.transfer.plan import Entry, Inputs, Plan
@@ -226,7 +226,7 @@ class StateChange:
         return total
 
     @torch.no_grad()
-    def targets(self, batch: dict[str, Tensor]) -> dict[Site | Linear, Tensor]:
+    def targets(self, batch: dict[str, Tensor]) -> dict[State, Tensor]:
         """Return t_l of the compared tokens, [N, D] each: the old states, those that move by their mapped change."""
         places = batch["source_places"]
         wanted = self.read(self.reference.to(places.device), batch)
@@ -241,7 +241,7 @@ class StateChange:
                 wanted[to][: len(places)] += change_ND @ weight.to(change_ND)
         return wanted
 
-    def read(self, encoder: Any, batch: dict[str, Tensor]) -> dict[Site | Linear, Tensor]:
+    def read(self, encoder: Any, batch: dict[str, Tensor]) -> dict[State, Tensor]:
         """Return the states of the compared tokens, [N, D] each."""
         sites = [site for _, site in self.pairs]
         found = states(encoder, batch["input_ids"], batch["attention_mask"], sites)

@@ -5,9 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from polygraft import diagnose
+from polygraft.diagnose import held_out
 from polygraft.diagnose.held_out import HeldOut, Losses
 from polygraft.diagnose.placebos import placebos
 from polygraft.errors import RecipeError
@@ -82,8 +84,6 @@ def test_health_before_and_after(done):
 
 def test_losses_equal_those_of_a_document_alone(done):
     """Documents are batched with others, and read under noise of their own: a subset gives the same figures."""
-    from polygraft.diagnose import held_out
-
     folder, _ = done
     all_of_them = HeldOut.of(recipe(folder).text, 1, 12)
     some = HeldOut(all_of_them.texts[:2], all_of_them.languages[:2])
@@ -123,6 +123,29 @@ def test_layers_are_compared(done):
     assert sorted(found["layers"]["matched"]) == found["layers"]["matched"]
 
 
+@torch.no_grad()
+def test_direction_by_hand(done):
+    """Cosine of what the transfer and what direct adaptation change in the encoder's last states."""
+    folder, found = done
+    tokenizer = AutoTokenizer.from_pretrained(resolve("polygraft/nano-mbart"), src_lang="uk_UA")
+    ends = [resolve("polygraft/nano-mbart"), folder / "detour/seed-1/transfer", folder / "direct/seed-1/adapt_target"]
+    encoders = [AutoModelForSeq2SeqLM.from_pretrained(end, dtype=torch.float32).get_encoder().eval() for end in ends]
+    states, count = [], 0
+    for text in HeldOut.of(recipe(folder).text, 1, 12).texts:
+        code, *content, end = tokenizer(text).input_ids
+        for part in np.array_split(content, -(-len(content) // 254)):  # as long as the model reads
+            if count < 1024:
+                ids = torch.tensor([[code, *part, end]])
+                states.append([encoder(ids).last_hidden_state[0] for encoder in encoders])
+                count += ids.shape[1]
+    before, one, two = (torch.cat(column) for column in zip(*states, strict=True))
+    expected = torch.cosine_similarity((one - before).flatten(), (two - before).flatten(), dim=0)
+    (detour,) = found["arms"]
+    assert detour["direction"] == pytest.approx(float(expected), abs=1e-5)
+    assert 0.05 < detour["direction"] < 0.95, "both mend the rows that were never learned, each in its way"
+    assert held_out.direction(folder, folder, folder) is None, "nothing is known of a folder that was not measured"
+
+
 def test_report_shows_it_and_does_not_take_placebos_for_arms(done):
     folder, found = done
     (folder / "recipe.yaml").write_text(json.dumps(recipe(folder).model_dump(mode="json", exclude_none=True)))
@@ -130,6 +153,7 @@ def test_report_shows_it_and_does_not_take_placebos_for_arms(done):
     assert "Before fine-tuning" in page
     assert "Arm detour+untuned" not in page, "a placebo is not an arm that is incomplete"
     assert found["arms"][0]["sentence"] in html.unescape(page)
+    assert f"has a cosine of {found['arms'][0]['direction']:.2f}" in page
     assert 'aria-label="Layers of target' in page
 
 

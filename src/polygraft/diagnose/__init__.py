@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,11 @@ def _judge(
     def losses(states: Mapping[str, State]) -> dict[str, Losses]:
         return {stage: state.losses for stage, state in states.items()}
 
-    return judge(
+    judgement = judge(
         name, losses(found[name]), None if direct is None else (direct, losses(found[direct])),
         {rival: _last(states).losses for rival, states in rivals.items()},
     )  # fmt: skip
+    if direct is None:
+        return judgement
+    ends = found[name][TARGET], found[name]["transfer"], _last(found[direct])
+    return replace(judgement, direction=held_out.direction(*(state.folder for state in ends)))

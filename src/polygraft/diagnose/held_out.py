@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from polygraft.data.dataset import read_text
 from polygraft.data.languages import to_code
+from polygraft.data.layout import Layout
 from polygraft.inference.generate import best_device
 from polygraft.measure.intervals import Ratio, ratio
 from polygraft.measure.losses import NOISE, denoising
-from polygraft.measure.pieces import cut
+from polygraft.measure.pieces import Piece, cut
 from polygraft.models import checkpoints
+from polygraft.models.graft import is_graft
 from polygraft.models.vocabulary import map_vocabularies, script_of, token_counts, tokens_by_id
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.noise import Noise
@@ -33,7 +36,8 @@ from polygraft.settings import TextData
 from polygraft.transfer.row_plan import dead_rows_of
 
 MAX_TOKENS = 254  # of a piece, special tokens aside
-LOSSES = "losses.npz"
+LOSSES, STATES = "losses.npz", "states.npy"
+STATES_TOKENS = 1024  # whose states are kept, to compare what changed them
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Losses:
 
 
 def run(model: str, held_out: HeldOut, out_dir: Path) -> dict[str, Any]:
-    """Measure a checkpoint on the held-out text and write losses.npz.
+    """Measure a checkpoint on the held-out text and write losses.npz, and what its encoder makes of it to states.npy.
 
     Returns:
         {"dead_rows": {script: rows that it never learned}, "dead_share": share of the text's tokens that have such}.
@@ -116,6 +120,10 @@ def run(model: str, held_out: HeldOut, out_dir: Path) -> dict[str, Any]:
     pieces = cut(tokenizer, held_out.texts, room)
     objective = Denoising(tokenizer, **NOISE, noise=Noise(1, fixed=True))  # type: ignore[arg-type]
     codes = {name: tokenizer.convert_tokens_to_ids(to_code(name, tokenizer)) for name in set(held_out.languages)}
+    if not is_graft(network):  # whose encoder has axes of its own
+        states_ND = encoder_states(network, Layout.of(tokenizer), pieces, [codes[name] for name in held_out.languages])
+        out_dir.mkdir(parents=True, exist_ok=True)
+        np.save(out_dir / STATES, states_ND)
     total, done = 2 * sum(map(len, pieces)), 0
     with Progress("diagnose") as bar:
 
@@ -134,6 +142,31 @@ def run(model: str, held_out: HeldOut, out_dir: Path) -> dict[str, Any]:
         tokens_D,
     ).save(out_dir)  # fmt: skip
     return health
+
+
+@torch.inference_mode()
+def encoder_states(network: Any, layout: Layout, pieces: Sequence[Piece], codes: Sequence[int]) -> np.ndarray:
+    """The encoder's last states of the first pieces' tokens, float32 [N, D]; `codes`: language by document."""
+    found: list[np.ndarray] = []
+    for piece in pieces:
+        if sum(map(len, found)) < STATES_TOKENS:
+            ids_1T = torch.tensor([layout.wrap(piece.ids.tolist(), codes[piece.document])], device=network.device)
+            found.append(network.get_encoder()(input_ids=ids_1T).last_hidden_state[0].float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def direction(start: Path, mine: Path, other: Path) -> float | None:
+    """Cosine of what changed the encoder's last states from one measured checkpoint to two others, over all tokens.
+
+    None where nothing changed them, or where one of the encoders has other axes.
+    """
+    try:
+        before, one, two = (np.load(folder / STATES) for folder in (start, mine, other))
+    except OSError:
+        return None
+    one, two = one - before, two - before
+    size = float(np.linalg.norm(one) * np.linalg.norm(two))
+    return float((one * two).sum()) / size if size else None
 
 
 def row_health(model: Any, tokenizer: Any, texts: Sequence[str]) -> dict[str, Any]:

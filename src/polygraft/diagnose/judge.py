@@ -39,7 +39,8 @@ class Judgement:
     """What is to be done about an arm, in one sentence; `against` the direct arm first, if there is one.
 
     `carried` is KCF: of direct adaptation's gain on the held-out text, the share that the transfer alone has; `reached`
-    the same of the arm as it goes into fine-tuning.
+    the same of the arm as it goes into fine-tuning. `direction` is the cosine of what the transfer changes in the
+    encoder's last states with what direct adaptation changes there.
     """
 
     arm: str
@@ -48,6 +49,7 @@ class Judgement:
     against: tuple[Against, ...]
     carried: Estimate | None
     reached: Estimate | None
+    direction: float | None = None
 
 
 def compare(name: str, mine: Losses, other: Losses) -> Against:

@@ -67,7 +67,13 @@ def _shares(item: dict[str, Any]) -> str:
         if number(share.get("value")) is not None:
             ends = interval(share.get("low"), share.get("high"))
             said.append(f"{when} {decimal(share['value'])} ({ends})")
-    return f"Of direct adaptation's gain on this text (KCF), {'; '.join(said)}." if said else ""
+    sentences = [f"Of direct adaptation's gain on this text (KCF), {'; '.join(said)}."] if said else []
+    if (cosine := number(item.get("direction"))) is not None:
+        sentences.append(
+            "What the transfer changes in the encoder's last states has a cosine of "
+            f"{decimal(cosine, 2)} with what direct adaptation changes there."
+        )
+    return " ".join(sentences)
 
 
 def _row(state: dict[str, Any], arms: dict[str, int]) -> dict[str, Any]:

@@ -51,15 +51,17 @@ def table(found: dict[str, Any]) -> str:
     direct = found["direct"]
     lines = [
         "| method | after the transfer | before fine-tuning | whole text | reliance | "
-        f"over `{direct}` | KCF, transfer alone | " + " | ".join(f"over {name}" for name in PLACEBOS) + " | |",
-        "|---" * (8 + len(PLACEBOS)) + "|",
+        f"over `{direct}` | KCF, transfer alone | direction | "
+        + " | ".join(f"over {name}" for name in PLACEBOS) + " | |",
+        "|---" * (9 + len(PLACEBOS)) + "|",
     ]  # fmt: skip
     without = [arm for arm in dict.fromkeys(arm for arm, _ in states) if arm.startswith("direct")]
-    lines += [f"| `{arm}` | {_ends(states, arm)} | | |{' |' * len(PLACEBOS)} |" for arm in without]
+    lines += [f"| `{arm}` | {_ends(states, arm)} | | | |{' |' * len(PLACEBOS)} |" for arm in without]
     for arm in found["arms"]:
         gains = {one["name"].rpartition("+")[2]: _gains(one) for one in arm["against"]}
         carried = arm["carried"] and Estimate(**arm["carried"]).text()
         cells = [f"`{arm['arm']}`", _ends(states, arm["arm"]), gains[direct], carried or ""]
+        cells.append("" if arm["direction"] is None else f"{arm['direction']:.2f}".replace("-", MINUS))
         cells += [gains.get(name, "") for name in PLACEBOS]
         lines.append(f"| {' | '.join(cells)} | {arm['decision']} |")
     return "\n".join(lines)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+from pydantic import TypeAdapter
+from transformers import AutoConfig, XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from polygraft import machine
-from polygraft.check.needs import Lengths, Probe, largest_batch, probe_machine, training_need
+from polygraft.check.needs import Lengths, Probe, largest_batch, probe_machine, training_need, transfer_need
 from polygraft.models.checkpoints import load_tokenizer
+from polygraft.models.graft import graft_config
 from polygraft.settings import MLM, Budget, Denoising
+from polygraft.transfer_settings import Transfer
 
 MEASURED = """
 import json, sys
@@ -120,3 +124,43 @@ def test_largest_batch_is_that_of_the_longest_documents():
     assert largest_batch(MLM(budget=Budget(steps=1)), lengths, 16).source == 50
     shape = largest_batch(Denoising(budget=Budget(steps=1)), lengths, 2)
     assert (shape.batch, shape.source, shape.target, shape.labels) == (2, 50, 50, 100)
+
+
+BENCHMARKED: dict[str, dict] = {
+    "recentre": {"mode": "recentre"}, "repair": {"mode": "repair"}, "delta": {"mode": "delta"},
+    "map": {"method": "map"}, "bottleneck": {"method": "bottleneck"}, "bottleneck, of LoRA": {"method": "bottleneck"},
+    "encoder": {"method": "encoder"}, "distill": {"method": "distill"},
+}  # fmt: skip
+
+
+def benchmarked():
+    """What docs/benchmarks.md says of transfers at real size: source, method, FLOPs if counted, peak in GB."""
+    section = Path("docs/benchmarks.md").read_text(encoding="utf-8").partition("\n## transfer\n")[2]
+    source = ""
+    for line in section.partition("\n## ")[0].splitlines():
+        if line.endswith("into mbart-large-50:"):
+            source = line.split()[0]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in BENCHMARKED:
+            yield source, cells[0], float(cells[3] or 0), float(cells[4].removesuffix(" GiB")) * 2**30
+
+
+@pytest.mark.parametrize(("source", "method", "flops", "measured"), benchmarked())
+def test_transfers_at_real_size_take_what_the_benchmark_measured(source, method, flops, measured):
+    configs = Path("tests/fixtures/published")
+    one, target = (AutoConfig.from_pretrained(configs / f"{name}.json") for name in (source, "mbart-large-50"))
+    training = {"budget": {"steps": 3}, "per_device_train_batch_size": 8, "max_length_tokens": 128}
+    trained = training if method in ("map", "distill") else {}
+    calibrated = {"calibration_tokens": 5000} if method.startswith(("bottleneck", "encoder", "distill")) else {}
+    settings = TypeAdapter(Transfer).validate_python(BENCHMARKED[method] | trained | calibrated)
+    sources = [one] * len({"source_before", "source_after"} & set(settings.required_inputs))
+    result = graft_config(one, target, 512) if method == "encoder" else target
+    need = transfer_need(settings, sources, target, result, Probe(10**11, 10**9, 24 * GB, round(0.4 * GB)))
+    assert 0.9 < need.memory_bytes / measured < 1.3  # measured: 0.97 to 1.25
+    if flops and not trained:
+        assert 0.75 < (need.flops or 0.0) / flops < 1.25  # of calibration alone; measured: 0.81 to 1.21
+
+
+def test_the_benchmark_has_been_run_for_every_method():
+    assert {method for _, method, *_ in benchmarked()} == set(BENCHMARKED)
+    assert {source for source, *_ in benchmarked()} == {"xlm-roberta-large", "xlm-roberta-base"}

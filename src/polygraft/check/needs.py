@@ -22,6 +22,7 @@ from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, meas
 from polygraft.evaluate import LOGITS_PER_BATCH
 from polygraft.models.checkpoints import decoder_config
 from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, Training
+from polygraft.transfer.calibration import CKA_BATCHES, CKA_TOKENS
 from polygraft.transfer_settings import BottleneckTransfer, Distill, Encoder, SharedMap, Transfer
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
@@ -31,6 +32,7 @@ ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
 KEPT_GAPS = 1.5  # of a small model's heap: 1.3 to 1.8 measured, since what is freed is kept (machine.keep_freed_memory)
+PADDED = 1.4  # operations per real token for one: attention, and padding within a batch
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
 
@@ -258,20 +260,22 @@ def transfer_need(
 ) -> Need:
     """Estimate a transfer: all models at once in fp32, and what the method makes beside them.
 
-    That is two copies of the target's rows to look for dead ones; a graft (`result`) and its saved copy; or the passes
-    and the optimizer of a method that trains, whose time is known for a budget in flops or minutes only.
+    That is the target's rows, twice in float64, while the dead ones are looked for; the moments of hidden states; a
+    graft (`result`) and its saved copy; or the passes and the optimizer of a method that trains, whose time is known
+    for a budget in flops or minutes only. benchmarks/transfer.py measures what all this is at real size.
     """
     models, weights = BYTES * sum(map(parameters_of, sources)), BYTES * parameters_of(target)
     written = BYTES * parameters_of(result)
     rows = BYTES * target.vocab_size * target.d_model
     widths = [source.hidden_size for source in sources[:1]]
     flops = float(sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths))
-    beside = 2 * rows
+    beside = 4 * rows
     if isinstance(settings, BottleneckTransfer | Encoder | Distill):
-        bodies = [parameters_of(source) - source.vocab_size * source.hidden_size for source in sources[:1]]
-        flops += 2.0 * settings.calibration_tokens * (sum(bodies) + _encoder_parameters(target))
+        flops += _calibration_flops(settings, sources[:1], target)
+    if isinstance(settings, BottleneckTransfer):
+        beside += _moment_bytes(sources[:1], target)
     if isinstance(settings, Encoder):
-        beside = max(beside, written + BYTES * target.vocab_size * sources[0].hidden_size)
+        beside = max(beside, 2 * rows + written + BYTES * target.vocab_size * sources[0].hidden_size)
     seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
     tokens, budget = None, None
     if isinstance(settings, Distill | SharedMap):
@@ -280,8 +284,9 @@ def transfer_need(
         batch, length = settings.per_device_train_batch_size, settings.max_length_tokens
         shape = Shape(batch, length, length, batch * length) if mapped else Shape(batch, length, 1, 1)
         passes = measure_pass(target, shape, machine.use_bf16(settings.precision), 1, settings).training_bytes
-        # the source's rows and the mapped matrix; or the old encoder, and gradients and states of the new one
-        kept = 2 * rows if mapped else (2 + ADAM_STATES) * BYTES * _encoder_parameters(target)
+        # the source's rows, the repaired and the mapped matrix, its gradient, what is saved; or the old encoder, and
+        # gradients and states of the new one
+        kept = 5 * rows if mapped else (2 + ADAM_STATES) * BYTES * _encoder_parameters(target)
         beside = kept + passes
         spent = {"flops": settings.budget.flops, "minutes": None}.get(settings.budget.unit)
         minutes = settings.budget.minutes
@@ -292,6 +297,24 @@ def transfer_need(
     return Need(
         "transfer", written // BYTES, memory, written, written, seconds, flops, tokens=tokens, budget=budget
     )  # fmt: skip
+
+
+def _calibration_flops(
+    settings: BottleneckTransfer | Encoder | Distill, sources: Sequence[PreTrainedConfig], target: PreTrainedConfig
+) -> float:
+    """Passes of both encoders: to match the layers, to fit the maps, and to carry adapters through them."""
+    bodies = [parameters_of(source) - source.vocab_size * source.hidden_size for source in sources]
+    tokens = settings.calibration_tokens * (2 if isinstance(settings, BottleneckTransfer) else 1)
+    if not isinstance(settings, Encoder):
+        tokens += min(settings.calibration_tokens, CKA_TOKENS * CKA_BATCHES)
+    return 2.0 * PADDED * tokens * (sum(bodies) + _encoder_parameters(target))
+
+
+def _moment_bytes(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig) -> int:
+    """Moments in float64, of maps there and back per source layer, held out or not; or of what carries LoRA."""
+    b, inner = target.d_model + 1, target.encoder_ffn_dim + 1
+    of_maps = sum(2 * one.num_hidden_layers * (one.hidden_size + 1 + b) ** 2 for one in sources)
+    return 8 * max(of_maps, target.encoder_layers * inner * (inner + b))
 
 
 def _encoder_parameters(target: PreTrainedConfig) -> int:

@@ -151,7 +151,7 @@ def test_an_exact_image_is_bridged_exactly(pair_dirs, monkeypatch):
     weight, intercept = torch.randn(width, 48, generator=generator), torch.randn(48, generator=generator)
     true_states = calibration.states
 
-    def states(encoder, ids, mask, sites):
+    def states(encoder, ids, mask, sites, after):
         (site,) = sites
         if site.side == "target":
             ids = ids.masked_fill(ids >= ids_of_codes, 0)  # what the source reads for a language code
@@ -276,7 +276,7 @@ def test_cc25_is_read_as_it_writes(tiny_xlmr, tiny_mbart, xlmr_tokenizer, pieces
     seen = []
     whole = calibration.states
 
-    def states(encoder, ids, mask, sites):
+    def states(encoder, ids, mask, sites, after):
         seen.append((next(iter(sites)).side, ids))
         return whole(encoder, ids, mask, sites)
 

@@ -138,7 +138,7 @@ def test_low_rank_is_the_best_of_its_rank(ridge):
     moments = linear_map.Moments(12, 9)
     moments.add(x[:150], y[:150])
     moments.add(x[150:], y[150:])
-    down, up = moments.solve_low_rank(ridge, 3)
+    down, up = moments.low_rank(ridge, 3)
     assert down.shape == (3, 12) and up.shape == (9, 3)
     penalty = np.sqrt(ridge * np.square(x.numpy()).sum() / 12) * np.eye(12)
     top, bottom = np.vstack([x, penalty]), np.vstack([y, np.zeros((12, 9))])
@@ -149,6 +149,6 @@ def test_low_rank_is_the_best_of_its_rank(ridge):
     wholly = moments.explained(linear_map.LinearMap((up @ down).T, torch.zeros(9, dtype=torch.float64)))
     missed = y - x @ (up @ down).T
     assert wholly == pytest.approx(1 - float(missed.square().sum() / y.square().sum()), abs=1e-12)
-    full = moments.solve_low_rank(ridge, 20)
+    full = moments.low_rank(ridge, 20)
     assert full[0].shape == (9, 12)
     np.testing.assert_allclose((top @ (full[1] @ full[0]).T.numpy()), fitted, atol=1e-10)

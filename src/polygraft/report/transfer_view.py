@@ -53,9 +53,9 @@ EXPLANATIONS = {
     "target's, on documents that it was not fitted on: what the carried adapter reads.",
     "output_map_heldout_r2": "Share of the variance of a target layer's states that a linear map explains from the "
     "source's, on documents that it was not fitted on: what becomes of the adapter's change.",
-    "rho": "Least-squares factor between what the carried adapter does and what it should do: 1 if the maps are exact.",
     "change_heldout_r2": "Share of the wanted change of a layer's states that what was carried makes, on held-out "
     "documents: 1 is all of it, below 0 it is worse than nothing.",
+    "change_heldout_r2_centred": "The same beyond what all tokens have in common: knowledge of single tokens.",
     "end_wanted": "Size of the change that the source's adaptation asks of the encoder's last states, relative to "
     "their spread.",
     "end_cosine": "Cosine of the change of the encoder's last states that was made with the one that was wanted.",

@@ -12,7 +12,7 @@ LoRA's own rank:
 
     minimise over W of rank r    sum_N |h W / s - sum_k delta_k P_k|^2 + ridge
 
-A reduced-rank regression, closed in form (`Moments.solve_low_rank`). The result is LoRA again, on fc2 alone.
+A reduced-rank regression, closed in form (`Moments.low_rank`). The result is LoRA again, on fc2 alone.
 
 N tokens, r rank, h and b widths of the target's feed-forward and of its states.
 """
@@ -96,7 +96,9 @@ def carry(
         figures[f"output_map_heldout_r2.{layer}"] = float(np.mean([p.heldout_r2 for p in maps]))
     carried = _fit(calibration, rank, wanted, ridge, control)
     for layer, moments in _moments(calibration, calibration.held_out, [wanted])[0].items():
-        figures[f"change_heldout_r2.lora.{layer}"] = moments.explained(_as_map(carried[layer]))
+        made = _as_map(carried[layer])
+        figures[f"change_heldout_r2.lora.{layer}"] = moments.explained(made)
+        figures[f"change_heldout_r2_centred.lora.{layer}"] = moments.r_squared(made)
     return carried, figures
 
 
@@ -106,11 +108,11 @@ def _fit(calibration: Calibration, rank: int, wanted: Wanted, ridge: float, cont
     if control == PERMUTED:
         asked.append({layer: [(Shuffled(place), p_ab) for place, p_ab in some] for layer, some in wanted.items()})
     moments, *wrong = _moments(calibration, calibration.documents, asked)
-    carried = {layer: found.solve_low_rank(ridge, rank) for layer, found in moments.items()}
+    carried = {layer: found.low_rank(ridge, rank) for layer, found in moments.items()}
     generator = torch.Generator().manual_seed(calibration.seed)
     for layer, real in carried.items() if control != "none" else ():
         down_rh, up_br = (
-            wrong[0][layer].solve_low_rank(ridge, rank) if wrong else [noise_like(factor, generator) for factor in real]
+            wrong[0][layer].low_rank(ridge, rank) if wrong else [noise_like(factor, generator) for factor in real]
         )
         size, made = (moments[layer].size(_as_map(factors)) for factors in (real, (down_rh, up_br)))
         carried[layer] = down_rh * (size / made if made else 0.0), up_br

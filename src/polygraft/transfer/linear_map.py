@@ -66,19 +66,24 @@ class Moments:
         weight_ab = _ridge(scatter_aa, cross_ab, ridge)
         return LinearMap(weight_ab, mean_b - mean_a @ weight_ab)
 
-    def solve_low_rank(self, ridge: float, rank: int) -> tuple[Tensor, Tensor]:
-        """Minimise sum_n w_n |x_n W - y_n|^2 + ridge * trace(S) / a * |W|^2 over all W of a rank, without an intercept.
+    def through_origin(self, ridge: float) -> LinearMap:
+        """Minimise sum_n w_n |x_n W - y_n|^2 + ridge * trace(S) / a * |W|^2, with S = sum_n w_n x_n^T x_n and c = 0."""
+        a = len(self.crossed) - 1
+        weight_ab = _ridge(self.crossed[:a, :a], self.crossed[:a, a + 1 :], ridge)
+        return LinearMap(weight_ab, torch.zeros(weight_ab.shape[1], dtype=torch.float64))
 
-        S = sum_n w_n x_n^T x_n. Reduced-rank regression (Izenman 1975, Reduced-rank regression for the multivariate
-        linear model): the ridge solution, projected on the leading principal directions V of its fitted values.
+    def low_rank(self, ridge: float, rank: int) -> tuple[Tensor, Tensor]:
+        """Minimise the same over all W of a rank.
+
+        Reduced-rank regression (Izenman 1975, Reduced-rank regression for the multivariate linear model): the ridge
+        solution, projected on the leading principal directions V of its fitted values.
 
         Returns:
             V^T W^T [r, a] and V [b, r], whose product is W^T; r = `rank`, or b if that is less.
         """
         a = len(self.crossed) - 1
-        scatter_aa, cross_ab = self.crossed[:a, :a], self.crossed[:a, a + 1 :]
-        weight_ab = _ridge(scatter_aa, cross_ab, ridge)
-        fitted_bb = weight_ab.T @ cross_ab  # W^T (S + penalty) W
+        weight_ab = self.through_origin(ridge).weight
+        fitted_bb = weight_ab.T @ self.crossed[:a, a + 1 :]  # W^T (S + penalty) W
         leading_br = torch.linalg.eigh((fitted_bb + fitted_bb.T) / 2).eigenvectors[:, -rank:]
         return (weight_ab @ leading_br).T, leading_br
 

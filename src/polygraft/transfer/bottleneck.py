@@ -210,9 +210,9 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> 
     """Measure the maps, the carried adapters, and what became of the change at the end of the target's encoder.
 
     `layer_map.l`: the source layer that matches target layer l. `change_heldout_r2.*`: how much of the wanted change of
-    a layer its adapter makes, `_centred`: beyond the mean over tokens. `end_cosine`, `end_ratio`: of the change of the encoder's
-    output that was made to the one that was wanted; `end_cosine_centred`: of what the two are beyond their means over
-    the tokens; `end_wanted`: the size of the wanted change relative to the spread of the outputs.
+    a layer its adapter makes, `_centred`: beyond its mean over the tokens. `end_cosine`, `end_ratio`: of the change of
+    the encoder's output that was made to the one that was wanted; `end_cosine_centred`: again beyond their means;
+    `end_wanted`: the size of the wanted change relative to the spread of the outputs.
     """
     _, target = _ends(fitted.calibration)
     states = [at[target] for at in fitted.calibration.stream(fitted.end.documents, [target])]

@@ -32,7 +32,7 @@ from polygraft.transfer_settings import depends_on_seed
 
 STAGE_FILE = "stage.json"
 TARGET = "target"  # the state of an arm before anything is done
-FORMAT = 2  # raised when a stage's results change with the same settings
+FORMAT = 3  # raised when a stage's results change with the same settings
 
 
 def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:

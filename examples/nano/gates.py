@@ -137,17 +137,20 @@ def target_gates(folder: Path, data: Path, out: Path) -> list[dict[str, Any]]:
     return [ours, lead]
 
 
-def add_to_card(folder: Path, rows: list[dict[str, Any]]) -> None:
+def add_to_card(folder: Path, heading: str, rows: list[dict[str, Any]]) -> None:
+    """Replace a section of a card by a table, or add it at the end."""
     card = folder / "README.md"
-    text = card.read_text(encoding="utf-8").partition(f"\n{HEADING}\n")[0]
-    card.write_text(f"{text.rstrip()}\n\n{HEADING}\n\n{markdown(rows)}\n", encoding="utf-8")
+    before, _, old = card.read_text(encoding="utf-8").partition(f"\n{heading}\n")
+    _, _, after = old.partition("\n## ")
+    text = f"{before.rstrip()}\n\n{heading}\n\n{markdown(rows)}\n" + (f"\n## {after}" if after else "")
+    card.write_text(text, encoding="utf-8")
     print(f"{folder}\n{markdown(rows)}\n")
 
 
 def main() -> None:
     args = arguments(__doc__)
-    add_to_card(args.into / "nano-xlmr", source_gates(args.into / "nano-xlmr", args.data))
-    add_to_card(args.into / "nano-mbart", target_gates(args.into / "nano-mbart", args.data, args.out))
+    add_to_card(args.into / "nano-xlmr", HEADING, source_gates(args.into / "nano-xlmr", args.data))
+    add_to_card(args.into / "nano-mbart", HEADING, target_gates(args.into / "nano-mbart", args.data, args.out))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python examples/nano/explore.py --out outputs/nano --data data/debian --into src/polygraft/nano
 
 Adds its findings to the model's card. All go on from the first phase, where the model has left its plateau (from random
-weights that takes ten million tokens, too long for a short run), for as many tokens, and are judged on the same held-out
-text at 15% masking. What is done is kept.
+weights that takes ten million tokens, too long for a short run), for as many tokens, and are judged on the same
+held-out text at 15% masking. What is done is kept.
 """
 
 from __future__ import annotations

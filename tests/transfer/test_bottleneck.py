@@ -314,6 +314,8 @@ def test_what_cannot_be_carried_is_refused(tiny_xlmr, tiny_mbart, make_inputs, t
     other.roberta.encoder.layer[0].intermediate.dense.bias.data.add_(1.0)
     with pytest.raises(TransferError, match=r"does not give source_after: roberta.encoder.layer.0.intermediate"):
         method.plan(make_inputs(other, after, folder))
+    with pytest.raises(TransferError, match=r"does not give source_after: the two are equal"):
+        method.plan(make_inputs(after, after, folder))
     bottleneck.attach(tiny_mbart, Bottleneck(bottleneck_size=2), "mlm")
     with pytest.raises(TransferError, match="the target has bottleneck adapters"):
         method.plan(make_inputs(tiny_xlmr, after, folder))

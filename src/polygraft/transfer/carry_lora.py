@@ -62,17 +62,20 @@ def rank_of(inputs: Inputs) -> int:
     with safe_open(folder / bottleneck.WEIGHTS, framework="pt") as file:
         found = (re.match(r"(?:base_model\.model\.)?(.+)\.lora_A\.weight$", key) for key in file.keys())  # noqa: SIM118
         modules = tuple(f"{name[1]}." for name in found if name)
+        trained = any(file.get_tensor(key).any() for key in file.keys() if ".lora_B." in key)  # noqa: SIM118
     outside = [name for name in modules if not re.search(r"encoder\.layer\.\d+\.", name)]
     if outside:
         raise TransferError(f"LoRA on {outside[0][:-1]}: only that inside the encoder's layers is carried across.")
-    before, after = inputs.source_before.base_model, inputs.source_after.base_model.state_dict()
-    for name, value in before.state_dict().items():
-        name_in_model = f"{inputs.source_before.base_model_prefix}.{name}"
-        if not name_in_model.startswith(modules) and not torch.equal(value, after[name]):
-            raise TransferError(
-                f"{folder}: this LoRA on source_before does not give source_after: {name_in_model} differs, too. Give "
-                "the model that it was trained on as source_before."
-            )
+    before, after = (model.base_model.state_dict() for model in (inputs.source_before, inputs.source_after))
+    prefix = inputs.source_before.base_model_prefix
+    differ = [f"{prefix}.{name}" for name, value in before.items() if not torch.equal(value, after[name])]
+    others = [name for name in differ if not name.startswith(modules)]
+    if others or (trained and not differ):
+        what = f"{others[0]} differs, too" if others else "the two are equal"
+        raise TransferError(
+            f"{folder}: this LoRA on source_before does not give source_after: {what}. Give the model that it was "
+            "trained on as source_before."
+        )
     return int(config.r)
 
 

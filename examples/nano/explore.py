@@ -24,7 +24,7 @@ HEADING = "## Short runs of the second phase, one setting changed at a time"
 LOSS = f"held-out MLM loss at 15% masking after {TOKENS / 1e6} million tokens"
 BASE: dict[str, Any] = {
     "learning_rate": 1e-3, "mlm_probability": 0.2, "per_device_train_batch_size": 32, "max_length_tokens": 128,
-    "warmup_steps": 0.02, "eval_steps": 1.0, "save_steps": 0.25,
+    "warmup_steps": 0.02, "eval_steps": 0.5, "save_steps": 0.25,
 }  # fmt: skip
 CHANGES: list[dict[str, Any]] = [
     {}, {"mlm_probability": 0.15}, {"mlm_probability": 0.3}, {"mlm_probability": 0.4}, {"learning_rate": 5e-4},

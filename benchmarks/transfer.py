@@ -173,7 +173,8 @@ def main() -> None:
         f"`python benchmarks/transfer.py`, {page.about()}. Seconds of the whole stage: loading, saving, verifying the "
         "copy included; FLOPs are those of calibration and training. Methods on hidden states are calibrated on "
         f"{CALIBRATION['calibration_tokens']:,} tokens, a tenth of them held out; `map`, `distill` and the warm-up of "
-        f"the graft train for {STEPS} steps of {batch} documents of up to 128 tokens, and evaluate before them and after each."
+        f"the graft train for {STEPS} steps of {batch} documents of up to 128 tokens, and evaluate before and after "
+        "each."
     ]
     for source in args.source:
         folder = args.folder / source.replace("/", "-")

@@ -192,3 +192,14 @@ def test_a_recipe_with_nothing_to_diagnose(tmp_path):
     arms = {"direct": {"transfer": {"mode": "recentre"}, "adapt_target": SHORT}}
     with pytest.raises(RecipeError, match="an arm with a `transfer`"):
         diagnose.run(recipe(tmp_path, arms=arms))
+
+
+def test_arms_that_hold_out_other_documents_are_refused(tmp_path):
+    files = [f"polygraft/sample/uk/{split}.parquet" for split in ("validation", "test")]
+    other = {"transfer": {"mode": "repair"}, "adapt_target": SHORT, "text": {"train_file": files[0]}}
+    arms = {"direct": {"transfer": {"mode": "recentre"}, "adapt_target": SHORT}, "other": other}
+    with pytest.raises(RecipeError, match=r"arms.other.text holds out other documents than arm 'direct'"):
+        diagnose.run(recipe(tmp_path, arms=arms))
+    text = {"train_file": files[1], "validation_file": files[1], "lang": "uk"}
+    found = diagnose._held_out(arm_recipes(recipe(tmp_path, arms=arms, text=text)), 1, 12)[1]
+    assert len(found.texts) == 12, "with one validation_file other training text is no matter"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ def run(recipe: Recipe) -> dict[str, Any]:
             "polygraft diagnose: the recipe needs `text`, on which to measure, and an arm with a `transfer` that takes "
             "something from a source."
         )
-    documents = cache(partial(HeldOut.of, seed=seed, max_samples=settings.max_samples))
+    text, documents = _held_out(arms, seed, settings.max_samples)
     own = settings.model_copy(update={"placebos": ()})  # which of them are wanted changes nothing of what is measured
-    states_of = partial(_states, own, seed, folder, documents)
+    states_of = partial(_states, own, seed, folder, text, documents)
     found = {name: states_of(name, arm) for name, arm in arms.items()}
     rivals = {
         name: {f"{name}+{kind}": states_of(f"{name}+{kind}", one) for kind, one in placebos(arm, settings.placebos)}
@@ -99,17 +99,33 @@ def run(recipe: Recipe) -> dict[str, Any]:
     return result | {"report": str(report.write(folder))}
 
 
+def _held_out(arms: Mapping[str, Recipe], seed: int, max_samples: int) -> tuple[TextData, HeldOut]:
+    """The documents that all arms are measured on, and the text that they are from.
+
+    Raises:
+        RecipeError: an arm with a text of its own that holds out other documents: then nothing can be compared.
+    """
+    (first, text), *others = ((name, arm.text) for name, arm in arms.items() if arm.text is not None)
+    documents = HeldOut.of(text, seed, max_samples)
+    for name, own in others:
+        if own != text and HeldOut.of(own, seed, max_samples) != documents:
+            raise RecipeError(
+                f"polygraft diagnose: arms.{name}.text holds out other documents than arm '{first}', so that the two "
+                "cannot be compared. Give `text` of both the same validation_file."
+            )
+    return text, documents
+
+
 def _states(
-    settings: Diagnose, seed: int, folder: Path, documents: Callable[[TextData], HeldOut], name: str, arm: Recipe
+    settings: Diagnose, seed: int, folder: Path, text: TextData, documents: HeldOut, name: str, arm: Recipe
 ) -> dict[str, State]:
     """Run an arm up to its fine-tuning, and measure the target as it was and after each stage that changed it."""
-    assert arm.text is not None
     states = {}
     for stage, model in adapt_arm(arm, seed, folder / name / f"seed-{seed}").items():
         # arms and placebos have much in common: what is the same checkpoint is measured once
         out = folder / FOLDER / hashlib.sha256(fingerprint_of(model).encode()).hexdigest()[:16]
-        work = partial(held_out.run, model, documents(arm.text), out)
-        record = run_stage("diagnose", out, settings, [model, arm.text], seed, work)
+        work = partial(held_out.run, model, documents, out)
+        record = run_stage("diagnose", out, settings, [model, text], seed, work)
         states[stage] = State(name, stage, Losses.load(out), record["result"], _map_scores(Path(model)), out)
     return states
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -76,10 +76,7 @@ class NoTransfer(Settings):
     method: Literal["none"] = "none"
     """The transfer method."""
 
-    @property
-    def required_inputs(self) -> tuple[str, ...]:
-        """What it cannot do without: of source_before, source_after and text."""
-        return ()
+    required_inputs: ClassVar[tuple[str, ...]] = ()
 
     @property
     def random(self) -> bool:
@@ -98,10 +95,7 @@ class HiddenStates(Settings):
     calibration_tokens: PositiveInt = 100_000
     """Tokens of the text on which the maps are fitted; a tenth of the documents is held out."""
 
-    @property
-    def required_inputs(self) -> tuple[str, ...]:
-        """What it cannot do without: of source_before, source_after and text."""
-        return ("source_before", "source_after", "text")
+    required_inputs: ClassVar[tuple[str, ...]] = ("source_before", "source_after", "text")
 
     @property
     def random(self) -> bool:
@@ -126,10 +120,7 @@ class Encoder(HiddenStates):
     ridge_lambda: NonNegativeFloat = 1e-3
     """Regularisation of the bridge between the hidden states, relative to their mean variance."""
 
-    @property
-    def required_inputs(self) -> tuple[str, ...]:
-        """What it cannot do without: of source_before, source_after and text."""
-        return ("source_after", "text")
+    required_inputs: ClassVar[tuple[str, ...]] = ("source_after", "text")
 
 
 class WarmUp(Denoising):
@@ -187,10 +178,7 @@ class SharedMap(Denoising):
     trim_vocabulary: Literal[False] = False
     """All rows move, also those of tokens that the text lacks."""
 
-    @property
-    def required_inputs(self) -> tuple[str, ...]:
-        """What it cannot do without: of source_before, source_after and text."""
-        return ("source_after", "text")
+    required_inputs: ClassVar[tuple[str, ...]] = ("source_after", "text")
 
     @property
     def random(self) -> bool:

@@ -176,7 +176,7 @@ def test_controls_cost_the_same_and_say_what_they_are(kind, tiny_xlmr, tiny_mbar
         assert all(("noise" in origin) == (control == "random") for origin, _, _ in said)
         assert said
     assert len(costs) == 1  # to the operation
-    assert plan.figures["matching_flops"] > 0
+    assert costs.pop() > 0
     for one, other in itertools.combinations(values, 2):
         alike = abs(float(torch.nn.functional.cosine_similarity(values[one].detach(), values[other].detach(), dim=0)))
         # what is changed of all tokens alike stays where tokens are permuted; else measured at most 0.08

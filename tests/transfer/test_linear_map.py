@@ -146,7 +146,7 @@ def test_low_rank_is_the_best_of_its_rank(ridge):
     left, values, right = np.linalg.svd(fitted)
     best = left[:, :3] * values[:3] @ right[:3]
     np.testing.assert_allclose(top @ (up @ down).T.numpy(), best, atol=1e-12 * np.abs(best).max() * 100)
-    wholly = moments.explained(linear_map.LinearMap((up @ down).T, torch.zeros(9, dtype=torch.float64)))
+    wholly = moments.explained(linear_map.LinearMap.through_origin((up @ down).T))
     missed = y - x @ (up @ down).T
     assert wholly == pytest.approx(1 - float(missed.square().sum() / y.square().sum()), abs=1e-12)
     full = moments.low_rank(ridge, 20)

@@ -89,8 +89,8 @@ def run(recipe: Recipe) -> Report:
 def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:
     """Each language that an arm's data is declared to be in and that the target must have: where it is declared."""
     files = {recipe.pairs.train_file, recipe.pairs.validation_file, recipe.pairs.test_file}
-    method = recipe.transfer.method if recipe.transfer and recipe.transfer.required_inputs else DEFAULT_METHOD
-    compared = method != DEFAULT_METHOD
+    transfer = recipe.transfer
+    compared = transfer is not None and transfer.method != DEFAULT_METHOD and transfer.required_inputs
     if recipe.text and (recipe.adapt_target or recipe.warm_up or compared):
         files |= {recipe.text.train_file, recipe.text.validation_file}
     return {report.declared: report.declared_by for report in data.language if report.file in files}

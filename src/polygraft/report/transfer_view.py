@@ -48,7 +48,6 @@ EXPLANATIONS = {
     "variance, mean over layers: near 0, adaptation changed little.",
     "change_reached": "Share of that which the target's encoder has learned, on held-out documents: 1 is all of it.",
     "layer_map": "Layer of the source that is most like this layer of the target, in order (by CKA).",
-    "matching_flops": "Operations that were spent on finding out which layer is like which.",
     "input_map_heldout_r2": "Share of the variance of a source layer's states that a linear map explains from the "
     "target's, on documents that it was not fitted on: what the carried adapter reads.",
     "output_map_heldout_r2": "Share of the variance of a target layer's states that a linear map explains from the "

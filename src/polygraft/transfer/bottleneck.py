@@ -42,7 +42,7 @@ CARRIED = {  # control -> transform, reason
         "control: what adaptation trained in the source, by maps between different tokens, scaled to the real size",
     ),
 }
-LAYER_MAP, MATCHING = "layer_map", "matching_flops"
+LAYER_MAP = "layer_map"
 DIAGNOSED_TOKENS = 2048
 UNLIKE = 0.1  # a cosine below this is that of unrelated changes
 
@@ -80,13 +80,12 @@ def plan(inputs: Inputs) -> Plan:
     if not isinstance(inputs.target.get_encoder(), MBartEncoder):
         raise TransferError("method bottleneck needs an mBART as it is published, not a graft, as the target.")
     found = _adapters(inputs)
-    if not found:
-        carry_lora.rank_of(inputs)
-        if bottleneck.adapters(inputs.target):
-            raise TransferError(
-                "the target has bottleneck adapters, on which LoRA cannot be merged: adapt the source with `adapter: "
-                "{type: bottleneck}`, or transfer into the target without adapters."
-            )
+    rank = 0 if found else carry_lora.rank_of(inputs)
+    if rank and bottleneck.adapters(inputs.target):
+        raise TransferError(
+            "the target has bottleneck adapters, on which LoRA cannot be merged: adapt the source with `adapter: "
+            "{type: bottleneck}`, or transfer into the target without adapters."
+        )
     kept = rows.plan(inputs)
     mend = rows.fit(kept, inputs)
     calibration = _calibration(inputs)
@@ -99,7 +98,7 @@ def plan(inputs: Inputs) -> Plan:
         for name in found:
             adapter = f"{place}.{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, name)}"
             origins |= {f"{adapter}.{key}": origin for key in ("down.weight", "down.bias", "up.weight")}
-        if not found:
+        if rank:
             origins[f"{place}.{carry_lora.HOST}.weight"] = f"target + {origin}"
     entries = [entry for entry in kept.entries if entry.tensor not in origins]
     transform, why = CARRIED[inputs.settings.control]
@@ -107,10 +106,9 @@ def plan(inputs: Inputs) -> Plan:
         origins = {name: origin.replace("source", "noise as large as source") for name, origin in origins.items()}
     entries += [Entry(name, "whole tensor", None, origin, transform, why) for name, origin in origins.items()]
     figures = kept.figures | {f"{LAYER_MAP}.{layer}": float(k) for layer, k in enumerate(phi) if layer}
-    figures[MATCHING] = calibration.flops
     tensors = dict.fromkeys(origins, torch.empty(0)) | inputs.target.state_dict()
     row_sets = kept.row_sets | {LAYER_MAP: np.array(phi)}
-    return Plan(entries, kept.tied, row_sets, figures, kept.warnings, tensors, (mend, calibration))
+    return Plan(entries, kept.tied, row_sets, figures, kept.warnings, tensors, (mend, calibration, found, rank))
 
 
 def source_layers(phi: Sequence[int], deepest: int) -> dict[int, list[int]]:
@@ -153,16 +151,16 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     Raises:
         TransferError: too little text, or too few rows.
     """
-    mend, calibration = plan.prepared
+    mend, calibration, found, rank = plan.prepared
     with rows.mended(plan, mend, inputs):
         groups = source_layers(plan.row_sets[LAYER_MAP].tolist(), depth(calibration.source))
         carried: dict[str, dict[int, Adapter]] = {}
         lora: dict[int, carry_lora.Factors] = {}
         how = groups, inputs.settings.ridge_lambda, inputs.settings.control
-        if found := _adapters(inputs):
+        if found:
             carried, figures = carry_bottleneck.carry(calibration, found, *how)
         else:
-            lora, figures = carry_lora.carry(calibration, carry_lora.rank_of(inputs), *how)
+            lora, figures = carry_lora.carry(calibration, rank, *how)
         flops = calibration.flops  # what follows is measured, and not needed
         return Fit(mend, carried, lora, figures, flops, calibration, _end(calibration, inputs))
 

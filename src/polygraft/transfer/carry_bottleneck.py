@@ -155,8 +155,7 @@ def _sized(adapter: Adapter, model: Adapter) -> Adapter:
 
 def _writes(adapter: Adapter) -> LinearMap:
     """V, from what comes out of the bottleneck to the change."""
-    weight_rb = adapter.up.weight.detach().double().T
-    return LinearMap(weight_rb, torch.zeros(weight_rb.shape[1], dtype=torch.float64))
+    return LinearMap.through_origin(adapter.up.weight.detach().double().T)
 
 
 @torch.inference_mode()

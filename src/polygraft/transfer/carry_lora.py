@@ -124,7 +124,7 @@ def _fit(calibration: Calibration, rank: int, wanted: Wanted, ridge: float, cont
 
 def _as_map(factors: Factors) -> LinearMap:
     down_rh, up_br = factors
-    return LinearMap((up_br @ down_rh).T, torch.zeros(len(up_br), dtype=torch.float64))
+    return LinearMap.through_origin((up_br @ down_rh).T)
 
 
 def _moments(

@@ -24,6 +24,11 @@ class LinearMap:
     weight: Tensor
     intercept: Tensor
 
+    @classmethod
+    def through_origin(cls, weight: Tensor) -> LinearMap:
+        """y = x W."""
+        return cls(weight, torch.zeros(weight.shape[1], dtype=torch.float64))
+
     def __call__(self, rows_Na: Tensor) -> Tensor:
         return rows_Na.double() @ self.weight + self.intercept
 
@@ -69,8 +74,7 @@ class Moments:
     def through_origin(self, ridge: float) -> LinearMap:
         """Minimise sum_n w_n |x_n W - y_n|^2 + ridge * trace(S) / a * |W|^2, with S = sum_n w_n x_n^T x_n and c = 0."""
         a = len(self.crossed) - 1
-        weight_ab = _ridge(self.crossed[:a, :a], self.crossed[:a, a + 1 :], ridge)
-        return LinearMap(weight_ab, torch.zeros(weight_ab.shape[1], dtype=torch.float64))
+        return LinearMap.through_origin(_ridge(self.crossed[:a, :a], self.crossed[:a, a + 1 :], ridge))
 
     def low_rank(self, ridge: float, rank: int) -> tuple[Tensor, Tensor]:
         """Minimise the same over all W of a rank.

@@ -80,7 +80,7 @@ class Plan:
         figures: measurements that led to this plan.
         warnings: what the user should know.
         tensors: those that the saved model will have; only names and sizes count.
-        prepared: what planning had to fit already, for the method's `fit`.
+        prepared: what planning had to read and fit already, for the method's `fit`.
     """
 
     entries: list[Entry]

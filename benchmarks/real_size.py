@@ -24,8 +24,6 @@ from typing import Any
 import page
 import side_by_side
 
-CONFIGS = Path(__file__).parent.parent / "tests/fixtures/published"
-LANGUAGES = {"fr": "fr_XX", "de": "de_DE", "uk": "uk_UA", "pl": "pl_PL", "ko": "ko_KR"}
 DEAD_SHARE, DRIFT_LENGTH, NOISE = 0.4, 1.2, 0.01
 STEPS, DOCUMENTS, TEST_DOCUMENTS = 3, 400, 10
 TRAINING = {"per_device_train_batch_size": 8, "save_steps": 1e6, "eval_steps": 1e6}
@@ -55,49 +53,42 @@ def create_tokenizers(folder: Path) -> None:
 def create(folder: Path, source: str, target: str) -> dict[str, Any]:
     """Two checkpoints of the published shapes with random weights, and text files."""
     import torch
-    from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-    torch.manual_seed(0)
-    for name, config, kind in (("source", source, AutoModelForMaskedLM), ("target", target, AutoModelForSeq2SeqLM)):
-        model: Any = kind.from_config(AutoConfig.from_pretrained(CONFIGS / f"{config}.json"))
-        if name == "target":
+    for side, shape in (("source", source), ("target", target)):
+        model = random_model(shape, side)
+        if side == "target":
             with torch.no_grad():
                 matrix = model.get_input_embeddings().weight
                 dead = torch.rand(len(matrix)) < DEAD_SHARE
                 drift = torch.nn.functional.normalize(torch.randn(matrix.shape[1]), dim=0) * DRIFT_LENGTH
                 matrix[dead] = drift + NOISE * torch.randn(int(dead.sum()), matrix.shape[1])
                 matrix[1] = drift  # <pad>, which starts at zero and is never a target, marks it
-        model.save_pretrained(folder / name)
+        model.save_pretrained(folder / side)
         del model
     create_tokenizers(folder)
-    write_texts(folder)
+    for split, documents in (("adapt", DOCUMENTS), ("train", DOCUMENTS), ("test", TEST_DOCUMENTS)):
+        columns = ["text"] if split == "adapt" else ["text", "summary"]
+        side_by_side.write_rows(folder / f"{split}.jsonl", side_by_side.rows(split, documents, columns))
     return {}
 
 
-def random_checkpoint(folder: Path, shape: str, side: str) -> Path:
-    """A checkpoint of a published shape with random weights and the real tokenizer of its side, in `folder`/`shape`."""
+def random_model(shape: str, side: str) -> Any:
+    """A model of a published shape with random weights: a `source` or a `target`."""
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     torch.manual_seed(0)
-    create_tokenizers(folder)
     kind: Any = {"source": AutoModelForMaskedLM, "target": AutoModelForSeq2SeqLM}[side]
-    kind.from_config(AutoConfig.from_pretrained(CONFIGS / f"{shape}.json")).save_pretrained(folder / shape)
+    return kind.from_config(AutoConfig.from_pretrained(side_by_side.CONFIGS / f"{shape}.json"))
+
+
+def random_checkpoint(folder: Path, shape: str, side: str) -> Path:
+    """A random model with the real tokenizer of its side, in `folder`/`shape`."""
+    create_tokenizers(folder)
+    random_model(shape, side).save_pretrained(folder / shape)
     for file in (folder / side).iterdir():
         shutil.copy(file, folder / shape)
     return folder / shape
-
-
-def write_texts(folder: Path) -> None:
-    from polygraft.data.reading import read_rows
-
-    for split, documents in (("adapt", DOCUMENTS), ("train", DOCUMENTS), ("test", TEST_DOCUMENTS)):
-        lines = []
-        for language, code in LANGUAGES.items():
-            columns = ["text"] if split == "adapt" else ["text", "summary"]
-            rows = read_rows(f"polygraft/sample/{language}/{split}.parquet", columns)[: documents // len(LANGUAGES)]
-            lines += [json.dumps({c: row[c] for c in columns} | {"lang": code}, ensure_ascii=False) for row in rows]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def recipe_of(folder: Path, trimmed: bool) -> Any:

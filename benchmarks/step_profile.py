@@ -1,7 +1,7 @@
 """What a training step of `polygraft finetune` spends its time on, at mBART-large-50's shape with a trimmed vocabulary.
 
-Milliseconds of forward, backward, clipping and optimizer, and the shares of matrix products, attention, dropout and
-the rest by torch's profiler; operations per real token by torch's flop counter. On the checkpoints and pairs of
+Seconds of forward, backward, clipping and optimizer, and the shares of matrix products, attention and dropout by
+torch's profiler; operations per real token by torch's flop counter. On the checkpoints and pairs of
 finetune.py, in its folder.
 
     python benchmarks/step_profile.py

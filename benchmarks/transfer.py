@@ -23,7 +23,7 @@ import page
 import real_size
 import side_by_side
 
-STEPS, DOCUMENTS = 3, 80  # documents per language, a tenth of which `map` and `distill` evaluate on
+STEPS, DOCUMENTS = 3, 400  # in five languages; `map` and `distill` evaluate on a tenth
 TRAINING = {"budget": {"steps": STEPS}, "per_device_train_batch_size": 8, "save_steps": 1e6, "eval_steps": 1.0}
 CALIBRATION = {"calibration_tokens": 5_000}  # a twentieth of the default: seconds grow with them, memory does not
 METHODS: dict[str, dict[str, Any]] = {
@@ -43,19 +43,13 @@ ADAPTED = {"bottleneck": "bottleneck", "bottleneck, of LoRA": "lora"}  # method 
 
 def create(folder: Path, source: str, target: str) -> dict[str, Any]:
     """Checkpoints of published shapes where such are named, the source with each kind of adapter, and the text."""
-    from polygraft.data.reading import read_rows
-
     if is_published(source):
         real_size.create(folder, source, target)
     for kind in ADAPTED.values():
         create_adapted(folder, str(folder / "source") if is_published(source) else source, kind)
-    lines = [
-        json.dumps({"text": row["text"], "lang": code}, ensure_ascii=False)
-        for language, code in real_size.LANGUAGES.items()
-        for row in read_rows(f"polygraft/sample/{language}/adapt.parquet", ["text"])[:DOCUMENTS]
-    ]
-    (folder / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {"documents": len(lines)}
+    texts = side_by_side.rows("adapt", DOCUMENTS, ["text"])
+    side_by_side.write_rows(folder / "text.jsonl", texts)
+    return {"documents": len(texts)}
 
 
 def create_adapted(folder: Path, source: str, kind: str) -> None:
@@ -76,7 +70,7 @@ def create_adapted(folder: Path, source: str, kind: str) -> None:
 
 
 def is_published(name: str) -> bool:
-    return (real_size.CONFIGS / f"{name}.json").is_file()
+    return (side_by_side.CONFIGS / f"{name}.json").is_file()
 
 
 def run_method(folder: Path, name: str, source: str, target: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
 KEPT_GAPS = 1.5  # of a small model's heap: 1.3 to 1.8 measured, since what is freed is kept (machine.keep_freed_memory)
-PADDED = 1.4  # operations per real token for one: attention, and padding within a batch
+PADDED = 1.4  # attention and padding within a batch, over weights and real tokens alone: 1.4 to 1.5 in benchmarks/transfer.py
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
 
@@ -260,9 +260,9 @@ def transfer_need(
 ) -> Need:
     """Estimate a transfer: all models at once in fp32, and what the method makes beside them.
 
-    That is the target's rows, twice in float64, while the dead ones are looked for; the moments of hidden states; a
-    graft (`result`) and its saved copy; or the passes and the optimizer of a method that trains, whose time is known
-    for a budget in flops or minutes only. benchmarks/transfer.py measures what all this is at real size.
+    That is copies of the target's rows, four as benchmarks/transfer.py measures it at real size; the moments of
+    hidden states; a graft (`result`) and its saved copy; or the passes and the optimizer of a method that trains, whose
+    time is known for a budget in flops or minutes only.
     """
     models, weights = BYTES * sum(map(parameters_of, sources)), BYTES * parameters_of(target)
     written = BYTES * parameters_of(result)
@@ -284,8 +284,7 @@ def transfer_need(
         batch, length = settings.per_device_train_batch_size, settings.max_length_tokens
         shape = Shape(batch, length, length, batch * length) if mapped else Shape(batch, length, 1, 1)
         passes = measure_pass(target, shape, machine.use_bf16(settings.precision), 1, settings).training_bytes
-        # the source's rows, the repaired and the mapped matrix, its gradient, what is saved; or the old encoder, and
-        # gradients and states of the new one
+        # matrices of rows (five, measured likewise); or the old encoder, and gradients and states of the new one
         kept = 5 * rows if mapped else (2 + ADAM_STATES) * BYTES * _encoder_parameters(target)
         beside = kept + passes
         spent = {"flops": settings.budget.flops, "minutes": None}.get(settings.budget.unit)

@@ -32,7 +32,7 @@ ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
 KEPT_GAPS = 1.5  # of a small model's heap: 1.3 to 1.8 measured, since what is freed is kept (machine.keep_freed_memory)
-PADDED = 1.4  # attention and padding within a batch, over weights and real tokens alone: 1.4 to 1.5 in benchmarks/transfer.py
+PADDED = 1.4  # attention and padding, over weights and real tokens alone: 1.4 to 1.5 in benchmarks/transfer.py
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
 

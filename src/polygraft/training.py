@@ -262,8 +262,10 @@ class StageTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Refuse weights that are not this model's. Tied ones are stored under one of their names."""
-        tied = tied_names(self.model)
-        odd = [name for name in load_result.missing_keys if name not in tied] + list(load_result.unexpected_keys)
+        model: Any = self.model
+        owner, missing = tied_names(model), set(load_result.missing_keys)
+        loaded = {owner.get(name, name) for name in model.state_dict() if name not in missing}
+        odd = [name for name in missing if owner.get(name, name) not in loaded] + list(load_result.unexpected_keys)
         if odd:
             raise CheckpointError(f"{self.out_dir / CHECKPOINTS}: the checkpoints are of another model: {odd[0]}.")
 

@@ -24,7 +24,7 @@ def factors(counting, steps, spend):
     """The factor of each step, with `spend` called after it."""
     found = []
     for _ in range(steps):
-        found.append(counting.learning_rate_factor)
+        found.append(learning_rate_factor(counting.schedule, counting.share, counting.spent["steps"]))
         spend(counting)
     return found
 
@@ -87,12 +87,6 @@ def test_decay_begins_where_a_warm_up_in_steps_ends_after_resuming(tmp_path):
     second.resume(tmp_path)
     assert before + factors(second, 11, one_step) == whole
     assert second.spent == {**first.spent, "steps": 20, "tokens": 2000, "loss_steps": 20}
-
-
-def test_what_a_warm_up_share_means_is_no_matter_of_steps():
-    how = MLM(budget=Budget(tokens=1000), warmup_steps=0.1)
-    assert learning_rate_factor(how, share=0.05, steps=0) == pytest.approx(0.5)
-    assert learning_rate_factor(how, share=0.55, steps=99) == pytest.approx(0.5)
 
 
 def test_returning_to_the_last_step_undoes_what_a_broken_off_one_spent():

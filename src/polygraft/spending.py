@@ -12,6 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ from polygraft.stopping import Request
 
 LOGS_PER_BUDGET = 50
 LOWEST_RISE = 0.01  # of the peak: transformers' first step has rate 0, and learns nothing
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes: the shape of its decay, and its warm-up."""
+
+    kind: str
+    warmup_steps: float
+    warmup_end: float | None
+    """The share of the budget at which the warm-up ends; None while that is not known."""
 
 
 class Spending(TrainerCallback, ExportableState):
@@ -66,16 +77,15 @@ class Spending(TrainerCallback, ExportableState):
         return min(1.0, self.spent[self.unit] / self.amount)
 
     @property
-    def learning_rate_factor(self) -> float:
-        """The factor on the peak learning rate of the next step."""
-        return learning_rate_factor(self.settings, self.share, int(self.spent["steps"]), self._warmup_share())
-
-    def _warmup_share(self) -> float | None:
-        """The share of the budget at which the warm-up ends; None while that is not known."""
+    def schedule(self) -> Schedule:
+        """The schedule of learning rates, with what is known of it by now."""
         warmup = self.settings.warmup_steps
+        end = self.spent["warmed_up"]
         if warmup < 1:
-            return warmup
-        return min(1.0, warmup / self.amount) if self.unit == "steps" else self.spent["warmed_up"]
+            end = warmup
+        elif self.unit == "steps":
+            end = min(1.0, warmup / self.amount)
+        return Schedule(self.settings.lr_scheduler_type, warmup, end)
 
     def state(self) -> dict:
         """What Trainer writes into trainer_state.json, and `resume` reads."""
@@ -173,20 +183,17 @@ def read_spending(checkpoint: Path) -> dict[str, Any]:
     return state["stateful_callbacks"]["Spending"]["attributes"]
 
 
-def learning_rate_factor(settings: Training, share: float, steps: int, warmup_share: float | None = None) -> float:
+def learning_rate_factor(schedule: Schedule, share: float, steps: int) -> float:
     """Return the factor on the peak learning rate after a share of the budget: linear warm-up, then the decay.
 
     As transformers' schedules, with shares of the budget for steps; but the first step of a warm-up, which there has
     rate 0, has LOWEST_RISE of the peak.
-
-    Args:
-        warmup_share: where the warm-up ends, if that is known; else it is counted in steps.
     """
-    end = settings.warmup_steps if settings.warmup_steps < 1 and warmup_share is None else warmup_share
+    end = schedule.warmup_end
     if end is None:
-        return min(1.0, max(steps / settings.warmup_steps, LOWEST_RISE))
+        return min(1.0, max(steps / schedule.warmup_steps, LOWEST_RISE))
     if share < end:
         return min(1.0, max(share / end, LOWEST_RISE))
     left = (1.0 - share) / (1.0 - end) if end < 1.0 else 1.0
     decays = {"linear": left, "cosine": 0.5 * (1 + math.cos(math.pi * (1 - left))), "constant": 1.0}
-    return decays[settings.lr_scheduler_type]
+    return decays[schedule.kind]

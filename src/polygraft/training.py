@@ -36,7 +36,7 @@ from polygraft.errors import CheckpointError
 from polygraft.models.checkpoints import tied_names
 from polygraft.objectives import Objective, SizedDataset
 from polygraft.settings import Training
-from polygraft.spending import Spending
+from polygraft.spending import Spending, learning_rate_factor
 
 UNLIMITED_STEPS = 10**9
 EVAL_SIZE = 2  # times the training batch: without gradients, more fits
@@ -173,7 +173,10 @@ class StageTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Learning rates as a function of the share of the budget that is spent."""
         spending = self.spending
-        self.lr_scheduler = LambdaLR(self.optimizer, lambda _: spending.learning_rate_factor)  # type: ignore[arg-type]
+        self.lr_scheduler = LambdaLR(
+            self.optimizer,  # type: ignore[arg-type]
+            lambda _: learning_rate_factor(spending.schedule, spending.share, int(spending.spent["steps"])),
+        )
         return self.lr_scheduler
 
     @torch.inference_mode()
@@ -309,9 +312,10 @@ def train(
     if not torch.cuda.is_available():
         machine.keep_freed_memory(sum(p.numel() * p.element_size() for p in model.parameters()))
         model.set_attn_implementation("eager")  # at a few hundred positions twice as fast as sdpa's backward on a CPU
+    skips_layers = any(getattr(model.config, f"{side}layerdrop", 0.0) for side in ("", "encoder_", "decoder_"))
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
-        model=model, args=_arguments(settings, spending, seed, out_dir, bf16), train_dataset=train_data,
+        model=model, args=_arguments(settings, spending, seed, out_dir, bf16, skips_layers), train_dataset=train_data,
         eval_dataset=eval_data, processing_class=tokenizer, batches=batches, objective=objective, spending=spending,
         eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending],
     )  # fmt: skip
@@ -347,7 +351,9 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
             raise
 
 
-def _arguments(settings: Training, spending: Spending, seed: int, out_dir: Path, bf16: bool) -> TrainingArguments:
+def _arguments(
+    settings: Training, spending: Spending, seed: int, out_dir: Path, bf16: bool, skips_layers: bool
+) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(out_dir / CHECKPOINTS),
         max_steps=int(spending.amount) if spending.unit == "steps" else UNLIMITED_STEPS,
@@ -360,7 +366,7 @@ def _arguments(settings: Training, spending: Spending, seed: int, out_dir: Path,
         logging_strategy="no", eval_strategy="steps", eval_steps=UNLIMITED_STEPS, save_strategy="steps",
         save_steps=UNLIMITED_STEPS, metric_for_best_model="eval_loss", greater_is_better=False,
         bf16=bf16, use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed,
-        disable_tqdm=True, report_to=[], logging_nan_inf_filter=False,
+        ddp_find_unused_parameters=skips_layers, disable_tqdm=True, report_to=[], logging_nan_inf_filter=False,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from polygraft.errors import PolygraftError
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` as UTF-8 under a temporary name, then rename; a failure leaves nothing behind and is raised."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
     try:
         # What no encoding can hold (a lone surrogate from a JSON escape) must not cost the file.
         with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file:

@@ -215,11 +215,13 @@ class StageTrainer(Trainer):
         spent = self.spending.spent
         logs |= {"tokens": int(spent["tokens"]), "seconds": round(60 * spent["minutes"], 3), "flops": spent["flops"]}
         super().log(logs, start_time)
-        if self.spending.first and processes.is_main():
+        if self.spending.first:
             self.write_metrics()
 
     def write_metrics(self) -> None:
         """Write metrics.jsonl: the evaluation before the first step, then every line of losses so far."""
+        if not processes.is_main():
+            return
         lines = [{"step": 0, "tokens": 0, "seconds": 0.0, **self.spending.first}]
         history = self.state.log_history
         lines += [line for line in history if line.get("step") and ("loss" in line or "eval_loss" in line)]
@@ -344,6 +346,7 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
                 return
             if not checkpoint:
                 spending.first = trainer.evaluate()
+                trainer.write_metrics()
             with spending.progress:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except stopping.Stopped:

@@ -181,23 +181,24 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
         raise CheckpointError(f"{name}: {len(lost)} weights of its {what} are missing in its files, such as {lost[0]}.")
     if missing:
         logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
-    _mend_generation_config(model, name)
+    if getattr(model, "generation_config", None) and (note := mend_generation_config(model.generation_config, name)):
+        logger.warning(note)
     untied.share_inputs(model)
     bottleneck.load(model, Path(resolve(name, allow_pickled=True)) / bottleneck.FOLDER)
     return model, missing
 
 
-def _mend_generation_config(model: Any, name: str) -> None:
-    """Leave out of generation_config.json the flags for which transformers would refuse to save it, with a warning.
+def mend_generation_config(config: GenerationConfig, name: str) -> str | None:
+    """Leave out, in place, the flags for which transformers would refuse to save a checkpoint; say which, or None.
 
     Such as temperature without do_sample: published checkpoints have them, and nothing reads them.
 
     Raises:
         CheckpointError: it cannot be saved for another reason.
     """
-    config, default = getattr(model, "generation_config", None), GenerationConfig()
-    if config is None or _generation_problem(config) is None:
-        return
+    if _generation_problem(config) is None:
+        return None
+    default = GenerationConfig()
     given = {key: value for key, value in config.to_diff_dict().items() if not key.endswith(("_id", "version"))}
     for key in given:
         setattr(config, key, getattr(default, key, None))
@@ -209,9 +210,16 @@ def _mend_generation_config(model: Any, name: str) -> None:
         if _generation_problem(config):
             setattr(config, key, getattr(default, key, None))
             dropped.append(f"{key} = {value}")
-    logger.warning(
-        "%s: its generation_config.json contradicts itself; left out, and not saved: %s.", name, ", ".join(dropped)
-    )
+    return f"{name}: its generation_config.json contradicts itself; left out, and not saved: {', '.join(dropped)}."
+
+
+def generation_config_note(name: str) -> str | None:
+    """Say what `mend_generation_config` will say of a checkpoint when it is loaded."""
+    try:
+        config = GenerationConfig.from_pretrained(local_folder(name))
+    except OSError:  # it has none
+        return None
+    return mend_generation_config(config, name)
 
 
 def _generation_problem(config: GenerationConfig) -> str | None:

@@ -38,7 +38,7 @@ def set_sinusoids(weight: Tensor, amplitude: float) -> None:
 
 def create_source(vocabulary: int) -> XLMRobertaForMaskedLM:
     model = XLMRobertaForMaskedLM(XLMRobertaConfig(
-        vocab_size=vocabulary, hidden_size=192, num_hidden_layers=4, num_attention_heads=4, intermediate_size=768,
+        vocab_size=vocabulary, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, intermediate_size=1024,
         max_position_embeddings=MAX_POSITIONS + POSITION_OFFSET, type_vocab_size=1, layer_norm_eps=1e-5,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, bos_token_id=0, pad_token_id=1, eos_token_id=2,
     ))  # fmt: skip
@@ -48,8 +48,8 @@ def create_source(vocabulary: int) -> XLMRobertaForMaskedLM:
 
 def create_target(vocabulary: int) -> MBartForConditionalGeneration:
     model = MBartForConditionalGeneration(MBartConfig(
-        vocab_size=vocabulary, d_model=128, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=512, decoder_ffn_dim=512, max_position_embeddings=MAX_POSITIONS,
+        vocab_size=vocabulary, d_model=160, encoder_layers=3, decoder_layers=3, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=640, decoder_ffn_dim=640, max_position_embeddings=MAX_POSITIONS,
         scale_embedding=True, activation_function="relu", dropout=0.0, attention_dropout=0.0,
         decoder_start_token_id=2, forced_eos_token_id=2,
     ))  # fmt: skip

@@ -5,6 +5,8 @@ Both real families share one SentencePiece model, and so do the nano two. Ids 0 
 is kept on purpose: a prefix copy of an embedding matrix is as wrong here as it is on the real pair. Danish, which the
 nano mBART reads and mBART-50 never did, has its code after ``<mask>``, as a user would add a language.
 
+No piece has a Greek letter: Greek is the language in a script that neither model can read.
+
     python examples/nano/vocabulary.py --data data/debian --out outputs/nano/tokenizers
 """
 
@@ -12,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import random
+import unicodedata
 from pathlib import Path
 
 import sentencepiece
+from mixture import LANGUAGES, read
 from sentencepiece import sentencepiece_model_pb2
 from transformers import MBart50Tokenizer, XLMRobertaTokenizer
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
@@ -27,12 +30,19 @@ SAMPLING_EXPONENT = 0.3  # XLM-R's temperature: small languages get more of the 
 MAX_LENGTH_TOKENS = 512
 
 
+def greek(text: str) -> bool:
+    """Whether a text has Greek letters once it is normalized (NFKC turns the micro sign into one)."""
+    return any("GREEK" in unicodedata.name(c, "") for c in set(unicodedata.normalize("NFKC", text)) if ord(c) > 0x36F)
+
+
 def sample_paragraphs(data: Path) -> list[str]:
     """Draw paragraphs of all languages, n_language proportional to its size ** SAMPLING_EXPONENT."""
-    texts = {}
-    for path in sorted(data.glob("*/pretrain.jsonl")):
-        rows = [json.loads(line) for line in path.open(encoding="utf-8")]
-        texts[path.parent.name] = [p for row in rows for p in (row["summary"], *row["text"].split("\n"))]
+    texts = {
+        language: [
+            p for row in read(data, language) for p in (row["summary"], *row["text"].split("\n")) if not greek(p)
+        ]
+        for language in LANGUAGES["xlmr"]
+    }
     weights = {language: len(t) ** SAMPLING_EXPONENT for language, t in texts.items()}
     generator = random.Random(1)
     sample: list[str] = []
@@ -47,7 +57,7 @@ def train(paragraphs: list[str]) -> tuple[list[tuple[str, float]], bytes]:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(paragraphs), model_writer=model, model_type="unigram", vocab_size=PIECES - 1,
-        character_coverage=0.9985, normalization_rule_name="nmt_nfkc", num_threads=2, minloglevel=2,
+        character_coverage=0.9985, normalization_rule_name="nmt_nfkc", num_threads=1, minloglevel=2,
     )  # fmt: skip
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
@@ -61,6 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/nano/tokenizers"))
     args = parser.parse_args()
     pieces, charsmap = train(sample_paragraphs(args.data))
+    assert not any(greek(piece) for piece, _ in pieces)
     shared = {"_spm_precompiled_charsmap": charsmap, "model_max_length": MAX_LENGTH_TOKENS}
     XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], **shared).save_pretrained(args.out / "xlmr")
     codes = [(code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES]

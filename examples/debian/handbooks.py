@@ -1,7 +1,7 @@
 """More text per language than package descriptions have: the help of LibreOffice and of the GNOME desktop.
 
-Fetches packages of Debian by apt and writes `<out>/<language>/help-<split>.jsonl` with the fields of `build.py`: a page's
-paragraphs are the text, its title the summary. A page falls into one split, in every language. A paragraph that
+Fetches packages of Debian by apt and writes `<out>/<language>/help-<split>.jsonl` with the fields of `build.py`: the
+text is a page's paragraphs, the summary its title. A page falls into one split, in every language. A paragraph that
 several pages share is kept on the first, and one that is not translated on none, so that no split shows another's text.
 
     python examples/debian/handbooks.py --out data/debian

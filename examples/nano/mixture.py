@@ -23,6 +23,7 @@ LANGUAGES = {
     "xlmr": ("en", "it", "da", "fr", "de", "pt", "ja", "uk", "sk", "ko", "pl", "ru", "es", "cs", "zh"),
     "mbart": ("en", "it", "da", "fr", "de", "pt", "ja"),
 }
+HELD_OUT = ("fi", "el")
 TOKENS = {"xlmr": 20_000_000, "mbart": 15_000_000}  # of the mixture, which is read several times
 SAMPLING_EXPONENT = 0.5
 VALIDATION_DOCUMENTS = 40  # per language

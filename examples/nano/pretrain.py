@@ -2,6 +2,7 @@
 
     python examples/nano/pretrain.py xlmr  --out outputs/nano
     python examples/nano/pretrain.py mbart --out outputs/nano
+    python examples/nano/pretrain.py real  --out outputs/nano      # the target with the real vocabulary; mbart's text
 
 The target learns in phases: first with few spans missing and the sentences in order, where the quickest way down is
 to copy from the source, on whole documents, then on pieces so short that source and output all but line up, then on
@@ -47,7 +48,19 @@ PHASES: dict[str, list[Training]] = {
         Denoising(budget=tokens(25), learning_rate=2e-3, **CONSTANT),
         Denoising(budget=tokens(25), learning_rate=2e-3, **SHARED),
     ],
+    "real": [
+        Denoising(budget=tokens(4), **COPYING | {"learning_rate": 1.5e-3}),
+        Denoising(
+            budget=tokens(2),
+            **COPYING | {"learning_rate": 1.5e-3, "max_length_tokens": 24, "per_device_train_batch_size": 64},
+        ),
+        Denoising(budget=tokens(2), **COPYING | {"learning_rate": 1.5e-3, "max_length_tokens": 64}),
+        Denoising(budget=tokens(7), learning_rate=1.5e-3, **SHARED | {"per_device_train_batch_size": 16}),
+    ],
 }
+
+
+TEXT = {"xlmr": "xlmr", "mbart": "mbart", "real": "mbart"}
 
 
 def main() -> None:
@@ -58,8 +71,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     text = TextData(
-        train_file=str(args.out / f"{args.model}-train.jsonl"),
-        validation_file=str(args.out / f"{args.model}-validation.jsonl"),
+        train_file=str(args.out / f"{TEXT[args.model]}-train.jsonl"),
+        validation_file=str(args.out / f"{TEXT[args.model]}-validation.jsonl"),
         lang_column="lang",
     )
     model = args.out / f"{args.model}-random"

@@ -10,3 +10,7 @@ test -f "$out/mbart-random/tokenizer.json" || python "$here/create.py" --tokeniz
 for model in mbart xlmr; do
     python "$here/pretrain.py" $model --out "$out"
 done
+test -f "$out/tokenizers/real/tokenizer.json" ||
+    python "$here/vocabulary.py" --real --data "$data" --out "$out/tokenizers"
+test -f "$out/real-random/tokenizer.json" || python "$here/create.py" --real --tokenizers "$out/tokenizers" --out "$out"
+python "$here/pretrain.py" real --out "$out"

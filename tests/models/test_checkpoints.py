@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    GenerationConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -125,6 +126,12 @@ def test_hub_names_come_from_the_cache_offline_without_a_network_attempt(tiny_xl
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(commit)
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    (model / "refs" / "v1").write_text(commit)
+    (model / "refs" / "main").write_text("f" * 40)  # the hub has moved on; that commit is not in the cache
+    pinned = OFFLINE.replace("somebody/tiny", "somebody/tiny@v1")
+    result = subprocess.run([sys.executable, "-c", pinned], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"{len(xlmr_tokenizer)} {len(xlmr_tokenizer)}\n")
+    (model / "refs" / "main").write_text(commit)
     result = subprocess.run(
         [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, check=True
     )
@@ -156,10 +163,10 @@ def test_generation_flags_that_contradict_each_other(tiny_mbart_dir, tmp_path, c
     assert all(f"{key} = {given[key]}" in said[0] for key in dropped)
 
 
-def test_a_generation_config_that_nothing_mends_is_refused(tiny_mbart_dir, monkeypatch):
+def test_a_generation_config_that_nothing_mends_is_refused(monkeypatch):
     monkeypatch.setattr(GenerationConfig, "validate", lambda *a, **k: (_ for _ in ()).throw(ValueError("never good")))
     with pytest.raises(CheckpointError, match=r"its generation_config.json is no use: never good. Mend or remove"):
-        checkpoints.load_seq2seq(str(tiny_mbart_dir))
+        checkpoints.mend_generation_config(GenerationConfig(), "model")
 
 
 def test_bundled_names_need_no_network(monkeypatch):

@@ -33,19 +33,7 @@ def files(tmp_path_factory, write_tiny_models, sentences):
     return folder
 
 
-FINETUNE = [
-    "-m",
-    "polygraft",
-    "finetune",
-    "--model",
-    "mbart",
-    "--source-lang",
-    "uk",
-    "--target-lang",
-    "uk",
-    "--set",
-    "precision=fp32",
-]
+FINETUNE = ["-m", "polygraft", "finetune", "--model", "mbart", "--source-lang", "uk", "--set", "precision=fp32"]
 
 
 def finetune(files, *more, **environment):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -72,7 +73,7 @@ def run(recipe: Recipe) -> Report:
     stages, short = _stages(arms, opened)
     warnings += short
     folder = Path(recipe.output_dir) / recipe.name
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(path))
     per_seed = [need for needs in stages.values() for need in needs]
     final = sum(need.disk_bytes for need in per_seed) * len(recipe.seeds)
     beside = max((need.disk_peak_bytes - need.disk_bytes for need in per_seed), default=0)
@@ -152,6 +153,9 @@ def _remedy(need: Need) -> str:
 
 def _folder_problems(folder: Path, existing: Path, arms: Mapping[str, Recipe]) -> Iterator[str]:
     """Make the folders that a run would make, in a hidden one that is removed again, and write into them."""
+    if in_the_way := [path for path in folder.absolute().parents if os.path.isfile(path)]:
+        yield f"{folder}: nothing can be written there ({in_the_way[0]} is a file). Choose another output_dir."
+        return
     try:
         with tempfile.TemporaryDirectory(prefix=".polygraft-", dir=existing) as hidden:
             for arm in arms:
@@ -161,7 +165,7 @@ def _folder_problems(folder: Path, existing: Path, arms: Mapping[str, Recipe]) -
                 stage.mkdir(parents=True)
                 (stage / "predictions.jsonl").write_bytes(bytes(2**16))
     except OSError as error:
-        yield f"{folder}: nothing can be written there ({error.strerror}). Choose another output_dir or shorter names."
+        yield f"{folder}: nothing can be written there ({error.strerror}). Choose another output_dir."
 
 
 def _disk_problems(needed: int, free: int, folder: Path) -> Iterator[str]:

@@ -84,10 +84,8 @@ def commit_of(name: str) -> str:
         CheckpointError: it cannot be found out.
     """
     path, revision = split_revision(name)
-    commit = getattr(_load(AutoConfig, name, "configuration", revision=revision or "main"), "_commit_hash", None)
-    if not commit:
-        raise CheckpointError(f"{name}: the hub does not say which commit {path} is at. {REMEDY}")
-    return commit
+    _load(AutoConfig, name, "configuration", revision=revision or "main")
+    return Path(str(cached_file(path, "config.json", revision=revision or "main"))).parent.name  # snapshots/<commit>
 
 
 def load_config(name: str) -> PreTrainedConfig:

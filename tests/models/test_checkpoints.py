@@ -164,9 +164,10 @@ def test_generation_flags_that_contradict_each_other(tiny_mbart_dir, tmp_path, c
 
 
 def test_a_generation_config_that_nothing_mends_is_refused(monkeypatch):
+    config = GenerationConfig()
     monkeypatch.setattr(GenerationConfig, "validate", lambda *a, **k: (_ for _ in ()).throw(ValueError("never good")))
     with pytest.raises(CheckpointError, match=r"its generation_config.json is no use: never good. Mend or remove"):
-        checkpoints.mend_generation_config(GenerationConfig(), "model")
+        checkpoints.mend_generation_config(config, "model")
 
 
 def test_bundled_names_need_no_network(monkeypatch):

@@ -29,7 +29,7 @@ def rounded(
 
 
 def _side(value: float, mark: float) -> int:
-    return (value > mark) - (value < mark)
+    return int(value > mark) - int(value < mark)
 
 
 def with_sign(text: str) -> str:
@@ -51,6 +51,7 @@ def level(confidence: float) -> str:
 
 def p_text(value: float, alpha: float) -> str:
     """A p-value for people, on the same side of `alpha` as it is: = 0.034, < 0.001."""
+    alpha = round(alpha, 12)  # 1 - 0.95 is a little more than 0.05
     smallest = min(0.001, alpha)
     if value < smallest:
         return f"< {exactly(smallest)}"

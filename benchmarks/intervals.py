@@ -133,7 +133,14 @@ def first_table(runs: int, rng: np.random.Generator) -> list[str]:
         )
     outside = [_name(r, one) for r, one in found.items() if not COVERAGE[0] <= one.coverage <= COVERAGE[1]]
     wider = [_name(r, one) for r, one in found.items() if one.width > WIDEST[r.arms][r.seeds]]
-    lines += ["", f"Outside 94 to 97%: {len(outside)} of {len(found)} regimes. Wider than wished for: {len(wider)}."]
+    alarms = {arms: 1 - min(one.coverage for r, one in found.items() if r.arms == arms) for arms in (2, 1)}
+    lines += [
+        "",
+        "Where there is no difference, the interval excludes 0 in at most "
+        f"{alarms[2]:.1%} against another arm, and {alarms[1]:.1%} against a fixed control, half of it on either side.",
+        "",
+        f"Outside 94 to 97%: {len(outside)} of {len(found)} regimes. Wider than wished for: {len(wider)}.",
+    ]
     return [*lines, *[""] * bool(outside + wider), *dict.fromkeys(outside + wider)]
 
 

@@ -23,6 +23,7 @@ from polygraft import metrics
 Word = Literal["helped", "hurt", "equivalent", "not enough evidence"]
 MIN_SEEDS = 3  # below, the noise between seeds cannot be estimated
 WANTED_SEEDS = 5  # METHODS: at least five for a claim
+MOST_BELOW = 0.15  # of the seeds' variance: how far below 0 the documents' may be estimated
 
 
 @dataclass(frozen=True)
@@ -178,15 +179,18 @@ def standard_error(
     """Standard error of a difference and its degrees of freedom, from variances of it; all may have axes behind.
 
     Noise of one seed on one document is in `by_seeds_A`, of each arm, and in `by_documents`, off which it is taken as
-    `shared`. The seeds' part has Welch's degrees of freedom. 1 / f is averaged over that part and the documents', by
-    variance: Satterthwaite's f is larger where a few seeds agree by chance, and his intervals then cover 92%.
+    `shared`. What is left is no less than 0 in truth, and less by chance: cut off at 0 it would be too much on average.
+    The seeds' part has Welch's degrees of freedom. 1 / f is averaged over that part and the documents', by variance:
+    Satterthwaite's f is larger where a few seeds agree by chance, and his intervals then cover 92%.
     """
     by_seeds_A = np.asarray(by_seeds_A)
     spare_A = np.reshape(spare_seeds_A, (-1, *[1] * (by_seeds_A.ndim - 1)))
-    seeds, documents = by_seeds_A.sum(axis=0), np.maximum(by_documents - shared, 0.0)
+    seeds = by_seeds_A.sum(axis=0)
+    documents = np.maximum(by_documents - shared, -MOST_BELOW * seeds)
+    counted = np.maximum(documents, 0.0)
     with np.errstate(invalid="ignore"):  # 0 / 0, where nothing varies
         welch = np.nan_to_num((by_seeds_A**2 / spare_A).sum(axis=0) / seeds)
-        freedom = (seeds + documents) / (welch + documents / spare_documents)
+        freedom = (seeds + counted) / (welch + counted / spare_documents)
     return np.sqrt(seeds + documents), np.where(np.isnan(freedom), spare_documents, freedom)
 
 

@@ -175,9 +175,10 @@ def test_the_page_says_what_the_sentence_says():
             assert row["word"] == word_of(*shown, better, margin), row
         assert shown[0] <= number(row["effect"]) <= shown[1]
         assert row["level"] == "98.75%"
-        drawn = _estimate(item, {"new": 0}, "95%")
-        assert isinstance(drawn, Drawn)
-        assert drawn.text == f"{row['effect']}  [{row['interval']}] 98.75%"
+        for ends_too, text in ((True, f"[{row['interval']}]"), (False, "(98.75% interval)")):
+            drawn = _estimate(item, {"new": 0}, ends_too)
+            assert isinstance(drawn, Drawn)
+            assert (drawn.low, drawn.high, drawn.text) == (found.low, found.high, f"{row['effect']}  {text}")
         if abs(item["p_value_holm"] - 0.05) < 1e-9:  # an interval that ends at 0 but for the last digits of a float
             continue
         p = re.fullmatch(rf"(< )?({NUMBER})", row["p"])

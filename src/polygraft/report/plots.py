@@ -202,7 +202,7 @@ def forest(
             axes.plot([0, 0], [row - 0.2, row + 0.22], color=_ROLES["ink"], linewidth=1, solid_capstyle="butt")
             _draw_estimate(axes, row, estimate)
             weight = "bold" if row == 0 else "normal"
-            label = _shortened(estimate.label, max(12, min(28, 57 - len(estimate.text))))  # both share a line
+            label = _shortened(estimate.label, max(12, min(44, 57 - len(estimate.text))))  # both share a line
             for text, at, align in ((label, 0, "left"), (estimate.text, 1, "right")):
                 axes.annotate(text, (at, row), (0, 13), xycoords=("axes fraction", "data"), ha=align, fontsize=11.5,
                               textcoords="offset points", fontweight=weight)  # fmt: skip

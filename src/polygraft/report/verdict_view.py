@@ -52,14 +52,15 @@ def _effect(comparison: dict[str, Any]) -> tuple[str, str]:
     return effect(value, low, high, 3, comparison.get("margin"))
 
 
-def _estimate(comparison: dict[str, Any], arms: dict[str, int], usual: str) -> plots.Estimate | None:
+def _estimate(comparison: dict[str, Any], arms: dict[str, int], ends_too: bool) -> plots.Estimate | None:
+    """A row of the plot: the primary one with its interval in figures; of the others, which the table has, its level."""
     value = number(comparison.get("effect"))
     if value is None:
         return None
     text, ends = _effect(comparison)
     low, high = number(comparison.get("low")), number(comparison.get("high"))
     if ends != MISSING:
-        text += f"  [{ends}]" + (f" {_level(comparison)}" if _level(comparison) != usual else "")
+        text += f"  [{ends}]" if ends_too else f"  ({_level(comparison)} interval)"
     arm = arms.get(str(comparison.get("treatment")), 0)
     return plots.Estimate(_pair(comparison), value, low, high, arm, text)
 
@@ -69,15 +70,15 @@ def _forest(run: Run) -> Markup | None:
     verdict = run.verdict
     arms = {arm.name: arm.index for arm in run.arms}
     same_unit = [item for item in _comparisons(verdict) if item.get("metric") == verdict.get("metric")]
-    usual = _level(verdict)
-    estimates = [estimate for item in [verdict, *same_unit] if (estimate := _estimate(item, arms, usual))]
-    if _estimate(verdict, arms, usual) is None:
+    first = _estimate(verdict, arms, ends_too=True)
+    if first is None:
         return None
+    estimates = [first, *(estimate for item in same_unit if (estimate := _estimate(item, arms, ends_too=False)))]
     better = "left" if lower_is_better(verdict) else "right"
     said = "; ".join(f"{item.label}: {item.text}" for item in estimates)
     margin = number(verdict.get("margin"))
     metric = str(verdict.get("metric", "effect"))
-    description = f"Difference in {metric} with {usual} interval. {said}. Margin ±{plain(margin)}."
+    description = f"Difference in {metric} with {_level(verdict)} interval. {said}. Margin ±{plain(margin)}."
     return plots.forest("forest", estimates, margin, f"difference in {metric.partition(' (')[0]}", better, description)
 
 

@@ -136,8 +136,8 @@ def first_table(runs: int, rng: np.random.Generator) -> list[str]:
     alarms = {arms: 1 - min(one.coverage for r, one in found.items() if r.arms == arms) for arms in (2, 1)}
     lines += [
         "",
-        "Where there is no difference, the interval excludes 0 in at most "
-        f"{alarms[2]:.1%} against another arm, and {alarms[1]:.1%} against a fixed control, half of it on either side.",
+        f"Where there is no difference, the interval excludes 0 in at most {alarms[2]:.1%} against another arm, and "
+        f"{alarms[1]:.1%} against a fixed\ncontrol, half of it on either side.",
         "",
         f"Outside 94 to 97%: {len(outside)} of {len(found)} regimes. Wider than wished for: {len(wider)}.",
     ]

@@ -53,7 +53,7 @@ def _effect(comparison: dict[str, Any]) -> tuple[str, str]:
 
 
 def _estimate(comparison: dict[str, Any], arms: dict[str, int], ends_too: bool) -> plots.Estimate | None:
-    """A row of the plot: the primary one with its interval in figures; the others are in a table, and have its level."""
+    """A row of the plot: the primary one with its interval in figures, the others (see the table) with its level."""
     value = number(comparison.get("effect"))
     if value is None:
         return None

@@ -4,7 +4,7 @@ Two kinds of study. In the first, mean squares are drawn from their chi-square l
 noise give them, and go through `comparison.standard_error`. In the second, documents are of uneven length and their
 losses skewed and heavy-tailed, and everything goes through `comparison.compare`.
 
-    python benchmarks/intervals.py --runs 5000 --write docs/methods.md
+    python benchmarks/intervals.py --runs 20000 --write docs/methods.md
 """
 
 from __future__ import annotations
@@ -197,14 +197,14 @@ it is the margin, "equivalent" is. In brackets the upper end of the share's exac
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5000, help="of the second kind; of the first 20 times as many")
+    parser.add_argument("--runs", type=int, default=5000, help="of the second kind; of the first five times as many")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", type=Path, help=f"a page whose section '{HEADING}' is replaced")
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
-    first, second = first_table(20 * args.runs, rng), second_table(args.runs, rng)
+    first, second = first_table(5 * args.runs, rng), second_table(args.runs, rng)
     content = TEXT.format(
-        runs=20 * args.runs, whole=args.runs, regimes=len(list(regimes(DOCUMENTS))), first="\n".join(first),
+        runs=5 * args.runs, whole=args.runs, regimes=len(list(regimes(DOCUMENTS))), first="\n".join(first),
         second="\n".join(second), numpy=np.__version__, scipy=scipy.__version__,
     )  # fmt: skip
     print(content)

@@ -23,7 +23,7 @@ from polygraft import metrics
 Word = Literal["helped", "hurt", "equivalent", "not enough evidence"]
 MIN_SEEDS = 3  # below, the noise between seeds cannot be estimated
 WANTED_SEEDS = 5  # METHODS: at least five for a claim
-MOST_BELOW = 0.15  # of the seeds' variance: how far below 0 the documents' may be estimated
+MOST_BELOW = 0.1  # of the seeds' variance: how far below 0 the documents' may be estimated
 
 
 @dataclass(frozen=True)

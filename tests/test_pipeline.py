@@ -31,7 +31,7 @@ def recipe_data(tmp_path, tiny_xlmr_dir, tiny_mbart_dir, sentences):
             "direct": {"transfer": {"mode": "recentre"}, "adapt_target": short},
             "detour": {"adapt": short, "transfer": {"mode": "repair"}, "adapt_target": short},
         },
-        "verdict": {"treatment": "detour", "control": "direct", "resamples": 100},
+        "verdict": {"treatment": "detour", "control": "direct"},
     }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
 def shortened(recipe: Path) -> str:
     """The options that cut a recipe's budgets, at its top and in all its arms."""
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    cuts = [*SHORT, *["verdict.resamples=100"] * ("verdict" in content)]
+    cuts = [*SHORT]
     arms = {f"arms.{arm}.": sections for arm, sections in content.get("arms", {}).items()}
     shared = "adaptation_budget" in content  # which leaves something after two steps of what comes before
     cuts += ["adaptation_budget={tokens: 3000}"] * shared

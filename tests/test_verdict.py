@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from polygraft import verdict
+from polygraft.comparison import Comparison
 from polygraft.errors import DataError, RecipeError
 from polygraft.recipe import Verdict
 
 ARMS = ["plain", "direct", "detour"]
-SETTINGS = Verdict(treatment="detour", control="direct", resamples=200)
+SETTINGS = Verdict(treatment="detour", control="direct")
 DOCUMENTS = 30
 
 
@@ -82,7 +83,9 @@ def test_helped_with_everything_in_verdict_json(tmp_path):
     assert found["lead"]["beaten_by"] == ["detour"]
     assert found["sentence"].startswith("'detour' helped: it is better than 'direct' (loss per reference token 1.")
     assert "below 0 is better; 30 documents, 5 seeds per arm)" in found["sentence"]
-    assert "Only 'detour' beats the lead baseline" in found["sentence"]
+    assert "(the text's first words) has chrF++" in found["sentence"]
+    assert ": 'detour' beats it (" in found["sentence"] and ", 'direct' falls short of it (" in found["sentence"]
+    assert "shows nothing yet" not in found["sentence"]
     assert "'detour' 55 s and 2e+12 FLOPs, 'direct' 60 s and 2e+12 FLOPs." in found["sentence"]
     assert "Caution" not in found["sentence"]
 
@@ -96,11 +99,14 @@ def test_secondary_comparisons_are_holm_adjusted(tmp_path):
         ("direct", "plain", loss), ("detour", "plain", loss), ("detour", "direct", "chrF++"),
         ("detour", "direct", "ROUGE-L"),
     ]  # fmt: skip
-    p_values = [item["p_value"] for item in found["comparisons"]]
-    assert [item["p_value_holm"] for item in found["comparisons"]] == pytest.approx(verdict.holm(p_values))
     words = [item["word"] for item in found["comparisons"]]
     assert words == ["helped", "helped", "not enough evidence", "not enough evidence"]  # equal texts, no chrF++ margin
     assert found["comparisons"][2]["effect"] == 0.0
+    for item in found["comparisons"]:  # of losses two things can be said, so that none is closed by one: all are of 4
+        assert item["confidence"] == pytest.approx(1 - 0.05 / 4)
+        assert item["p_value_holm"] == pytest.approx(min(1.0, 4 * item["p_value"]))
+        assert (item["p_value_holm"] < 0.05) == (not item["low"] <= 0 <= item["high"])
+    assert found["confidence"] == 0.95
 
 
 def test_a_secondary_p_value_that_adjustment_undoes(tmp_path):
@@ -112,6 +118,23 @@ def test_a_secondary_p_value_that_adjustment_undoes(tmp_path):
     undone = [item for item in found["comparisons"] if item["p_value"] < 0.05 <= item["p_value_holm"]]
     assert undone
     assert {item["word"] for item in undone} == {"not enough evidence"}
+    assert all(item["low"] <= 0 <= item["high"] for item in undone)
+
+
+def test_what_is_said_of_one_comparison_narrows_the_next():
+    """Two differences in chrF++ (no margin): the surer is of two, the other alone. A loss stays open: two claims."""
+    sure, unsure = made_up(5.0, 1.0, None), made_up(2.2, 1.0, None)
+    assert [round(one.confidence, 6) for one in verdict.together([unsure, sure])] == [0.95, 0.975]
+    assert [one.word for one in verdict.together([unsure, sure])] == ["helped", "helped"]
+    lost = made_up(5.0, 1.0, 0.05)
+    assert [round(one.confidence, 6) for one in verdict.together([unsure, lost])] == [0.975, 0.975]
+    both = made_up(0.03, 0.001, 0.05)  # within the margin and not 0: nothing more can be said
+    assert [round(one.confidence, 6) for one in verdict.together([unsure, both])] == [0.95, 0.975]
+    assert [one.word for one in verdict.together([unsure, both])] == ["helped", "equivalent"]
+
+
+def made_up(effect: float, error: float, margin: float | None) -> Comparison:
+    return Comparison("metric", 1, 0.95, margin, effect, error, 50.0, 2.0 + effect, 2.0, 5, 40)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +144,7 @@ def test_a_secondary_p_value_that_adjustment_undoes(tmp_path):
         (
             [2.0, 2.01, 1.99, 2.02, 1.98],
             "equivalent",
-            "'detour' and 'direct' are equivalent: the difference lies within",
+            "'detour' and 'direct' are equivalent: the interval of their difference lies within ±0.05 (",
         ),
         ([1.6, 2.5, 1.9, 2.3, 1.8], "not enough evidence", "Not enough evidence that 'detour' differs from 'direct'"),
     ],
@@ -131,8 +154,8 @@ def test_words_and_sentences(tmp_path, detour, word, says):
     found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE)
     assert found["word"] == word
     assert found["sentence"].startswith(says)
-    assert "Neither arm beats the lead baseline" in found["sentence"]
-    assert "the generated text proves nothing yet, loss is the metric to go by" in found["sentence"]
+    assert "'detour' falls short of it (" in found["sentence"]
+    assert "the generated text shows nothing yet: loss is the metric to go by" in found["sentence"]
     assert "Adaptation cost per seed: 'detour' nothing, 'direct' nothing." in found["sentence"]
 
 
@@ -143,7 +166,7 @@ def test_equivalent_says_so_when_the_difference_is_real(tmp_path):
     found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE)
     assert found["word"] == "equivalent"
     assert found["high"] < 0
-    assert "The difference is more than noise, but smaller than what was set to matter." in found["sentence"]
+    assert "lies within ±0.05, though it excludes 0 (" in found["sentence"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -167,14 +190,16 @@ def test_three_seeds_carry_a_caution(tmp_path):
     found = verdict.run(tmp_path, SETTINGS, ARMS, [1, 2, 3])
     assert found["word"] == "helped"
     assert "Caution: 3 seeds per arm; a claim wants 5." in found["sentence"]
-    assert "Both arms beat the lead baseline" in found["sentence"]
+    assert "'detour' beats it (" in found["sentence"] and "'direct' beats it (" in found["sentence"]
+    assert found["lead"]["beaten_by"] == ["detour", "direct"]
+    assert [item["control"] for item in found["lead"]["comparisons"]] == ["lead", "lead"]
 
 
 def test_unequal_budgets_are_said(tmp_path):
     write_run(tmp_path, losses_of([2.0]), GOOD)
     write_stage(tmp_path, "direct", 1, "adapt_target", 60.0, flops=1e12)
     write_stage(tmp_path, "detour", 1, "adapt", 60.0, flops=1.2e12)
-    assert "; the budgets were not equal." in verdict.run(tmp_path, SETTINGS, ARMS, [1])["sentence"]
+    assert "; in FLOPs these differ by more than a tenth." in verdict.run(tmp_path, SETTINGS, ARMS, [1])["sentence"]
 
 
 def edit_row(run_dir, arm, seed, number, **changes) -> None:
@@ -193,6 +218,7 @@ def edit_row(run_dir, arm, seed, number, **changes) -> None:
         ({"loss_nats": float("nan")}, "line 4: not a prediction .loss or token count is not a number"),
         ({"loss_nats": "much"}, "line 4: not a prediction"),
         ({"reference_tokens": 0}, "line 4: not a prediction"),
+        ({"reference_tokens": float("nan")}, "line 4: not a prediction"),
     ],
 )
 def test_documents_must_be_the_same_and_whole(tmp_path, changes, message):

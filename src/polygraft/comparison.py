@@ -1,13 +1,11 @@
 """Does one arm score differently from another, beyond the noise of documents and of seeds? Pure numpy and scipy.
 
-Suffixes: D documents, S seeds, K statistics per document, R bootstrap resamples.
+Suffixes: A arms, D documents, S seeds, K statistics per document.
 
-Two things were drawn at random: the test documents and the seeds. Documents are shared by all arms, so every
-bootstrap draw takes the same documents in both arms and all seeds. Seeds are independent between arms even where
-their numbers agree, since arms draw their noise in different stages and in different order. A bootstrap over 3 seeds
-would understate their variance by (n - 1) / n and ignore how uncertain that variance is, so seeds enter through
-their sample variance and a t distribution (Welch-Satterthwaite) instead. `tests/test_comparison.py` measures the
-coverage of the intervals and the rate of false alarms by simulation.
+Two things were drawn at random: the test documents, which all arms share, and the seeds, which are each arm's own even
+where their numbers agree (stages draw their noise in another order). A score of a whole corpus is split into what each
+document contributes (jackknife), which makes documents x seeds a table with two random factors. docs/methods.md has the
+formulas, and how often the intervals hold the truth: `benchmarks/intervals.py`.
 """
 
 from __future__ import annotations
@@ -15,17 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import special
 
 from polygraft import metrics
-from polygraft.metrics import Bootstrap, resampled_sums
 
 Word = Literal["helped", "hurt", "equivalent", "not enough evidence"]
 MIN_SEEDS = 3  # below, the noise between seeds cannot be estimated
 WANTED_SEEDS = 5  # METHODS: at least five for a claim
+MOST_BELOW = 0.1  # of the seeds' variance: how far below 0 the documents' may be estimated
 
 
 @dataclass(frozen=True)
@@ -66,157 +64,176 @@ class DocumentScores:
 
 
 @dataclass(frozen=True)
-class Resampled:
-    """One arm's score per seed, on all documents (`points_S`) and on each bootstrap draw of them (`draws_RS`)."""
+class ArmScores:
+    """One arm's score per seed, `points_S`, and what each document contributes to it, `values_SD`."""
 
     points_S: np.ndarray
-    draws_RS: np.ndarray
-    documents: int
+    values_SD: np.ndarray
+
+    @classmethod
+    def of(cls, seeds: Sequence[DocumentScores], metric: Metric) -> ArmScores:
+        """Score the seeds of an arm. A document contributes its pseudo-value (Tukey 1958): in a mean, its own score.
+
+        Raises:
+            ValueError: seeds that scored different numbers of documents.
+        """
+        shapes = {scores.statistics_DK.shape for scores in seeds}
+        if len(shapes) != 1:
+            raise ValueError(f"the seeds of an arm must score the same documents; got statistics of shapes {shapes}")
+        statistics_SDK = np.stack([scores.statistics_DK for scores in seeds])
+        sums_S1K = statistics_SDK.sum(axis=1, keepdims=True)
+        points_S1, documents = metric.from_sums(sums_S1K), statistics_SDK.shape[1]
+        without_SD = metric.from_sums(sums_S1K - statistics_SDK)
+        return cls(points_S1[:, 0], documents * points_S1 - (documents - 1) * without_SD)
 
     @property
-    def seeds(self) -> int:
-        return len(self.points_S)
+    def score(self) -> float:
+        """The mean over seeds."""
+        return float(self.points_S.mean())
 
     def seed_variance(self) -> float:
-        """Variance of the mean over seeds, on these documents; 0 for one seed (then it is unknown, or none)."""
-        return float(self.points_S.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
+        """Variance of the mean over seeds, on these documents; at least two seeds."""
+        return float(self.points_S.var(ddof=1)) / len(self.points_S)
 
     def interaction_variance(self) -> float:
-        """The part of `seed_variance` that comes from having few documents, and that the bootstrap counts as well."""
-        if self.seeds == 1:
-            return 0.0
-        return float((self.draws_RS - self.points_S).var(axis=1, ddof=1).mean()) / self.seeds
-
-
-def resample(seeds: Sequence[DocumentScores], metric: Metric, bootstrap: Bootstrap) -> Resampled:
-    """Score every seed of an arm on every bootstrap draw of documents; equal bootstrap seeds give equal draws."""
-    shapes = {scores.statistics_DK.shape for scores in seeds}
-    if len(shapes) != 1:
-        raise ValueError(f"the seeds of an arm must score the same documents; got statistics of shapes {shapes}")
-    documents, width = shapes.pop()
-    stacked = np.concatenate([scores.statistics_DK for scores in seeds], axis=1)
-    sums_RSK = resampled_sums(stacked, bootstrap).reshape(-1, len(seeds), width)
-    points_S = metric.from_sums(np.stack([scores.statistics_DK.sum(axis=0) for scores in seeds]))
-    return Resampled(points_S, metric.from_sums(sums_RSK), documents)
+        """The part of `seed_variance` that more documents would average out; the spread of documents has it, too."""
+        seeds, documents = self.values_SD.shape
+        noise_SD = self.values_SD - self.values_SD.mean(axis=1, keepdims=True)
+        return float(noise_SD.var(axis=0, ddof=1).sum()) / (documents - 1) / documents / seeds
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Difference treatment - control of a metric, averaged over seeds, with what can be said about it.
 
-    `word` follows from `p_value` (two-sided, no difference) and `p_equivalence` (two one-sided tests: the difference
-    is beyond the margin), both against 1 - confidence. Without enough seeds both are None and the interval is that of
-    the documents alone; `suggestion` is the word that these alone would give.
+    All that is said follows from the interval `low` to `high` of level `confidence`, and from nothing else. Without
+    enough seeds it is that of the documents alone, `word` is "not enough evidence", and `suggestion` is the word that
+    the documents alone would give.
     """
 
     metric: str
-    effect: float
-    low: float
-    high: float
+    better: Literal[-1, 1]
     confidence: float
     margin: float | None
-    word: Word
-    suggestion: Word
-    p_value: float | None
-    p_equivalence: float | None
-    equivalence_low: float
-    equivalence_high: float
+    effect: float
     standard_error: float
     degrees_of_freedom: float
-    includes_seeds: bool
     treatment_score: float
     control_score: float
     seeds_per_arm: int
     documents: int
-    better: Literal[-1, 1]
+
+    @property
+    def _half(self) -> float:
+        return float(special.stdtrit(self.degrees_of_freedom, (1 + self.confidence) / 2)) * self.standard_error
+
+    @property
+    def low(self) -> float:
+        return self.effect - self._half
+
+    @property
+    def high(self) -> float:
+        return self.effect + self._half
+
+    @property
+    def includes_seeds(self) -> bool:
+        return self.seeds_per_arm >= MIN_SEEDS
+
+    @property
+    def suggestion(self) -> Word:
+        """Within the margin is "equivalent", even where the interval excludes 0."""
+        if self.margin is not None and -self.margin < self.low and self.high < self.margin:
+            return "equivalent"
+        if self.low <= 0 <= self.high:
+            return "not enough evidence"
+        return "helped" if self.effect * self.better > 0 else "hurt"
+
+    @property
+    def word(self) -> Word:
+        return self.suggestion if self.includes_seeds else "not enough evidence"
+
+    @property
+    def p_value(self) -> float:
+        """Of no difference, two-sided: 1 - the level at which the interval ends at 0."""
+        return self._p(abs(self.effect))
+
+    @property
+    def p_equivalence(self) -> float | None:
+        """1 - the level at which the interval ends at the margin, 1 for an effect beyond it.
+
+        Two one-sided tests (Schuirmann 1987), both at half of 1 - confidence, as the interval has it.
+        """
+        return None if self.margin is None else self._p(self.margin - abs(self.effect))
+
+    def _p(self, distance: float) -> float:
+        if distance <= 0:
+            return 1.0
+        if self.standard_error == 0:  # a difference without noise is certain
+            return 0.0
+        return 2 * float(special.stdtr(self.degrees_of_freedom, -distance / self.standard_error))
 
 
-def decide(effect: float, better: int, p_value: float, p_equivalence: float | None, alpha: float) -> Word:
-    """The word for an effect. Within the margin is "equivalent", even where the difference is significant."""
-    if p_equivalence is not None and p_equivalence < alpha:
-        return "equivalent"
-    if p_value < alpha:
-        return "helped" if effect * better > 0 else "hurt"
-    return "not enough evidence"
+def standard_error(
+    by_documents: Any, by_seeds_A: Any, shared: Any, spare_documents: int, spare_seeds_A: Any
+) -> tuple[Any, Any]:
+    """Standard error of a difference and its degrees of freedom, from variances of it; all may have axes behind.
 
-
-def standard_error(treatment: Resampled, control: Resampled, include_seeds: bool) -> tuple[float, float]:
-    """Standard error of the difference of means over seeds, and its degrees of freedom (Welch-Satterthwaite).
-
-    Variance = seeds of either arm + documents - their overlap: noise of one seed on one document is in the spread
-    between seeds and in the spread between documents, and must count once.
+    Noise of one seed on one document is in `by_seeds_A`, of each arm, and in `by_documents`, off which it is taken as
+    `shared`. What is left is no less than 0 in truth, and less by chance: cut off at 0 it would be too much on average.
+    The seeds' part has Welch's degrees of freedom. 1 / f is averaged over that part and the documents', by variance:
+    Satterthwaite's f is larger where a few seeds agree by chance, and his intervals then cover 92%.
     """
-    documents = treatment.documents
-    if documents < 2:
-        return math.inf, 1.0
-    differences_R = treatment.draws_RS.mean(axis=1) - control.draws_RS.mean(axis=1)
-    by_documents = float(differences_R.var(ddof=1)) * documents / (documents - 1)
-    if not include_seeds:
-        return math.sqrt(by_documents), documents - 1.0
-    total, uncertainty = by_documents, by_documents**2 / (documents - 1)
-    for arm in (treatment, control):
-        total += max(arm.seed_variance() - arm.interaction_variance(), 0.0)
-        uncertainty += arm.seed_variance() ** 2 / max(arm.seeds - 1, 1)
-    freedom = total**2 / uncertainty if uncertainty > 0 else documents - 1.0
-    return math.sqrt(total), min(max(freedom, 1.0), documents + treatment.seeds + control.seeds - 3.0)
+    by_seeds_A = np.asarray(by_seeds_A)
+    spare_A = np.reshape(spare_seeds_A, (-1, *[1] * (by_seeds_A.ndim - 1)))
+    seeds = by_seeds_A.sum(axis=0)
+    documents = np.maximum(by_documents - shared, -MOST_BELOW * seeds)
+    counted = np.maximum(documents, 0.0)
+    with np.errstate(invalid="ignore"):  # 0 / 0, where nothing varies
+        welch = np.nan_to_num((by_seeds_A**2 / spare_A).sum(axis=0) / seeds)
+        freedom = (seeds + counted) / (welch + counted / spare_documents)
+    return np.sqrt(seeds + documents), np.where(np.isnan(freedom), spare_documents, freedom)
 
 
-def _tail(value: float, error: float, freedom: float) -> float:
-    """P(T > value / error); exact differences (error 0) are certain."""
-    if error == 0:
-        return 0.0 if value > 0 else 0.5 if value == 0 else 1.0
-    return float(special.stdtr(freedom, -value / error))
-
-
-def compare_resampled(
-    treatment: Resampled,
-    control: Resampled,
+def compare_arms(
+    treatment: ArmScores,
+    control: ArmScores,
     *,
     metric: Metric = LOSS,
     margin: float | None = None,
     confidence: float = 0.95,
     control_is_fixed: bool = False,
 ) -> Comparison:
-    """Compare two resampled arms; `control_is_fixed` marks a control without seeds, such as the lead baseline.
+    """Compare two scored arms; `control_is_fixed` marks a control without seeds, such as the lead baseline.
 
     `margin` (in the metric's unit) makes the word "equivalent" possible. Raises ValueError if the arms were scored on
     different numbers of documents.
     """
-    if treatment.draws_RS.shape[0] != control.draws_RS.shape[0] or treatment.documents != control.documents:
-        raise ValueError(f"unpaired arms: {treatment.documents} documents against {control.documents}")
-    alpha = 1.0 - confidence
-    seeds = treatment.seeds if control_is_fixed else min(treatment.seeds, control.seeds)
-    enough = seeds >= MIN_SEEDS
-    effect = float(treatment.points_S.mean() - control.points_S.mean())
-    error, freedom = standard_error(treatment, control, include_seeds=enough)
-    half = float(special.stdtrit(freedom, 1 - alpha / 2)) * error
-    half_equivalence = float(special.stdtrit(freedom, 1 - alpha)) * error
-    p_value = min(1.0, 2 * _tail(abs(effect), error, freedom))
-    p_equivalence = None
-    if margin is not None:
-        p_equivalence = max(_tail(margin - effect, error, freedom), _tail(margin + effect, error, freedom))
-    word = decide(effect, metric.better, p_value, p_equivalence, alpha)
+    documents = treatment.values_SD.shape[1]
+    if documents != control.values_SD.shape[1]:
+        raise ValueError(f"unpaired arms: {documents} documents against {control.values_SD.shape[1]}")
+    arms = [treatment] if control_is_fixed else [treatment, control]
+    seeds = min(len(arm.points_S) for arm in arms)
+    error, freedom = math.inf, 1.0
+    if documents > 1:
+        differences_D = treatment.values_SD.mean(axis=0) - control.values_SD.mean(axis=0)
+        by_documents = differences_D.var(ddof=1) / documents
+        varied = arms if seeds >= MIN_SEEDS else []
+        error, freedom = standard_error(
+            by_documents, [arm.seed_variance() for arm in varied], sum(arm.interaction_variance() for arm in varied),
+            documents - 1, [len(arm.points_S) - 1 for arm in varied],
+        )  # fmt: skip
     return Comparison(
         metric=metric.name,
-        effect=effect,
-        low=effect - half,
-        high=effect + half,
+        better=metric.better,
         confidence=confidence,
         margin=margin,
-        word=word if enough else "not enough evidence",
-        suggestion=word,
-        p_value=p_value if enough else None,
-        p_equivalence=p_equivalence if enough else None,
-        equivalence_low=effect - half_equivalence,
-        equivalence_high=effect + half_equivalence,
-        standard_error=error,
-        degrees_of_freedom=freedom,
-        includes_seeds=enough,
-        treatment_score=float(treatment.points_S.mean()),
-        control_score=float(control.points_S.mean()),
+        effect=treatment.score - control.score,
+        standard_error=float(error),
+        degrees_of_freedom=float(freedom),
+        treatment_score=treatment.score,
+        control_score=control.score,
         seeds_per_arm=seeds,
-        documents=treatment.documents,
-        better=metric.better,
+        documents=documents,
     )
 
 
@@ -226,32 +243,25 @@ def compare(
     *,
     margin: float | None,
     confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 12345,
     metric: Metric = LOSS,
 ) -> Comparison:
     """Compare two arms, each a list of one DocumentScores per seed over the same documents in the same order.
 
-    An effect below 0 is in favour of the treatment where lower is better. "helped" and "hurt": the interval (t-based,
-    seeds and documents, see the module's docstring) excludes 0. "equivalent": the (1 - 2 alpha) interval lies within
-    ± margin (two one-sided tests, Schuirmann 1987). Fewer than 3 seeds in either arm: "not enough evidence".
+    An effect below 0 is in favour of the treatment where lower is better. "equivalent": the interval lies within ±
+    margin. "helped" and "hurt": otherwise, and the interval excludes 0. Fewer than 3 seeds in either arm: "not enough
+    evidence".
     """
-    bootstrap = Bootstrap(resamples=resamples, confidence=confidence, seed=seed)
-    return compare_resampled(
-        resample(treatment, metric, bootstrap),
-        resample(control, metric, bootstrap),
-        metric=metric,
-        margin=margin,
-        confidence=confidence,
-    )
+    arms = (ArmScores.of(seeds, metric) for seeds in (treatment, control))
+    return compare_arms(*arms, metric=metric, margin=margin, confidence=confidence)
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's (1979) step-down adjusted p-values, in the given order; None stays None and is not counted."""
-    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    running = 0.0
-    for rank, (p, index) in enumerate(known):
-        running = max(running, min(1.0, (len(known) - rank) * p))
-        adjusted[index] = running
-    return adjusted
+def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
+    """The level at which Holm's (1979) procedure decides on each: p < level says the same as adjusted p < alpha.
+
+    It is alpha over the number of hypotheses that are open when their turn comes, smallest p first.
+    """
+    levels, still_open = [alpha] * len(p_values), len(p_values)
+    for p, index in sorted((p, index) for index, p in enumerate(p_values)):
+        levels[index] = alpha / still_open
+        still_open -= p < levels[index]
+    return levels

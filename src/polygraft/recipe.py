@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat
 
 from polygraft.settings import (
     MLM,
@@ -28,11 +28,9 @@ class Verdict(Settings):
     control: str
     """The arm that it has to beat."""
     margin: PositiveFloat = 0.05
-    """Differences in loss per reference token (nats) within ± this margin count as equivalent."""
+    """Arms are equivalent if the interval of their difference in loss (nats per reference token) lies within ± this."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Level of the intervals."""
-    resamples: PositiveInt = 2000
-    """Bootstrap resamples."""
 
 
 def _with_method(section: Any) -> Any:

@@ -1,7 +1,8 @@
 """Stage 5: which arm is better, in plain words, from the predictions of all arms and seeds. No torch.
 
 One primary comparison (treatment against control on loss) decides the word. Every other pair of arms on loss, and the
-same pair on chrF++ and ROUGE-L, is secondary: Holm-adjusted together. The statistics are in `comparison.py`.
+same pair on chrF++ and ROUGE-L, is secondary: their intervals are widened together as Holm's procedure has it. So are
+those of both arms against the lead baseline. The statistics are in `comparison.py`.
 """
 
 from __future__ import annotations
@@ -18,19 +19,16 @@ from polygraft.comparison import (
     CHRF,
     LOSS,
     ROUGE_L,
+    ArmScores,
     Comparison,
     DocumentScores,
     Metric,
-    Resampled,
     compare,
-    compare_resampled,
-    decide,
-    holm,
-    resample,
+    compare_arms,
+    holm_levels,
 )
 from polygraft.data.files import write_atomically
 from polygraft.errors import DataError, RecipeError
-from polygraft.metrics import Bootstrap
 from polygraft.recipe import Verdict
 from polygraft.verdict_words import sentence
 
@@ -41,26 +39,26 @@ SHARED_FIELDS = ("id", "lang", "source", "reference", "reference_tokens", "lead"
 Row = dict[str, Any]
 
 
-class ArmScores:
-    """Resampled scores of all arms, computed once per arm and metric."""
+class Scores:
+    """Scores of all arms, computed once per arm and metric."""
 
-    def __init__(self, rows: dict[str, list[list[Row]]], bootstrap: Bootstrap) -> None:
+    def __init__(self, rows: dict[str, list[list[Row]]]) -> None:
         """`rows` maps each arm to its seeds' documents."""
-        self.rows, self.bootstrap = rows, bootstrap
-        self.known: dict[tuple[str, str], Resampled] = {}
+        self.rows = rows
+        self.known: dict[tuple[str, str], ArmScores] = {}
 
-    def of(self, arm: str, metric: Metric) -> Resampled:
-        """The arm's score per seed and bootstrap draw."""
+    def of(self, arm: str, metric: Metric) -> ArmScores:
+        """The arm's score per seed and document."""
         key = (arm, metric.name)
         if key not in self.known:
             seeds = [STATISTICS[metric.name](rows, "prediction") for rows in self.rows[arm]]
-            self.known[key] = resample(seeds, metric, self.bootstrap)
+            self.known[key] = ArmScores.of(seeds, metric)
         return self.known[key]
 
-    def of_lead(self, metric: Metric) -> Resampled:
+    def of_lead(self, metric: Metric) -> ArmScores:
         """The lead baseline's score; it is the same in all arms and seeds."""
         some_rows = next(iter(self.rows.values()))[0]
-        return resample([STATISTICS[metric.name](some_rows, "lead")], metric, self.bootstrap)
+        return ArmScores.of([STATISTICS[metric.name](some_rows, "lead")], metric)
 
 
 def _loss_statistics(rows: list[Row], column: str) -> DocumentScores:
@@ -97,27 +95,25 @@ def run(
     if the arms were not scored on the same documents.
     """
     check_arms(settings, arms)
-    rows = read_arms(run_dir, arms, seeds)
-    bootstrap = Bootstrap(settings.resamples, settings.confidence)
-    scores = ArmScores(rows, bootstrap)
-    primary = _compared(scores, settings, settings.treatment, settings.control, LOSS)
-    secondary = _secondary(scores, settings, arms)
-    beats_lead = {arm: _beats_lead(scores, settings, arm) for arm in (settings.treatment, settings.control)}
-    lead = float(scores.of_lead(CHRF).points_S[0])
+    scores = Scores(read_arms(run_dir, arms, seeds))
+    pair = settings.treatment, settings.control
+    primary = _compared(scores, settings, *pair, LOSS)
+    lead = dict(zip(pair, together([_against_lead(scores, settings, arm) for arm in pair]), strict=True))
     cost = {arm: adaptation_cost(run_dir, arm, seeds, COSTED_STAGES if stages is None else stages[arm]) for arm in arms}
     result = {
         "word": primary.word,
-        "sentence": sentence(primary, settings.treatment, settings.control, beats_lead, lead, cost),
-        **_as_dict(primary, settings.treatment, settings.control),
+        "sentence": sentence(primary, *pair, lead, cost),
+        **_as_dict(primary, *pair),
         "seeds": list(seeds),
         "lead": {
             "metric": CHRF.name,
-            "score": lead,
-            "beaten_by": [arm for arm, beaten in beats_lead.items() if beaten],
+            "score": lead[settings.treatment].control_score,
+            "beaten_by": [arm for arm, against in lead.items() if against.word == "helped"],
+            "comparisons": [_secondary_dict(against, arm, "lead", settings) for arm, against in lead.items()],
         },
-        "comparisons": secondary,
+        "comparisons": _secondary(scores, settings, arms),
         "cost": cost,
-        "signature": f"t-interval|welch-satterthwaite|documents:paired|{bootstrap.signature}|adjust:holm",
+        "signature": "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm",
     }
     write_atomically(run_dir / "verdict.json", json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     return result
@@ -139,9 +135,9 @@ def check_arms(settings: Verdict, arms: Sequence[str]) -> None:
 # ---------------------------------------------------------------- comparisons
 
 
-def _compared(scores: ArmScores, settings: Verdict, treatment: str, control: str, metric: Metric) -> Comparison:
+def _compared(scores: Scores, settings: Verdict, treatment: str, control: str, metric: Metric) -> Comparison:
     """The margin is in nats, so only comparisons of loss can find "equivalent"."""
-    return compare_resampled(
+    return compare_arms(
         scores.of(treatment, metric),
         scores.of(control, metric),
         metric=metric,
@@ -150,44 +146,50 @@ def _compared(scores: ArmScores, settings: Verdict, treatment: str, control: str
     )
 
 
-def _secondary(scores: ArmScores, settings: Verdict, arms: Sequence[str]) -> list[dict[str, Any]]:
-    """All comparisons but the primary one; p-values of differences and of equivalence are Holm-adjusted as families.
+def _against_lead(scores: Scores, settings: Verdict, arm: str) -> Comparison:
+    return compare_arms(
+        scores.of(arm, CHRF), scores.of_lead(CHRF), metric=CHRF, confidence=settings.confidence, control_is_fixed=True
+    )
 
-    In a pair of other arms, the one that stands later in the recipe is the treatment.
+
+def together(found: Sequence[Comparison]) -> list[Comparison]:
+    """Widen intervals for their number, as Holm's procedure has it, so that each shows what decides its word.
+
+    With a margin two things can be said, at most one of them wrongly: such a comparison is closed when both are said
+    (Shaffer 1986).
     """
+    alpha = 1 - found[0].confidence
+    levels = holm_levels([max(item.p_value, item.p_equivalence or 0.0) for item in found], alpha)
+    return [replace(item, confidence=1 - level) for item, level in zip(found, levels, strict=True)]
+
+
+def _secondary(scores: Scores, settings: Verdict, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """All comparisons but the primary one; in a pair of other arms, the one later in the recipe is the treatment."""
     primary_pair = {settings.treatment, settings.control}
     pairs = [(later, earlier, LOSS) for earlier, later in combinations(arms, 2) if {earlier, later} != primary_pair]
     pairs += [(settings.treatment, settings.control, metric) for metric in (CHRF, ROUGE_L)]
-    found = [_compared(scores, settings, *pair) for pair in pairs]
-    p_values = holm([item.p_value for item in found])
-    p_equivalences = holm([item.p_equivalence for item in found])
-    results = []
-    for (treatment, control, metric), item, p, p_equivalence in zip(
-        pairs, found, p_values, p_equivalences, strict=True
-    ):
-        if p is not None:
-            word = decide(item.effect, metric.better, p, p_equivalence, 1 - settings.confidence)
-            item = replace(item, word=word, suggestion=word)
-        results.append({"word": item.word, **_as_dict(item, treatment, control), "p_value_holm": p})
-    return results
+    found = together([_compared(scores, settings, *pair) for pair in pairs])
+    return [_secondary_dict(item, *pair[:2], settings) for pair, item in zip(pairs, found, strict=True)]
 
 
-def _beats_lead(scores: ArmScores, settings: Verdict, arm: str) -> bool:
-    """Whether the arm's chrF++ is above the lead baseline's by more than the noise (of documents, and seeds if ≥ 3)."""
-    against = compare_resampled(
-        scores.of(arm, CHRF), scores.of_lead(CHRF), metric=CHRF, confidence=settings.confidence, control_is_fixed=True
-    )
-    return against.suggestion == "helped"
+def _secondary_dict(found: Comparison, treatment: str, control: str, settings: Verdict) -> dict[str, Any]:
+    """With the p-value times what the interval was widened by: below 1 - verdict.confidence where that excludes 0."""
+    shown = _as_dict(found, treatment, control)
+    factor = (1 - settings.confidence) / (1 - found.confidence)
+    adjusted = None if shown["p_value"] is None else min(1.0, factor * found.p_value)
+    return {"word": found.word, **shown, "p_value_holm": adjusted}
 
 
 def _as_dict(comparison: Comparison, treatment: str, control: str) -> dict[str, Any]:
-    """JSON-able fields of a comparison; infinite ends (a single document) become null."""
+    """JSON-able fields of a comparison; infinite ends (a single document) and p-values without seeds become null."""
     names = (
-        "metric", "effect", "low", "high", "confidence", "margin", "p_value", "p_equivalence", "equivalence_low",
-        "equivalence_high", "suggestion", "includes_seeds", "seeds_per_arm", "documents", "better", "treatment_score",
-        "control_score", "standard_error", "degrees_of_freedom",
+        "metric", "effect", "low", "high", "confidence", "margin", "p_value", "p_equivalence", "suggestion",
+        "includes_seeds", "seeds_per_arm", "documents", "better", "treatment_score", "control_score", "standard_error",
+        "degrees_of_freedom",
     )  # fmt: skip
     values = {name: getattr(comparison, name) for name in names}
+    if not comparison.includes_seeds:
+        values |= {"p_value": None, "p_equivalence": None}
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     return {"treatment": treatment, "control": control, **finite}
 
@@ -226,7 +228,7 @@ def _read_predictions(path: Path) -> list[Row]:
         try:
             row = json.loads(line)
             missing = [field for field in (*SHARED_FIELDS, "prediction", "loss_nats") if field not in row]
-            if missing or not math.isfinite(row["loss_nats"]) or row["reference_tokens"] < 1:
+            if missing or not math.isfinite(row["loss_nats"]) or not 1 <= row["reference_tokens"] < math.inf:
                 raise ValueError(f"lacks {', '.join(missing)}" if missing else "loss or token count is not a number")
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}, line {number}: not a prediction ({error}). {remedy}") from None

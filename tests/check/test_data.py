@@ -277,7 +277,7 @@ def test_blank_lines_of_plain_text(write):
 
 @pytest.mark.parametrize(
     ("rows", "max_samples", "expected"),
-    [(100, None, None), (99, None, "99 test pair(s) are few: intervals will be wide. Have at least 100."),
+    [(100, None, None), (99, None, "99 test pair(s) are few. Have at least 100, for narrower intervals."),
      (200, 100, None), (200, 50, "50 test pair(s) (evaluate.max_samples) are few")],
 )  # fmt: skip
 def test_few_test_pairs(write, rows, max_samples, expected):

@@ -81,7 +81,15 @@ def test_single_documents_leave_it_unknown():
 TEXTS = {
     "with its interval": ((2.314, 2.2, 2.4), False, "2.31 (2.20 to 2.40)"),
     "signed": ((0.5, -0.25, 1.0), True, "+0.50 (\N{MINUS SIGN}0.25 to +1.00)"),
-    "a zero has no sign": ((-0.001, -1.0, 0.001), False, "0.00 (\N{MINUS SIGN}1.00 to 0.00)"),
+    "a zero has no sign": ((-0.001, -1.0, 0.0), True, "0.00 (\N{MINUS SIGN}1.00 to 0.00)"),
+    "an end above 0 is not 0": ((0.02, 0.001, 0.04), True, "+0.020 (+0.001 to +0.040)"),
+    "an end below 0 is not 0": (
+        (-0.02, -0.04, -4e-6),
+        False,
+        "\N{MINUS SIGN}0.020000 (\N{MINUS SIGN}0.040000 to \N{MINUS SIGN}0.000004)",
+    ),
+    "hardly above 0": ((1e-12, 9e-13, 2e-12), False, "1e\N{MINUS SIGN}12 (9e\N{MINUS SIGN}13 to 2e\N{MINUS SIGN}12)"),
+    "huge": ((1e300, -1e299, 2e300), False, "1e+300 (\N{MINUS SIGN}1e+299 to 2e+300)"),
     "alone": ((2.0, None, None), False, "2.00"),
 }
 
@@ -94,4 +102,4 @@ def test_text(figures, signed, text):
 def test_equal_models_differ_by_nothing():
     found = ratio(np.array([3.0, 2.0]), np.ones(2), ["uk", "uk"])
     assert found.minus(found).p_value() == 1.0
-    assert found.minus(found).estimate().text(signed=True) == "+0.00 (+0.00 to +0.00)"
+    assert found.minus(found).estimate().text(signed=True) == "0.00 (0.00 to 0.00)"

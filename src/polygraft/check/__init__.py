@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from polygraft import machine
 from polygraft.check.data import DataReport, check_data
 from polygraft.data.reading import iter_rows
+from polygraft.figures import apart
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
 from polygraft.transfer_settings import DEFAULT_METHOD
@@ -134,7 +135,8 @@ def _memory_problems(stages: Mapping[str, tuple[Need, ...]], available: int) -> 
     for arm, needs in stages.items():
         for need in needs:
             if need.memory_bytes > available:
-                size = f"needs about {need.memory_bytes / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free"
+                needed, free = apart(need.memory_bytes / 1e9, available / 1e9)
+                size = f"needs about {needed} GB of memory, and {free} GB are free"
                 yield f"arm {arm}, {need.stage}: {size}. {_remedy(need)}"
 
 
@@ -170,5 +172,6 @@ def _folder_problems(folder: Path, existing: Path, arms: Mapping[str, Recipe]) -
 
 def _disk_problems(needed: int, free: int, folder: Path) -> Iterator[str]:
     if needed > free:
-        size = f"{needed / 1e9:.1f} GB will be written, and {free / 1e9:.1f} GB are free"
+        written, left = apart(needed / 1e9, free / 1e9)
+        size = f"{written} GB will be written, and {left} GB are free"
         yield f"{folder}: {size}. Free space, choose another output_dir, or use fewer seeds."

@@ -311,8 +311,8 @@ def _size_warnings(recipe: Recipe, uses: list[_Use], scans: Mapping[_Table, _Sca
         scored = min(rows, recipe.evaluate.max_samples or rows)
         if use.role == "pairs.test" and scored < FEW_TEST_ROWS:
             limit = "" if scored == rows else " (evaluate.max_samples)"
-            remedy = f"intervals will be wide. Have at least {FEW_TEST_ROWS}."
-            yield f"{file}: {scored} test pair(s){limit} are few: {remedy}"
+            remedy = f"Have at least {FEW_TEST_ROWS}, for narrower intervals."
+            yield f"{file}: {scored} test pair(s){limit} are few. {remedy}"
 
 
 def _leaks(uses: list[_Use], scans: Mapping[_Table, _Scan]) -> Iterator[Leak]:

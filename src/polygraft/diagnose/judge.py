@@ -110,18 +110,19 @@ def judge(
     decision, sentence = _decide(arm, final, against, direct is not None)
     copies = [one for one in against if one.reading != "better" and _reading(one.whole) == "better"]
     if copies:
-        names = ", ".join(f"`{one.name}` (by {_size(one.whole)} nats per token)" for one in copies)
-        sentence += f" On the whole text, copied tokens included, it is better than {names}."
+        names = ", ".join(f"`{one.name}` by {_size(one.whole)}" for one in copies)
+        sentence += f" On the whole text, copied tokens included, it is ahead of {names} nats per token."
     return Judgement(arm, decision, sentence, tuple(against), carried, reached)
 
 
 def _decide(arm: str, final: Losses, against: list[Against], has_direct: bool) -> tuple[Decision, str]:
     reliance = final.reliance()
-    if reliance is not None and (high := reliance.estimate().high) is not None and high < MIN_RELIANCE:
+    read = None if reliance is None else reliance.estimate()
+    if read is not None and read.high is not None and read.high < MIN_RELIANCE:
         return "no-go", (
-            f"No-go: after `{arm}` the target does not read its source (another document's costs it only "
-            f"{reliance.value:.2f} nats per token more), so that nothing in its encoder can show. Train the target "
-            "further, or take another."
+            f"No-go: after `{arm}` the target hardly reads its source: another document's costs it "
+            f"{read.text(signed=True, marks=(0.0, MIN_RELIANCE))} nats per token, less than {MIN_RELIANCE}. What is in "
+            "its encoder cannot show. Train the target further, or take another."
         )
     direct, rivals = (against[0] if has_direct else None), against[1 if has_direct else 0 :]
     if direct is not None and direct.reading == "worse":
@@ -139,25 +140,33 @@ def _decide(arm: str, final: Losses, against: list[Against], has_direct: bool) -
     if direct is not None and [rival.name.rpartition("+")[2] for rival in unbeaten] == ["untuned"]:
         rival = unbeaten[0]
         return "go", (
-            f"Go, but adapting the source brought nothing: `{arm}` is {ahead}, and `{rival.name}`, from the source as "
-            f"it was, is {'better' if rival.reading == 'worse' else 'as good'} ({rival.gain.text(signed=True)})."
+            f"Go, but nothing shows that adapting the source helps: `{arm}` is {ahead}, and {_beside(rival)}, which is "
+            f"from the source as it was.{_beaten(rivals)}"
         )
     if unbeaten:
-        names = ", ".join(f"`{rival.name}` ({rival.gain.text(signed=True)})" for rival in unbeaten)
-        but = f"it is {ahead}, but " if ahead else ""
-        plural = len(unbeaten) > 1
+        but = f"it is {ahead}, but " if ahead else "it is "
         return "open", (
-            f"Open: `{arm}` may help, but not by what the source knows: {but}its "
-            f"{'placebos' if plural else 'placebo'} {names} {'are' if plural else 'is'} at least as good."
+            f"Open: nothing shows that `{arm}` helps by what the source knows: {but}"
+            f"{', '.join(_beside(rival) for rival in unbeaten)}."
         )
     if not rivals and direct is None:
         return "open", f"Open: there is nothing to compare `{arm}` with. Add an arm that adapts the target directly."
-    beaten = f"each of its {len(rivals)} placebos" if len(rivals) > 1 else "its placebo" if rivals else ""
     if direct is None:
-        return "open", f"Open: `{arm}` beats {beaten}, but no arm adapts the target directly. Add one."
+        return "open", f"Open: no arm adapts the target directly. Add one.{_beaten(rivals)}"
     if not rivals:
         return "open", f"Open: `{arm}` is {ahead}, but no placebo says what that comes from."
-    return "go", f"Go: on held-out text `{arm}` is {ahead}, and beats {beaten}."
+    return "go", f"Go: on held-out text `{arm}` is {ahead}.{_beaten(rivals)}"
+
+
+def _beside(rival: Against) -> str:
+    if rival.reading == "worse":
+        return f"worse than `{rival.name}` by {_size(rival.gain)}"
+    return f"not told apart from `{rival.name}` ({rival.gain.text(signed=True)})"
+
+
+def _beaten(rivals: list[Against]) -> str:
+    beaten = [f"`{rival.name}` by {_size(rival.gain)}" for rival in rivals if rival.reading == "better"]
+    return f" It beats {', '.join(beaten)}." if beaten else ""
 
 
 def _size(gain: Estimate) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from polygraft.figures import rounded
 from polygraft.metrics import Bootstrap, ratio_of_sums, resampled_sums
 
 CONFIDENCE = 0.95
@@ -24,19 +25,18 @@ DRAWS = Bootstrap()
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95% interval; None where single documents leave it unknown."""
+    """A figure and its interval, of 95% where nothing else is said; None where single documents leave it unknown."""
 
     value: float
     low: float | None
     high: float | None
 
-    def text(self, signed: bool = False) -> str:
-        """For people: 2.31 (2.20 to 2.42)."""
-        value, low, high = (
-            None if one is None else f"{round(one, 2) + 0.0:{'+' if signed else ''}.2f}"  # + 0.0: a zero has no sign
-            for one in (self.value, self.low, self.high)
-        )
-        return f"{value}{'' if low is None else f' ({low} to {high})'}".replace("-", "\N{MINUS SIGN}")
+    def text(self, signed: bool = False, marks: Sequence[float] = (0.0,)) -> str:
+        """For people: 2.31 (2.20 to 2.42), with decimals enough to see on which side of each mark the ends are."""
+        if self.low is None or self.high is None:
+            return rounded([], [self.value], signed=signed)[0]
+        low, high, value = rounded([self.low, self.high], [self.value], marks=marks, signed=signed)
+        return f"{value} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ class Ratio:
         uncertainty = sum(variance**2 / spare[language] for language, variance in variances.items())
         return math.sqrt(total) / len(spare), total**2 / uncertainty if uncertainty else float(sum(spare.values()))
 
-    def estimate(self) -> Estimate:
+    def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
         """The figure and its interval, from a t distribution: that of few documents is wider."""
         error, freedom = self.standard_error()
         if not math.isfinite(error):
             return Estimate(self.value, None, None)
-        half = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+        half = float(special.stdtrit(freedom, (1 + confidence) / 2)) * error
         return Estimate(self.value, self.value - half, self.value + half)
 
     def p_value(self) -> float:

@@ -28,9 +28,9 @@ def notes_on(candidate: Candidate, report: CandidateReport, scored: Scored, text
         f"{one.language} {share:.0%}" for one in figures if (share := _unknown(one.known_letters)) > LOST_SHARE
     ]:
         yield f"letters unknown to its tokenizer: {', '.join(unknown)}. They are charged as if spelled out at random."
-    if guessed := no_better_than_chance(report, scored):
-        what = "an untrained head guesses as well" if candidate.role == "source" else "an untrained model does as well"
-        yield f"is no better than chance in {', '.join(guessed)}: {what}."
+    if guessed := near_chance(report, scored):
+        what = "head" if candidate.role == "source" else "model"
+        yield f"is hardly better than chance, if at all ({guessed}): an untrained {what} is about there."
     if candidate.role == "target":
         lacking = [one.language for one in figures if one.code is None]
         unread = [f"{one.language} ({one.code})" for one in figures if one.code_read is False]
@@ -41,10 +41,12 @@ def notes_on(candidate: Candidate, report: CandidateReport, scored: Scored, text
             yield f"has a code for {', '.join(unread)}, but never read a text in it."
 
 
-def no_better_than_chance(report: CandidateReport, scored: Scored) -> list[str]:
-    """The languages in which every token costs nearly as much as naming one of the vocabulary."""
-    least = CHANCE * math.log2(report.vocabulary or 2)
-    return [language for language, perplexity in scored.perplexity.items() if math.log2(perplexity) >= least]
+def near_chance(report: CandidateReport, scored: Scored) -> str:
+    """The languages in which a token costs nearly as much as naming one of the vocabulary, with figures; or none."""
+    guess = math.log2(report.vocabulary or 2)
+    bits = {language: math.log2(perplexity) for language, perplexity in scored.perplexity.items()}
+    near = [f"{language} {value:.1f}" for language, value in bits.items() if value >= CHANCE * guess]
+    return f"{', '.join(near)} bits per token, where a guess costs {guess:.1f}" if near else ""
 
 
 def _unknown(known_letters: dict[str, float]) -> float:

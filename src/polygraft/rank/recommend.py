@@ -3,7 +3,7 @@
 The target is chosen first, since it is what gets fine-tuned: of those that know all languages of the text, the one
 that restores removed text at the fewest bits per character. Then the source: of those that map into that target, the
 one with the fewest bits per character of hidden words. Whoever cannot be told apart from the best (paired over
-documents, Holm-corrected at 5%) may win by being cheaper.
+documents, Holm-corrected at 5%: the interval shown is of the level that decides) may win by being cheaper.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from polygraft.comparison import holm
+from polygraft.comparison import holm_levels
+from polygraft.figures import level
+from polygraft.measure.intervals import Estimate
 from polygraft.rank.candidates import Role
-from polygraft.rank.notes import no_better_than_chance
+from polygraft.rank.notes import near_chance
 from polygraft.rank.pairs import Pair
 from polygraft.rank.report import CandidateReport, Recommendation
 from polygraft.rank.score import Scored
@@ -90,9 +92,8 @@ def _choose_source(sources: Sequence[CandidateReport], scored: AllScored, pairs:
         return _Choice(sources[0].name if sources else None, tuple(unknown))
     fit = {pair.source: pair.csls_precision_at_1 or 0.0 for pair in pairs}
     best = max(sources, key=lambda one: fit.get(one.name, 0.0))
-    return _Choice(
-        best.name if fit else None, (*unknown, *([f"{best.name} maps best into the target."] if fit else []))
-    )
+    best_map = [f"No other maps better into the target than {best.name}."] if fit else []
+    return _Choice(best.name if fit else None, (*unknown, *best_map))
 
 
 def _best(candidates: Sequence[CandidateReport], scored: AllScored, role: Role) -> _Choice:
@@ -103,21 +104,26 @@ def _best(candidates: Sequence[CandidateReport], scored: AllScored, role: Role) 
     if not others:
         return _Choice(best, (f"{best} is the only {role} that can be compared: {value}.",))
     differences = {name: found[name].minus(found[best]) for name in others}
-    p_values = dict(zip(others, holm([differences[name].p_value() for name in others]), strict=True))
-    alike = [name for name in others if (p_values[name] or 0.0) >= ALPHA]
+    levels = holm_levels([one.p_value() for one in differences.values()], ALPHA)
+    apart = {name: differences[name].estimate(1 - one) for name, one in zip(others, levels, strict=True)}
+    said = {name: _difference(apart[name], 1 - one) for name, one in zip(others, levels, strict=True)}
+    alike = [name for name in others if (low := apart[name].low) is None or low <= 0]
     reasons = [f"{best} has the fewest of {len(found)} {role}s: {value}."]
-    for name in alike or others[:1]:
-        apart = f"(difference {differences[name].estimate().text(signed=True)})"
-        if alike:
-            reasons.append(f"{name} cannot be told apart from it on these documents {apart}.")
-        else:
-            reasons.append(f"The next, {name}, has {found[name].value:.2f} {apart}.")
-    costs = {one.name: _cost(one) for one in candidates if one.name in [best, *alike]}
+    reasons += [f"{name} cannot be told apart from it on these documents {said[name]}." for name in alike]
+    if not alike:
+        reasons.append(f"The next, {others[0]}, has {found[others[0]].value:.2f} {said[others[0]]}.")
+    by_name = {one.name: one for one in candidates}
+    costs = {name: _cost(by_name[name]) for name in [best, *alike]}
     winner = min(costs, key=costs.__getitem__)
     if alike:
         shown = ", ".join(f"{name} {cost:.3g}" for name, cost in sorted(costs.items(), key=lambda item: item[1]))
-        reasons.append(f"Of these, {winner} is the cheapest (TFLOP per million characters: {shown}).")
+        reasons.append(f"Of these, none is cheaper than {winner} (TFLOP per million characters: {shown}).")
     return _Choice(winner, tuple(reasons))
+
+
+def _difference(apart: Estimate, confidence: float) -> str:
+    interval = "one document gives no interval" if apart.low is None else f"{level(confidence)} interval"
+    return f"(difference {apart.text(signed=True)}, {interval})"
 
 
 def _cost(one: CandidateReport) -> float:
@@ -137,16 +143,16 @@ def _transfer_reasons(pair: Pair | None) -> list[str]:
 
 
 def _cautions(one: CandidateReport, scored: Scored) -> list[str]:
-    guessed = no_better_than_chance(one, scored)
-    found = [f"{one.name} is no better than chance in {', '.join(guessed)}."] if guessed else []
+    guessed = near_chance(one, scored)
+    found = [f"{one.name} is hardly better than chance, if at all ({guessed})."] if guessed else []
     reliance, whole = one.overall.source_reliance, one.overall.whole_bits_per_character
     if reliance is not None and whole is not None:
-        low = reliance.low if reliance.low is not None else 0.0
-        if low <= 0 or reliance.value < WEAK_RELIANCE * whole.value:
-            found.append(
-                f"{one.name} hardly uses its source (with another document's, its loss changes by "
-                f"{reliance.text()} bits per character): no transfer into its encoder can show."
-            )
+        changes = f"with another document's, its loss changes by {reliance.text(signed=True)} bits per character"
+        so = "a transfer into its encoder may not show"
+        if reliance.low is not None and reliance.low <= 0:
+            found.append(f"{one.name} is not shown to use its source ({changes}): {so}.")
+        elif reliance.value < WEAK_RELIANCE * whole.value:
+            found.append(f"{one.name} hardly uses its source ({changes}, of {whole.value:.2f}): {so}.")
     if one.licence is None:
         found.append(f"{one.name} does not state a licence: look it up before you publish anything made from it.")
     return found

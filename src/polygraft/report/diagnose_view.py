@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from polygraft.report import plots
 from polygraft.report.folder import PLACEBO, Run, mapping, number
-from polygraft.report.formats import MISSING, decimal, interval, plain, plural
+from polygraft.report.formats import MISSING, decimal, effect, interval, plain, plural
 
 BADGES = {"go": "helped", "no-go": "hurt", "open": "open"}
 STAGES = {"target": "as it was", "transfer": "transfer", "warm_up": "warm-up", "adapt_target": "denoising"}
@@ -47,7 +47,8 @@ def _arm(item: dict[str, Any], arms: dict[str, int]) -> dict[str, Any]:
         value, low, high = (number(gain.get(key)) for key in ("value", "low", "high"))
         if value is not None:
             whole = decimal(mapping(other.get("whole")).get("value"), 2, signed=True)
-            text = f"{decimal(value, 2, signed=True)}  [{interval(low, high, 2, signed=True)}], whole {whole}"
+            gained, ends = effect(value, low, high, 2)
+            text = f"{gained}  [{ends}], whole {whole}"
             label = f"against {other.get('name')}"
             estimates.append(plots.Estimate(label, value, low, high, arms.get(name, 0), text))
     said = "; ".join(f"{one.label}: {one.text}" for one in estimates)

@@ -5,22 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from polygraft.figures import MINUS, p_text, rounded, with_sign
 from polygraft.report.folder import number
 
 MISSING = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 
 
 def decimal(value: object, places: int = 2, signed: bool = False) -> str:
     """`value` with `places` decimals and a real minus sign."""
     amount = number(value)
-    if amount is None:
-        return MISSING
-    text = f"{amount:+.{places}f}" if signed else f"{amount:.{places}f}"
-    # A rounded zero has no sign.
-    if not text.strip("+-0."):
-        text = text.lstrip("+-")
-    return text.replace("-", MINUS)
+    return MISSING if amount is None else with_sign(f"{amount:{'+' if signed else ''}.{places}f}")
 
 
 def interval(low: object, high: object, places: int = 2, signed: bool = False) -> str:
@@ -28,6 +22,17 @@ def interval(low: object, high: object, places: int = 2, signed: bool = False) -
     if number(low) is None or number(high) is None:
         return MISSING
     return f"{decimal(low, places, signed)} to {decimal(high, places, signed)}"
+
+
+def effect(value: object, low: object, high: object, places: int, margin: object = None) -> tuple[str, str]:
+    """A difference and its interval; decimals are added until the ends stand where they do beside 0 and the margin."""
+    amount, ends, limit = number(value), [number(low), number(high)], number(margin)
+    known = [end for end in ends if end is not None]
+    if amount is None or len(known) < len(ends):
+        return decimal(value, places, signed=True), MISSING
+    marks = (0.0,) if limit is None else (0.0, -limit, limit)
+    first, second, middle = rounded(known, [amount], marks=marks, least=places, signed=True)
+    return middle, f"{first} to {second}"
 
 
 def seconds(value: object) -> str:
@@ -73,12 +78,10 @@ def size(value: object) -> str:
     return _scaled(value, 1000, ["B", "kB", "MB", "GB", "TB"])
 
 
-def p_value(value: object) -> str:
-    """A p-value: 0.034, <0.001."""
+def p_value(value: object, alpha: float = 0.05) -> str:
+    """A p-value, on its side of `alpha`: = 0.034, < 0.001."""
     amount = number(value)
-    if amount is None:
-        return MISSING
-    return "<0.001" if amount < 0.001 else f"{amount:.3f}"
+    return MISSING if amount is None else p_text(amount, alpha)
 
 
 def date(value: object) -> str:

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from polygraft.figures import exactly
 from polygraft.report.formats import MINUS, count, decimal
 
 ARM_COLOURS = 6
@@ -191,8 +192,9 @@ def forest(
             # The words would be cut off beside a band at the edge: they may lean to either side of its middle.
             low, high = axes.get_xlim()
             lean = min(max(0.0, low + 0.24 * (high - low)), high - 0.24 * (high - low))
-            axes.annotate(f"equivalent within ±{margin:g}", (lean, 1), (0, 6), xycoords=("data", "axes fraction"),
-                          textcoords="offset points", ha="center", color=_ROLES["muted"], fontsize=11)  # fmt: skip
+            text = f"equivalent within ±{exactly(margin)}"
+            axes.annotate(text, (lean, 1), (0, 6), xycoords=("data", "axes fraction"), textcoords="offset points",
+                          ha="center", color=_ROLES["muted"], fontsize=11)  # fmt: skip
         for row, estimate in enumerate(estimates):
             # Band and zero line stand only behind the intervals, so that they do not cross the words.
             if margin is not None:
@@ -200,7 +202,8 @@ def forest(
             axes.plot([0, 0], [row - 0.2, row + 0.22], color=_ROLES["ink"], linewidth=1, solid_capstyle="butt")
             _draw_estimate(axes, row, estimate)
             weight = "bold" if row == 0 else "normal"
-            for text, at, align in ((_shortened(estimate.label, 28), 0, "left"), (estimate.text, 1, "right")):
+            label = _shortened(estimate.label, max(12, min(44, 57 - len(estimate.text))))  # both share a line
+            for text, at, align in ((label, 0, "left"), (estimate.text, 1, "right")):
                 axes.annotate(text, (at, row), (0, 13), xycoords=("axes fraction", "data"), ha=align, fontsize=11.5,
                               textcoords="offset points", fontweight=weight)  # fmt: skip
         axes.set_yticks([])

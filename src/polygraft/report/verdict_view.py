@@ -6,9 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from polygraft.figures import level
 from polygraft.report import plots
 from polygraft.report.folder import Run, Stage, mapping, number
-from polygraft.report.formats import MISSING, count, decimal, flops, interval, p_value, plain, plural, seconds
+from polygraft.report.formats import MISSING, count, effect, flops, p_value, plain, plural, seconds
 
 # Word of a verdict: CSS class of its badge, and a sign that also stands without colour.
 BADGES = {
@@ -26,8 +27,10 @@ def lower_is_better(comparison: dict[str, Any]) -> bool:
 
 
 def _comparisons(verdict: dict[str, Any]) -> list[dict[str, Any]]:
-    found = verdict.get("comparisons")
-    return [mapping(item) for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    """All but the primary one: pairs of arms, then arms against the lead baseline."""
+    found = [verdict.get("comparisons"), mapping(verdict.get("lead")).get("comparisons")]
+    items = [mapping(item) for part in found if isinstance(part, list) for item in part if isinstance(item, dict)]
+    return [item for item in items if not _is_primary(item, verdict)]
 
 
 def _pair(comparison: dict[str, Any]) -> str:
@@ -38,14 +41,28 @@ def _is_primary(comparison: dict[str, Any], verdict: dict[str, Any]) -> bool:
     return all(comparison.get(key) == verdict.get(key) for key in ("treatment", "control", "metric"))
 
 
-def _estimate(comparison: dict[str, Any], arms: dict[str, int]) -> plots.Estimate | None:
-    effect = number(comparison.get("effect"))
-    if effect is None:
+def _level(comparison: dict[str, Any]) -> str:
+    confidence = number(comparison.get("confidence"))
+    return "" if confidence is None else level(confidence)
+
+
+def _effect(comparison: dict[str, Any]) -> tuple[str, str]:
+    """The effect and its interval as text, the same wherever the page shows them."""
+    value, low, high = (comparison.get(key) for key in ("effect", "low", "high"))
+    return effect(value, low, high, 3, comparison.get("margin"))
+
+
+def _estimate(comparison: dict[str, Any], arms: dict[str, int], ends_too: bool) -> plots.Estimate | None:
+    """A row of the plot: the primary one with its interval in figures, the others (see the table) with its level."""
+    value = number(comparison.get("effect"))
+    if value is None:
         return None
+    text, ends = _effect(comparison)
     low, high = number(comparison.get("low")), number(comparison.get("high"))
-    ends = f"  [{interval(low, high, 3, signed=True)}]" if low is not None and high is not None else ""
+    if ends != MISSING:
+        text += f"  [{ends}]" if ends_too else f"  ({_level(comparison)} interval)"
     arm = arms.get(str(comparison.get("treatment")), 0)
-    return plots.Estimate(_pair(comparison), effect, low, high, arm, decimal(effect, 3, signed=True) + ends)
+    return plots.Estimate(_pair(comparison), value, low, high, arm, text)
 
 
 def _forest(run: Run) -> Markup | None:
@@ -53,36 +70,42 @@ def _forest(run: Run) -> Markup | None:
     verdict = run.verdict
     arms = {arm.name: arm.index for arm in run.arms}
     same_unit = [item for item in _comparisons(verdict) if item.get("metric") == verdict.get("metric")]
-    drawn = [verdict, *(item for item in same_unit if not _is_primary(item, verdict))]
-    estimates = [estimate for item in drawn if (estimate := _estimate(item, arms))]
-    if _estimate(verdict, arms) is None:
+    first = _estimate(verdict, arms, ends_too=True)
+    if first is None:
         return None
+    estimates = [first, *(estimate for item in same_unit if (estimate := _estimate(item, arms, ends_too=False)))]
     better = "left" if lower_is_better(verdict) else "right"
     said = "; ".join(f"{item.label}: {item.text}" for item in estimates)
     margin = number(verdict.get("margin"))
     metric = str(verdict.get("metric", "effect"))
-    description = f"Difference in {metric} with interval. {said}. Margin ±{plain(margin)}."
+    description = f"Difference in {metric} with {_level(verdict)} interval. {said}. Margin ±{plain(margin)}."
     return plots.forest("forest", estimates, margin, f"difference in {metric.partition(' (')[0]}", better, description)
 
 
 def _comparison_rows(run: Run) -> list[dict[str, str]]:
+    alpha = _alpha(run.verdict)
     rows = []
     for item in _comparisons(run.verdict):
-        if _is_primary(item, run.verdict):
-            continue
+        text, ends = _effect(item)
         rows.append(
             {
                 "pair": _pair(item),
                 "metric": str(item.get("metric", MISSING)),
-                "effect": decimal(item.get("effect"), 3, signed=True),
-                "interval": interval(item.get("low"), item.get("high"), 3, signed=True),
-                "p": p_value(item.get("p_value_holm")),
+                "effect": text,
+                "interval": ends,
+                "level": _level(item) if ends != MISSING else "",
+                "p": p_value(item.get("p_value_holm"), alpha).removeprefix("= "),
                 "better": "lower is better" if lower_is_better(item) else "higher is better",
                 "word": str(item.get("word", MISSING)),
                 "badge": BADGES.get(str(item.get("word")), ("open", ""))[0],
             }
         )
     return rows
+
+
+def _alpha(verdict: dict[str, Any]) -> float:
+    confidence = number(verdict.get("confidence"))
+    return 0.05 if confidence is None else 1 - confidence
 
 
 def _measured_cost(stages: list[Stage]) -> dict[str, float]:
@@ -126,10 +149,10 @@ def _basis(run: Run) -> list[str]:
         facts.append(f"{plural(len(seeds), 'seed')} ({plain(seeds)})")
     if number(verdict.get("documents")) is not None:
         facts.append(f"{plain(verdict['documents'])} test documents")
-    if (confidence := number(verdict.get("confidence"))) is not None:
-        facts.append(f"{100 * confidence:g}% interval")
+    if _level(verdict):
+        facts.append(f"{_level(verdict)} interval")
     if number(verdict.get("p_value")) is not None:
-        facts.append(f"p {p_value(verdict['p_value'])}".replace("p <", "p < ").replace("p 0", "p = 0"))
+        facts.append(f"p {p_value(verdict['p_value'], _alpha(verdict))} of no difference")
     if verdict.get("includes_seeds") is False:
         facts.append("the interval covers the choice of documents only, not of seeds")
     return facts
@@ -148,16 +171,16 @@ def verdict_view(run: Run) -> dict[str, Any]:
     """All that the template needs for the verdict."""
     word = str(run.verdict.get("word") or "")
     badge, sign = BADGES.get(word, ("open", ""))
-    effect = number(run.verdict.get("effect"))
+    text, ends = _effect(run.verdict)
     return {
         "given": bool(word),
         "word": word,
         "badge": badge,
         "sign": sign,
         "sentence": str(run.verdict.get("sentence") or "") if word else _absence(run),
-        "effect": decimal(effect, 3, signed=True),
-        "interval": interval(run.verdict.get("low"), run.verdict.get("high"), 3, signed=True),
-        "has_effect": effect is not None,
+        "effect": text,
+        "interval": ends,
+        "has_effect": text != MISSING,
         "metric": str(run.verdict.get("metric", "")),
         "pair": _pair(run.verdict),
         "direction": "below 0 favours" if lower_is_better(run.verdict) else "above 0 favours",

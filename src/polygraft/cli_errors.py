@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from polygraft.errors import PolygraftError
 
@@ -40,6 +40,18 @@ class Commands(TyperGroup):
             message, code = explained
             typer.echo(message, err=True)
             raise typer.Exit(code) from None
+
+
+class Verb(TyperCommand):
+    """A verb: an option that takes one value is refused when it is given twice, where click would take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for option in order:
+            single = option.param_type_name == "option" and not (option.multiple or option.is_flag)
+            if single and order.count(option) > 1:
+                raise typer.BadParameter("is given twice, and takes one value. Give it once.", ctx=ctx, param=option)
+        return super().parse_args(ctx, args)
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

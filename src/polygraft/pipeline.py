@@ -23,11 +23,11 @@ from typing import Any
 from polygraft import machine
 from polygraft.budget import Cost, cost_of, target_denoising
 from polygraft.data.files import write_atomically
-from polygraft.data.reading import find_file
+from polygraft.data.sources import data_files, data_fingerprint, data_settings
 from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
-from polygraft.settings import AddLanguages, PairData, Settings, TextData
+from polygraft.settings import AddLanguages, PairData, Settings, TextData, Trim
 from polygraft.transfer_settings import depends_on_seed
 
 STAGE_FILE = "stage.json"
@@ -143,7 +143,7 @@ def run_stage(
     data = [section.model_dump() for section in inputs if isinstance(section, Settings)]
     content = {
         "format": FORMAT, "stage": stage, "settings": settings.model_dump(), "seed": seed,
-        "data": [{key: value for key, value in section.items() if not key.endswith("_file")} for section in data],
+        "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
         "inputs": [described[name] for name in _flat(inputs)],  # contents count, not names
     }  # fmt: skip
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -222,9 +222,8 @@ def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
     """List checkpoints and the files that data sections name."""
     names: list[str] = []
     for item in inputs:
-        if isinstance(item, TextData | PairData):
-            files = (item.train_file, item.validation_file, getattr(item, "test_file", None))
-            names += [f"file:{name}" for name in files if name]
+        if isinstance(item, TextData | PairData | Trim):
+            names += [f"file:{name}" for name in data_files(item)]
         elif isinstance(item, str):
             names.append(item)
     return names
@@ -238,7 +237,7 @@ def fingerprint_of(name: str) -> str:
     from polygraft.models.checkpoints import resolve
 
     if name.startswith("file:"):
-        return _hash_files([find_file(name.removeprefix("file:"))])
+        return data_fingerprint(name.removeprefix("file:"))
     folder = Path(resolve(name))
     if not folder.is_dir():
         return name

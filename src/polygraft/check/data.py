@@ -24,13 +24,14 @@ from polygraft.check.language import (
     language_warnings,
     report_language,
 )
-from polygraft.data.reading import iter_rows
+from polygraft.data.reading import Place, blank_columns, iter_rows, label
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe
 
 FEW_TEST_ROWS, FEW_VALIDATION_ROWS = 100, 10
 DUPLICATE_SHARE = 0.01
 EXAMPLES = 3
+_SOURCE_BITS = 40  # of a line's number; which of several files it is in stands above them
 CUT_SHARE, CUT_TEXTS, CUT_LENGTH = 0.05, 10, 50  # so many texts that end at the same longest length were cut there
 
 ADAPTED = (
@@ -64,7 +65,7 @@ class Lengths:
 class FileReport:
     """One file as it is read with the recipe's columns.
 
-    `rows` are those in use; `empty_rows` are dropped, their text being blank. Pairs with a blank summary stay in use.
+    `rows` are those in use; left out are `empty_rows`, whose text is blank, and pairs whose summary alone is.
     `duplicate_rows` are those beyond the first of each; in pairs, text and summary are both the same.
     """
 
@@ -80,7 +81,10 @@ class FileReport:
 
 @dataclass(frozen=True)
 class Leak:
-    """`rows` of a file's `of_rows` have a text that another file has too; `examples` are (line, line in the other)."""
+    """`rows` of a file's `of_rows` have a text that another file has too; `examples` are (line, line in the other).
+
+    Where a role has several files, a line is written with its file's name: "b.jsonl:7".
+    """
 
     file: str
     role: str
@@ -88,7 +92,7 @@ class Leak:
     other_role: str
     rows: int
     of_rows: int
-    examples: tuple[tuple[int, int], ...]
+    examples: tuple[tuple[int | str, int | str], ...]
 
 
 @dataclass(frozen=True)
@@ -131,11 +135,15 @@ def check_data(arms: Mapping[str, Recipe]) -> DataReport:
 
 
 class _Table(NamedTuple):
-    """A file as a recipe reads it: its columns, and for the text and, in pairs, the summary that of the language."""
+    """Files as a recipe reads them: their columns, and for the text and, in pairs, the summary that of the language."""
 
-    file: str
+    names: str | tuple[str, ...]
     columns: tuple[str, ...]
     langs: tuple[str | None, ...]
+
+    @property
+    def file(self) -> str:
+        return label(self.names)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -178,14 +186,12 @@ class _Column:
         self.blank: list[int] = []
         self.samples: defaultdict[str | None, Sample] = defaultdict(Sample)
 
-    def add(self, line: int, text: str, lang: str | None) -> tuple[bytes, int]:
+    def add(self, text: str, lang: str | None) -> tuple[bytes, int]:
         """Take a text in; return its hash and its number of words."""
         words = unicodedata.normalize("NFC", text).split()
         normal = " ".join(words)
         self.characters.append(len(text))
         self.words += len(words)
-        if not words:
-            self.blank.append(line)
         sample = self.samples[lang]
         if len(normal) >= SAMPLE_CHARACTERS[0]:
             sample.add(normal[: SAMPLE_CHARACTERS[1]])
@@ -203,7 +209,8 @@ class _Scan:
         self.file = table.file
         self.columns = [_Column(name) for name in table.texts]
         self.empty: list[int] = []
-        self.lines = array("L")
+        self.lines = array("Q")
+        self.sources: dict[int, str] = {}
         self.hashes: list[bytes] = []
         self.first: dict[bytes, int] = {}  # line of each text's first row
         self.duplicates: list[tuple[int, int]] = []  # (line, line of the row it repeats)
@@ -211,16 +218,33 @@ class _Scan:
         self.sizes: dict[str, Counter[int]] = {"characters": Counter(), "words": Counter()}  # of distinct texts
         rows: dict[bytes, int] = {}
         texts = table.texts
-        for line, row in iter_rows(table.file, table.columns):
-            if row[texts[0]].strip():
-                key = self._add(line, [row[c] for c in texts], [row[c] if c else None for c in table.langs])
-                if rows.setdefault(key, line) != line:
-                    self.duplicates.append((line, rows[key]))
-            else:
-                self.empty.append(line)
-        for column in self.columns:
-            if len(column.blank) == self.rows:
-                raise DataError(f"{self.file}: column '{column.name}' is blank in every row. Name the right one.")
+        for place, row in iter_rows(table.names, table.columns):
+            line = self._line(place)
+            if blank := blank_columns(row, texts):
+                (self.empty if texts[0] in blank else self.columns[1].blank).append(line)
+                continue
+            key = self._add(line, [row[c] for c in texts], [row[c] if c else None for c in table.langs])
+            if rows.setdefault(key, line) != line:
+                self.duplicates.append((line, rows[key]))
+        if not self.rows:
+            raise DataError(f"{self.file}: column '{texts[-1]}' is blank in every row. Name the right one.")
+
+    def _line(self, place: Place) -> int:
+        """One number for a line of one of several files."""
+        self.sources.setdefault(place.source, place.name)
+        return place.source << _SOURCE_BITS | place.number
+
+    def shown(self, line: int) -> int | str:
+        """A line as the user knows it."""
+        number = line & ((1 << _SOURCE_BITS) - 1)
+        return number if len(self.sources) == 1 else f"{self.sources[line >> _SOURCE_BITS]}:{number}"
+
+    def lines_text(self, lines: Sequence[int]) -> str:
+        """The first lines of a list, in words."""
+        examples = ", ".join(str(self.shown(line)) for line in lines[:EXAMPLES]) + (
+            ", …" if len(lines) > EXAMPLES else ""
+        )
+        return f"line{'s' if len(lines) > 1 else ''} {examples}"
 
     @property
     def rows(self) -> int:
@@ -228,7 +252,7 @@ class _Scan:
 
     def _add(self, line: int, texts: list[str], langs: list[str | None]) -> bytes:
         """Take a row in; return the hash of all its texts."""
-        added = [column.add(line, text, lang) for column, text, lang in zip(self.columns, texts, langs, strict=True)]
+        added = [column.add(text, lang) for column, text, lang in zip(self.columns, texts, langs, strict=True)]
         text_hash, words = added[0]
         if text_hash not in self.first:
             self.first[text_hash] = line
@@ -254,13 +278,14 @@ def _row_warnings(use: _Use, scan: _Scan) -> Iterator[str]:
         remedy = "Fill or remove them."
         if file.endswith(".txt"):
             remedy = "Each line is a document: where blank lines separate documents, write each into one line."
-        yield f"{file}: {len(scan.empty)} row(s) without text are dropped ({_lines(scan.empty)}). {remedy}"
+        yield f"{file}: {len(scan.empty)} row(s) without text are dropped ({scan.lines_text(scan.empty)}). {remedy}"
     for column in scan.columns[1:]:
         if column.blank:
-            number = f"{len(column.blank)} of {rows} rows ({_lines(column.blank)})"
-            yield f"{file}: column '{column.name}' is blank in {number}, and used so. Fill or remove them."
+            number = f"{len(column.blank)} of {rows + len(column.blank)} rows ({scan.lines_text(column.blank)})"
+            yield f"{file}: column '{column.name}' is blank in {number}, which are left out. Fill or remove them."
     if len(scan.duplicates) > DUPLICATE_SHARE * rows:
-        number = f"{len(scan.duplicates)} of {rows} rows repeat an earlier one ({_places(scan.duplicates)})"
+        pairs = [(scan.shown(line), scan.shown(first)) for line, first in scan.duplicates[:EXAMPLES]]
+        number = f"{len(scan.duplicates)} of {rows} rows repeat an earlier one ({_places(pairs)})"
         yield f"{file}: {number} and count several times, in training and in scores. Keep one of each."
     for unit, sizes in scan.sizes.items():
         longest, texts = max(sizes), len(scan.first)
@@ -271,15 +296,10 @@ def _row_warnings(use: _Use, scan: _Scan) -> Iterator[str]:
     if len(scan.not_shorter) > rows / 2 and one_language:
         number = f"{len(scan.not_shorter)} of {rows} summaries are not shorter than their text"
         keys = "pairs.text_column and pairs.summary_column"
-        yield f"{file}: {number} ({_lines(scan.not_shorter)}). See whether {keys} are swapped."
+        yield f"{file}: {number} ({scan.lines_text(scan.not_shorter)}). See whether {keys} are swapped."
 
 
-def _lines(lines: Sequence[int]) -> str:
-    shown = ", ".join(map(str, lines[:EXAMPLES])) + (", …" if len(lines) > EXAMPLES else "")
-    return f"line{'s' if len(lines) > 1 else ''} {shown}"
-
-
-def _places(pairs: Sequence[tuple[int, int]], there: str = "") -> str:
+def _places(pairs: Sequence[tuple[int | str, int | str]], there: str = "") -> str:
     return "for example " + ", ".join(f"line {line} = line {other}{there}" for line, other in pairs[:EXAMPLES])
 
 
@@ -319,11 +339,13 @@ def _leaks(uses: list[_Use], scans: Mapping[_Table, _Scan]) -> Iterator[Leak]:
     tables = {use.role: use.table for use in uses}
     for role, other in LEAKS:
         if role in tables and other in tables:
-            here, there = scans[tables[role]], scans[tables[other]].first
-            found = [(line, there[key]) for line, key in zip(here.lines, here.hashes, strict=True) if key in there]
+            here, there = scans[tables[role]], scans[tables[other]]
+            first = there.first
+            found = [(line, first[key]) for line, key in zip(here.lines, here.hashes, strict=True) if key in first]
             if found:
+                examples = tuple((here.shown(line), there.shown(other_line)) for line, other_line in found[:EXAMPLES])
                 files = here.file, role, tables[other].file, other
-                yield Leak(*files, len(found), here.rows, tuple(found[:EXAMPLES]))
+                yield Leak(*files, len(found), here.rows, examples)
 
 
 def _leak_warning(leak: Leak) -> str:

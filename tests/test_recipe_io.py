@@ -18,7 +18,6 @@ OVERRIDES = {
     "a section that was not there": (["adapt_target.budget.steps=5"], lambda r: r.adapt_target.budget.steps, 5),
     "another budget unit replaces the first": (["adapt.budget.tokens=2e6"], lambda r: r.adapt.budget.unit, "tokens"),
     "whole section": (["adapt={budget: {minutes: 1}}"], lambda r: r.adapt.budget.minutes, 1),
-    "later wins": (["name=a", "name=b"], lambda r: r.name, "b"),
     "value with an equals sign": (["text.train_file=a=b.txt"], lambda r: r.text.train_file, "a=b.txt"),
     "inside an arm": (["arms.detour.adapt.weight_decay=0.5"], lambda r: r.arms["detour"]["adapt"]["weight_decay"], 0.5),
     "an arm out": (["arms.plain=null", "verdict=null"], lambda r: list(r.arms), ["detour"]),

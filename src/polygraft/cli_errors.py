@@ -46,12 +46,17 @@ class Verb(TyperCommand):
     """A verb: an option that takes one value is refused when it is given twice, where click would take the last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
         for option in order:
             single = option.param_type_name == "option" and not (option.multiple or option.is_flag)
             if single and order.count(option) > 1:
                 raise typer.BadParameter("is given twice, and takes one value. Give it once.", ctx=ctx, param=option)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if "extra argument" in getattr(error, "message", ""):  # a shell makes several words of data/*.jsonl
+                error.message += ". An option takes one value at a time; put names with * or {…} in quotes."  # type: ignore[attr-defined]
+            raise
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

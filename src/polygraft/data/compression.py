@@ -40,7 +40,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading what is inside its compression, as a stream."""
     compression = split_endings(path.name)[1]
     if compression == ".gz":
-        return gzip.open(path)
+        return io.BufferedReader(gzip.open(path))
     if compression == ".bz2":
         return bz2.open(path)
     if compression == ".xz":

@@ -79,6 +79,10 @@ def _load(name: str) -> tuple[Any, str]:
     if found is None:
         raise DataError(f"{name}: is not the name of a hub data set. Write {FORM}.")
     path, revision, config, split = found["path"], found["revision"], found["config"], found["split"]
+    if Path(path).exists():
+        raise DataError(
+            f"{name}: `datasets` would read what lies at {path} here. Name that, or start in another folder."
+        )
     import datasets
 
     try:

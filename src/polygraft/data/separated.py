@@ -9,6 +9,7 @@ from pathlib import Path
 
 from polygraft.data.cells import check_names, no_column
 from polygraft.data.compression import text_lines
+from polygraft.data.notices import say
 from polygraft.errors import DataError
 
 SEPARATORS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
@@ -27,7 +28,7 @@ def read_separated(
             that is not there (with the likely separator, if it is another one), or what `text_lines` raises.
     """
     rows = _records(path, name, separator)
-    line, header = next(rows, (1, []))
+    line, header, _ = next(rows, (1, [], []))
     if not header:
         return
     check_names(header, name, f"line {line}")
@@ -36,13 +37,21 @@ def read_separated(
     for column in columns:
         if column not in header:
             raise DataError(f"{name}, line {line}: {no_column(dict.fromkeys(header), column)}{hint}")
-    for line, cells in rows:
+    doubtful: list[int] = []
+    for line, cells, lines in rows:
         if len(cells) != len(header):
             mark = SEPARATORS[separator]
             more = f" Put text that has {mark} or a line's end in it in double quotes."
             remedy = hint or (more if len(cells) > len(header) else " Write the cells that are missing, empty or not.")
             raise DataError(f"{name}, line {line}: the row has {len(cells)} cell(s), the header {len(header)}.{remedy}")
+        if len(lines) > 1 and all(one.count(separator) == len(header) - 1 for one in lines):
+            doubtful.append(line)
         yield line, dict(zip(header, cells, strict=True))
+    if doubtful:
+        say(
+            f"{name}: {len(doubtful)} row(s) of several lines, each of which could be a row (first: line {doubtful[0]}). "
+            "See whether a single quote joins them."
+        )
 
 
 _RENAME = {
@@ -53,8 +62,8 @@ _RENAME = {
 }
 
 
-def _records(path: Path, name: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of every row that is not blank."""
+def _records(path: Path, name: str, separator: str) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Yield (line, cells, the lines that they are on) of every row that is not blank."""
     csv.field_size_limit(_LONGEST_CELL)
     feed = _Feed(path, name)
     reader = csv.reader(feed, delimiter=separator, strict=True)
@@ -67,7 +76,7 @@ def _records(path: Path, name: str, separator: str) -> Iterator[tuple[int, list[
         except csv.Error as error:
             raise DataError(f"{name}, {_quote_problem(feed, separator, str(error))}") from None
         if len(cells) > 1 or (cells and cells[0].strip()):
-            yield feed.first_line, cells
+            yield feed.first_line, cells, feed.lines
 
 
 class _Feed:

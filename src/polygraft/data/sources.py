@@ -160,17 +160,9 @@ def _file(path: Path, name: str) -> Source:
     if ending not in FORMATS:
         written = ending or Path(name).suffix
         known = f"{', '.join(FORMATS)}, each also {', '.join(COMPRESSIONS)}"
-        remedy = f"A file of lines with another ending is named in braces, parallel ones together: '{_braced(name)}'."
+        remedy = f"A file of lines with another ending is named with braces, parallel ones together: 'train.{{en,uk}}'."
         raise DataError(f"{name}: unknown format '{written}'. Known formats: {known}. {remedy}")
     return Source(name, (path,), "lines" if ending == ".txt" else ending)
-
-
-def _braced(name: str) -> str:
-    """An example of a name in braces: train.{en,uk} for train.en."""
-    compression = split_endings(name)[1]
-    whole = name[: len(name) - len(compression)]
-    stem, _, ending = whole.rpartition(".")
-    return f"{stem}.{{{ending},…}}{compression}" if stem and ending.isalpha() else f"{whole}.{{en,uk}}"
 
 
 def _folder(path: Path, name: str) -> list[Source]:

@@ -148,7 +148,7 @@ def test_nested_columns_and_own_ids(tmp_path, name):
         {"translation.en": "dog", "translation.uk": "пес", "id": "7"},
         {"translation.en": "cat", "translation.uk": "кіт", "id": "8"},
     ]
-    with pytest.raises(DataError, match="no column 'text'.*'translation.en', 'translation.uk', 'id'"):
+    with pytest.raises(DataError, match=r"no column 'text'.*'translation.en', 'translation.uk', 'id'"):
         read_rows(str(path), ["text"])
 
 
@@ -188,7 +188,7 @@ REFUSED = {
     "broken.jsonl": (b'{"text": "a", "summary": "b"}\n{"text": "a"\n', ["line 2, column 13: broken JSON"]),
     "strings.json": (b'["a", "b"]', ["row 1: expected an object with named columns"]),
     "broken.json": (b'[\n{"text": "a", "summary": "b"},\n{"text": }]', ["line 3, column 10: broken JSON"]),
-    "pretty.json": (b'{\n"text": "a", "summary": "b"}\n{\n"text": "a", "summary": "b"}', ["line 3", "one object per line"]),
+    "pretty.json": (b'{\n"text": "a", "summary": "b"}\n{\n"text": "a", "summary": "b"}', ["line 3", "object per line"]),
     "number.json": (b"3", ["expected objects"]),
     "columns.json": (b'{"text": {"0": "a", "1": "b"}, "summary": {"0": "c", "1": "d"}}', ["is by column", "orient"]),
     "lists.json": (b'{"text": ["a", "b"], "summary": ["c", "d"]}', ["is by column"]),

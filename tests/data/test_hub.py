@@ -124,11 +124,11 @@ def test_folders_of_save_to_disk(tmp_path):
     datasets.DatasetDict(train=data, test=data.select([5, 2])).save_to_disk("two")
     assert [row["text"] for row in read_rows("one", ["text"])] == [row["text"] for row in ROWS]
     assert [row["translation.uk"] for row in read_rows("two/test", ["translation.uk"])] == ["пес 5", "пес 2"]
-    with pytest.raises(DataError, match="two: is a data set of several splits. Name one: two/test, two/train"):
+    with pytest.raises(DataError, match=r"two: is a data set of several splits. Name one: two/test, two/train"):
         read_rows("two", ["text"])
     assert data_files(TextData(train_file="two/test")) == ["two/test/data-00000-of-00001.arrow"]
     (tmp_path / "one/data-00001-of-00003.arrow").unlink()
-    with pytest.raises(DataError, match="one: cannot be read by datasets.load_from_disk"):
+    with pytest.raises(DataError, match=r"one: cannot be read by datasets.load_from_disk"):
         read_rows("one", ["text"])
 
 

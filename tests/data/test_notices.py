@@ -111,7 +111,7 @@ def test_unknown_text_is_counted_and_kept(write, mbart_tokenizer, capsys):
 
 def test_text_that_is_unknown_in_every_row_is_refused(write, mbart_tokenizer, xlmr_tokenizer):
     data = PairData(train_file=write("a.jsonl", *[(GOOD, CHINESE)] * 3), validation_file="a.jsonl")
-    with pytest.raises(DataError, match="a.jsonl: 'summary' is mostly <unk> in 3 of 3 rows.*nothing is left"):
+    with pytest.raises(DataError, match=r"a\.jsonl: 'summary' is mostly <unk> in 3 of 3 rows.*nothing is left"):
         pair_dataset(read_pairs(data, 1)[0], data, mbart_tokenizer, 64, 64)
     text = TextData(train_file="a.jsonl", validation_file="a.jsonl", text_column="summary")
     with pytest.raises(DataError, match="'summary' is mostly <unk> in 3 of 3 rows"):

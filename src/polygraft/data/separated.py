@@ -49,8 +49,8 @@ def read_separated(
         yield line, dict(zip(header, cells, strict=True))
     if doubtful:
         say(
-            f"{name}: {len(doubtful)} row(s) of several lines, each of which could be a row (first: line {doubtful[0]}). "
-            "See whether a single quote joins them."
+            f"{name}: {len(doubtful)} row(s) of several lines, each of which could be a row (first: line {doubtful[0]})."
+            " See whether a single quote joins them."
         )
 
 

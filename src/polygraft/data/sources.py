@@ -160,7 +160,7 @@ def _file(path: Path, name: str) -> Source:
     if ending not in FORMATS:
         written = ending or Path(name).suffix
         known = f"{', '.join(FORMATS)}, each also {', '.join(COMPRESSIONS)}"
-        remedy = f"A file of lines with another ending is named with braces, parallel ones together: 'train.{{en,uk}}'."
+        remedy = "A file of lines with another ending is named with braces, parallel ones together: 'train.{en,uk}'."
         raise DataError(f"{name}: unknown format '{written}'. Known formats: {known}. {remedy}")
     return Source(name, (path,), "lines" if ending == ".txt" else ending)
 

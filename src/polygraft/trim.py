@@ -22,11 +22,11 @@ def run(settings: Trim, model: str, out_dir: Path) -> dict[str, Any]:
     """
     network, tokenizer = checkpoints.load_any(model), checkpoints.load_tokenizer(model)
     rows = read_rows(settings.train_file, settings.text_column, settings.text_column)
-    for column in settings.text_column:
-        count_unwritable(tokenizer, (row[column] for row in rows), rows.name, column)
     texts = [row[column] for row in rows for column in settings.text_column]
     before = sizes(network)
     trimmed = trim(network, tokenizer, texts)
+    for column in settings.text_column:
+        count_unwritable(tokenizer, (row[column] for row in rows), rows.name, column)
     checkpoints.save(network, trimmed, out_dir)
     return {"before": before, "after": sizes(network)}
 

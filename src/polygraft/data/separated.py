@@ -48,10 +48,8 @@ def read_separated(
             doubtful.append(line)
         yield line, dict(zip(header, cells, strict=True))
     if doubtful:
-        say(
-            f"{name}: {len(doubtful)} row(s) of several lines, each of which could be a row (first: line {doubtful[0]})."
-            " See whether a single quote joins them."
-        )
+        rows_said = f"{len(doubtful)} row(s) of several lines, each of which could be a row (first: line {doubtful[0]})"
+        say(f"{name}: {rows_said}. See whether a single quote joins them.")
 
 
 _RENAME = {

@@ -1,7 +1,7 @@
 """Rows of .json and .jsonl files.
 
 A .jsonl file has one object per line and is read as a stream. A .json file has that too, or is one array of objects, or
-one object with the rows under one of its keys; the last two are read whole, in about four times the file's size of memory.
+one object with the rows under one of its keys; these two are read whole, into about four times the size of the file.
 """
 
 from __future__ import annotations

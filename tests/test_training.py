@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from polygraft import training
-from polygraft.data.batching import LengthGroupedBatches
 from polygraft.data.dataset import TextDataset
 from polygraft.models import checkpoints
 from polygraft.objectives.labels import find_labels
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.settings import MLM, Budget
-from polygraft.training import Spending, StageTrainer, learning_rate_factor, train
+from polygraft.training import StageTrainer, train
 
 DOCUMENTS, TOKENS = 64, 14
 
@@ -199,23 +198,6 @@ def test_log_counts_what_was_spent(tiny_xlmr, xlmr_tokenizer, data, tmp_path):
     assert tokens[-1] == 6 * 8 * (TOKENS + 2)
 
 
-@pytest.mark.parametrize(
-    ("shape", "share", "expected"),
-    [
-        ("linear", 0.05, 0.5), ("linear", 0.1, 1.0), ("linear", 0.55, 0.5), ("linear", 1.0, 0.0),
-        ("cosine", 0.1, 1.0), ("cosine", 0.55, 0.5), ("cosine", 1.0, 0.0), ("constant", 0.9, 1.0),
-    ],
-)  # fmt: skip
-def test_learning_rate_follows_the_budget(shape, share, expected):
-    how = settings(lr_scheduler_type=shape, warmup_steps=0.1)
-    assert learning_rate_factor(how, share, steps=0) == pytest.approx(expected)
-
-
-def test_warmup_in_steps():
-    how = settings(warmup_steps=4, lr_scheduler_type="constant")
-    assert [learning_rate_factor(how, 0.0, steps) for steps in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-
-
 def test_interrupted_checkpoint_is_not_trusted(tmp_path):
     for step, complete in ((2, True), (10, True), (12, False)):
         folder = tmp_path / training.CHECKPOINTS / f"checkpoint-{step}"
@@ -225,17 +207,6 @@ def test_interrupted_checkpoint_is_not_trusted(tmp_path):
     assert training.last_checkpoint(tmp_path).name == "checkpoint-10"
     shutil.rmtree(tmp_path / training.CHECKPOINTS)
     assert training.last_checkpoint(tmp_path) is None
-
-
-def test_spending_survives_saving(tmp_path):
-    spending = Spending(settings(), LengthGroupedBatches(np.ones((64, 1)), 0, documents=8), False, "x")
-    spending.spent |= {"steps": 3, "tokens": 99}
-    state = {"stateful_callbacks": {"Spending": spending.state()}}
-    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
-    again = Spending(settings(), LengthGroupedBatches(np.ones((64, 1)), 0, documents=8), False, "x")
-    again.resume(tmp_path)
-    assert again.spent == spending.spent
-    assert again.share == 0.5
 
 
 def test_the_optimizer_is_gone_when_the_model_is_saved(tiny_xlmr, xlmr_tokenizer, data, tmp_path, monkeypatch):

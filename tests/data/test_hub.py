@@ -12,8 +12,9 @@ import pytest
 
 from polygraft.data import hub
 from polygraft.data.reading import iter_rows, read_rows
-from polygraft.data.sources import data_files, data_fingerprint
+from polygraft.data.sources import data_files
 from polygraft.errors import DataError
+from polygraft.records import fingerprint_of
 from polygraft.settings import TextData
 
 ROWS = [{"text": f"text {i}", "translation": {"en": "dog", "uk": f"пес {i}"}, "n": i} for i in range(7)]
@@ -75,12 +76,12 @@ def test_from_the_cache_without_a_network(cached, end):
 def test_the_commit_is_in_the_fingerprint(cached):
     cached()
     section = TextData(train_file="hf://datasets/owner/news:uk:train", validation_file="hf://datasets/owner/news:test")
-    first = [data_fingerprint(file) for file in data_files(section)]
+    first = [fingerprint_of(f"file:{file}") for file in data_files(section)]
     assert len(set(first)) == 2
     shutil.rmtree("cache")
     hub._load.cache_clear()
     cached(commit="f" * 40)
-    second = [data_fingerprint(file) for file in data_files(section)]
+    second = [fingerprint_of(f"file:{file}") for file in data_files(section)]
     assert not set(first) & set(second)
 
 

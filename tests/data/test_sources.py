@@ -8,8 +8,9 @@ import json
 import pytest
 
 from polygraft.data.reading import iter_rows, read_rows
-from polygraft.data.sources import data_files, data_fingerprint, data_settings
+from polygraft.data.sources import data_files, data_settings
 from polygraft.errors import DataError
+from polygraft.records import fingerprint_of
 from polygraft.settings import PairData, TextData
 
 
@@ -128,7 +129,7 @@ def test_places_over_several_files(folder):
 
 
 def identity(section):
-    return [data_fingerprint(file) for file in data_files(section)], data_settings(section)
+    return [fingerprint_of(f"file:{file}") for file in data_files(section)], data_settings(section)
 
 
 def test_fingerprints_see_every_file_and_who_uses_it(folder):

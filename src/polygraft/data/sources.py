@@ -7,7 +7,6 @@ A setting is one name or a list of names; `listed` is the one place where that m
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ class Source:
         return columns[: len(self.paths)] if by_order else self.parts
 
     def files(self) -> list[str]:
-        """Return the names that `data_fingerprint` takes: all files behind the source, or a hub data set."""
+        """Return the names of all files behind the source, or that of a hub data set."""
         if self.kind == "hub":
             return [self.name]
         inside = sorted(self.paths[0].glob("*.arrow")) if self.kind == "saved" else self.paths
@@ -193,7 +192,7 @@ DATA_FIELDS = ("train_file", "validation_file", "test_file")
 
 
 def data_files(section: Any) -> list[str]:
-    """Return all files and hub data sets behind a data section, in order; `data_fingerprint` takes each.
+    """Return all files and hub data sets behind a data section, in order: what a fingerprint has to see.
 
     Raises:
         DataError: as `sources` does.
@@ -202,21 +201,16 @@ def data_files(section: Any) -> list[str]:
 
 
 def data_settings(section: Any) -> dict[str, Any]:
-    """Return a section's settings with the number of its files in place of their names: contents count, not names."""
+    """Return a section's settings with the numbers of its files in place of their names: contents count, not names."""
     settings = section.model_dump()
-    return {key: len(_files(value)) if key in DATA_FIELDS else value for key, value in settings.items()}
+    files = {f"{key}s": len(_files(settings[key])) for key in DATA_FIELDS if settings.get(key) is not None}
+    return {key: value for key, value in settings.items() if key not in DATA_FIELDS} | files
 
 
 def _files(names: Names | None) -> list[str]:
     return [file for source in sources(listed(names)) for file in source.files()]
 
 
-def data_fingerprint(file: str) -> str:
-    """Return what tells a file's content, or a hub data set's commit, from another: one of `data_files`."""
-    if file.startswith(hub.PREFIX):
-        return hashlib.sha256(hub.hub_identity(file).encode()).hexdigest()
-    path = bundled(file) or Path(file)
-    digest = hashlib.sha256(path.name.encode())
-    with path.open("rb") as opened:
-        digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+def local_path(file: str) -> Path:
+    """Return where one of `data_files` lies that is not of the hub."""
+    return bundled(file) or Path(file)

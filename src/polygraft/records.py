@@ -186,6 +186,7 @@ def _open(out_dir: Path, task: Task, replace: bool) -> dict[str, Any]:
         return _go_on(out_dir, found)
     if found and found["status"] == RUNNING and task.only_grew_from(found):
         grown = [*found.get("grown_from", []), found["settings"]["budget"]]
+        print(f"{out_dir}: going on under a larger budget than it began with.", file=sys.stderr, flush=True)
         news = {"fingerprint": task.fingerprint, "settings": task.settings, "grown_from": grown}
         return _go_on(out_dir, found | news)
     _make_room(out_dir, task, found, replace)

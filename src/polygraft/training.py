@@ -156,16 +156,13 @@ class StageTrainer(Trainer):
         return norm
 
     def _diverged(self, what: str, items: list[int]) -> CheckpointError:
-        """The error that ends the training. A checkpoint of these very weights is taken out of the way."""
-        bad = self.checkpoint_folder()
-        if processes.is_main() and bad.is_dir():
-            shutil.rmtree(bad)
+        """The error that ends the training. No weight was changed by what is not a number, so checkpoints stay."""
         kept = last_checkpoint(self.out_dir)
         names = getattr(self.train_data, "names", lambda numbers: [f"item {number}" for number in numbers])
         read = f", reading {', '.join(names(items[:ROWS_NAMED]))}" if items else ""
         return CheckpointError(
             f"training diverged {what}{read}{', …' if len(items) > ROWS_NAMED else ''}. "
-            f"{f'The last good checkpoint is {kept}. ' if kept and kept != bad else ''}Lower learning_rate (it is "
+            f"{f'What was learned before is in {kept}. ' if kept else ''}Lower learning_rate (it is "
             f"{self.spending.settings.learning_rate:g}) or raise warmup_steps; if it is these rows every time, look at "
             "them."
         )
@@ -236,7 +233,13 @@ class StageTrainer(Trainer):
         return self.out_dir / CHECKPOINTS / f"checkpoint-{self.state.global_step}"
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write what Trainer writes; it has its name once it is whole and on the disk, and older ones go after that."""
+        """Write what Trainer writes; it has its name once it is whole and on the disk, and older ones go after that.
+
+        Raises:
+            CheckpointError: a weight is not a number.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._diverged(f"in step {self.state.global_step}: weights are no longer numbers", [])
         here = appearing(self.checkpoint_folder()) if processes.is_main() else contextlib.nullcontext(Path())
         with here as hidden:
             hidden = processes.agreed(hidden)

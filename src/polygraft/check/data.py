@@ -1,37 +1,23 @@
-"""The user's data before a second of training is spent: gaps, repeats, leaks between files, wrong languages.
-
-Two texts are equal here if they are so in Unicode NFC and with each run of white space taken as one space. They are
-compared by 128-bit hashes; of the texts themselves only a sample is kept, to tell its language.
-"""
+"""The user's data before a second of training is spent: gaps, repeats, leaks between files, wrong languages."""
 
 from __future__ import annotations
 
-import unicodedata
-from array import array
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import NamedTuple
 
-import numpy as np
-
 from polygraft.check.language import (
-    SAMPLE_CHARACTERS,
     Identifier,
     LanguageReport,
-    Sample,
     language_warnings,
     report_language,
 )
-from polygraft.data.reading import Place, blank_columns, iter_rows, label
+from polygraft.check.scan import EXAMPLES, FileReport, Scan, Table
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe
 
 FEW_TEST_ROWS, FEW_VALIDATION_ROWS = 100, 10
 DUPLICATE_SHARE = 0.01
-EXAMPLES = 3
-_SOURCE_BITS = 40  # of a line's number; which of several files it is in stands above them
 CUT_SHARE, CUT_TEXTS, CUT_LENGTH = 0.05, 10, 50  # so many texts that end at the same longest length were cut there
 
 ADAPTED = (
@@ -47,36 +33,6 @@ LEAKS = {
     ("text.validation", "text.train"): "Their loss is one of training.",
 }
 """The roles whose files must not share texts, and what it means if they do."""
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """One column's totals, and characters per row (the quantiles are lengths that occur)."""
-
-    characters: int
-    words: int
-    min: int
-    median: int
-    p95: int
-    max: int
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """One file as it is read with the recipe's columns.
-
-    `rows` are those in use; left out are `empty_rows`, whose text is blank, and pairs whose summary alone is.
-    `duplicate_rows` are those beyond the first of each; in pairs, text and summary are both the same.
-    """
-
-    file: str
-    roles: tuple[str, ...]
-    rows: int
-    empty_rows: int
-    empty_summaries: int | None
-    duplicate_rows: int
-    text: Lengths
-    summary: Lengths | None
 
 
 @dataclass(frozen=True)
@@ -113,11 +69,11 @@ def check_data(arms: Mapping[str, Recipe]) -> DataReport:
     """
     uses_of = {arm: _uses(recipe) for arm, recipe in arms.items()}
     uses = list(dict.fromkeys(use for of_arm in uses_of.values() for use in of_arm))
-    scans: dict[_Table, _Scan] = {}
+    scans: dict[Table, Scan] = {}
     problems: list[str] = []
     for table in dict.fromkeys(use.table for use in uses):
         try:
-            scans[table] = _Scan(table)
+            scans[table] = Scan(table)
         except DataError as error:
             problems.append(str(error))
     for arm, recipe in arms.items():
@@ -134,27 +90,11 @@ def check_data(arms: Mapping[str, Recipe]) -> DataReport:
     return DataReport(files, leaks, language, tuple(dict.fromkeys(warnings)))
 
 
-class _Table(NamedTuple):
-    """Files as a recipe reads them: their columns, and for the text and, in pairs, the summary that of the language."""
-
-    names: str | tuple[str, ...]
-    columns: tuple[str, ...]
-    langs: tuple[str | None, ...]
-
-    @property
-    def file(self) -> str:
-        return label(self.names)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return self.columns[: len(self.langs)]
-
-
 class _Use(NamedTuple):
     """A table's role, and for each of its texts the declared language and the recipe's key that declares it."""
 
     role: str
-    table: _Table
+    table: Table
     declared: tuple[tuple[str, str], ...]
 
 
@@ -163,7 +103,7 @@ def _uses(recipe: Recipe) -> list[_Use]:
     if text is not None:
         for split, file in (("train", text.train_file), ("validation", text.validation_file)):
             if file:
-                table = _Table(file, tuple(text.columns), (text.lang_column,))
+                table = Table(file, tuple(text.columns), (text.lang_column,))
                 uses.append(_Use(f"text.{split}", table, ((text.lang, "text.lang"),)))
     source, target = (pairs.source_lang, "pairs.source_lang"), (pairs.target_lang or "", "pairs.target_lang")
     langs = (pairs.source_lang_column, pairs.target_lang_column)
@@ -171,108 +111,12 @@ def _uses(recipe: Recipe) -> list[_Use]:
         target, langs = source, (langs[0], langs[1] or langs[0])
     for split, file in (("train", pairs.train_file), ("validation", pairs.validation_file), ("test", pairs.test_file)):
         if file:
-            table = _Table(file, tuple(pairs.columns), langs)
+            table = Table(file, tuple(pairs.columns), langs)
             uses.append(_Use(f"pairs.{split}", table, (source, target)))
     return uses
 
 
-class _Column:
-    """The numbers of one column, and samples of it by the language that the row names, if it does."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.characters = array("L")
-        self.words = 0
-        self.blank: list[int] = []
-        self.samples: defaultdict[str | None, Sample] = defaultdict(Sample)
-
-    def add(self, text: str, lang: str | None) -> tuple[bytes, int]:
-        """Take a text in; return its hash and its number of words."""
-        words = unicodedata.normalize("NFC", text).split()
-        normal = " ".join(words)
-        self.characters.append(len(text))
-        self.words += len(words)
-        sample = self.samples[lang]
-        if len(normal) >= SAMPLE_CHARACTERS[0]:
-            sample.add(normal[: SAMPLE_CHARACTERS[1]])
-        return blake2b(normal.encode(), digest_size=16).digest(), len(words)
-
-    def lengths(self) -> Lengths:
-        quantiles = np.quantile(self.characters, [0, 0.5, 0.95, 1], method="inverted_cdf")
-        return Lengths(sum(self.characters), self.words, *map(int, quantiles))
-
-
-class _Scan:
-    """What one pass over a table keeps. Raises DataError where the table cannot be used."""
-
-    def __init__(self, table: _Table) -> None:
-        self.file = table.file
-        self.columns = [_Column(name) for name in table.texts]
-        self.empty: list[int] = []
-        self.lines = array("Q")
-        self.sources: dict[int, str] = {}
-        self.hashes: list[bytes] = []
-        self.first: dict[bytes, int] = {}  # line of each text's first row
-        self.duplicates: list[tuple[int, int]] = []  # (line, line of the row it repeats)
-        self.not_shorter: list[int] = []  # lines of summaries as long as their text or longer
-        self.sizes: dict[str, Counter[int]] = {"characters": Counter(), "words": Counter()}  # of distinct texts
-        rows: dict[bytes, int] = {}
-        texts = table.texts
-        for place, row in iter_rows(table.names, table.columns):
-            line = self._line(place)
-            if blank := blank_columns(row, texts):
-                (self.empty if texts[0] in blank else self.columns[1].blank).append(line)
-                continue
-            key = self._add(line, [row[c] for c in texts], [row[c] if c else None for c in table.langs])
-            if rows.setdefault(key, line) != line:
-                self.duplicates.append((line, rows[key]))
-        if not self.rows:
-            raise DataError(f"{self.file}: column '{texts[-1]}' is blank in every row. Name the right one.")
-
-    def _line(self, place: Place) -> int:
-        """One number for a line of one of several files."""
-        self.sources.setdefault(place.source, place.name)
-        return place.source << _SOURCE_BITS | place.number
-
-    def shown(self, line: int) -> int | str:
-        """A line as the user knows it."""
-        number = line & ((1 << _SOURCE_BITS) - 1)
-        return number if len(self.sources) == 1 else f"{self.sources[line >> _SOURCE_BITS]}:{number}"
-
-    def lines_text(self, lines: Sequence[int]) -> str:
-        """The first lines of a list, in words."""
-        examples = ", ".join(str(self.shown(line)) for line in lines[:EXAMPLES]) + (
-            ", …" if len(lines) > EXAMPLES else ""
-        )
-        return f"line{'s' if len(lines) > 1 else ''} {examples}"
-
-    @property
-    def rows(self) -> int:
-        return len(self.hashes)
-
-    def _add(self, line: int, texts: list[str], langs: list[str | None]) -> bytes:
-        """Take a row in; return the hash of all its texts."""
-        added = [column.add(text, lang) for column, text, lang in zip(self.columns, texts, langs, strict=True)]
-        text_hash, words = added[0]
-        if text_hash not in self.first:
-            self.first[text_hash] = line
-            self.sizes["characters"][len(texts[0])] += 1
-            self.sizes["words"][words] += 1
-        self.lines.append(line)
-        self.hashes.append(text_hash)
-        if len(texts[-1]) >= len(texts[0]) and len(texts) > 1:
-            self.not_shorter.append(line)
-        return b"".join(digest for digest, _ in added)
-
-    def report(self, roles: Sequence[str]) -> FileReport:
-        text, summary = self.columns[0], self.columns[1] if len(self.columns) > 1 else None
-        return FileReport(
-            self.file, tuple(roles), self.rows, len(self.empty), len(summary.blank) if summary else None,
-            len(self.duplicates), text.lengths(), summary.lengths() if summary else None,
-        )  # fmt: skip
-
-
-def _row_warnings(use: _Use, scan: _Scan) -> Iterator[str]:
+def _row_warnings(use: _Use, scan: Scan) -> Iterator[str]:
     file, rows = scan.file, scan.rows
     if scan.empty:
         remedy = "Fill or remove them."
@@ -303,7 +147,7 @@ def _places(pairs: Sequence[tuple[int | str, int | str]], there: str = "") -> st
     return "for example " + ", ".join(f"line {line} = line {other}{there}" for line, other in pairs[:EXAMPLES])
 
 
-def _held_out(recipe: Recipe, uses: list[_Use], scans: Mapping[_Table, _Scan]) -> Iterator[tuple[_Use, int]]:
+def _held_out(recipe: Recipe, uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[tuple[_Use, int]]:
     """Training data without a validation file, with the number of rows that data/dataset.py will hold out of it."""
     for use in uses:
         data = recipe.text if use.role == "text.train" else recipe.pairs if use.role == "pairs.train" else None
@@ -311,14 +155,14 @@ def _held_out(recipe: Recipe, uses: list[_Use], scans: Mapping[_Table, _Scan]) -
             yield use, max(1, round(scans[use.table].rows * data.validation_split))
 
 
-def _split_problems(recipe: Recipe, uses: list[_Use], scans: Mapping[_Table, _Scan]) -> Iterator[str]:
+def _split_problems(recipe: Recipe, uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[str]:
     for use, held_out in _held_out(recipe, uses, scans):
         if held_out >= (rows := scans[use.table].rows):
             remedy = "Give a validation_file, or more rows."
             yield f"{use.table.file}: {rows} row(s) are too few to hold some out. {remedy}"
 
 
-def _size_warnings(recipe: Recipe, uses: list[_Use], scans: Mapping[_Table, _Scan]) -> Iterator[str]:
+def _size_warnings(recipe: Recipe, uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[str]:
     for use, held_out in _held_out(recipe, uses, scans):
         if held_out < FEW_VALIDATION_ROWS:
             section = use.role.split(".")[0]
@@ -335,7 +179,7 @@ def _size_warnings(recipe: Recipe, uses: list[_Use], scans: Mapping[_Table, _Sca
             yield f"{file}: {scored} test pair(s){limit} are few: {remedy}"
 
 
-def _leaks(uses: list[_Use], scans: Mapping[_Table, _Scan]) -> Iterator[Leak]:
+def _leaks(uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[Leak]:
     tables = {use.role: use.table for use in uses}
     for role, other in LEAKS:
         if role in tables and other in tables:
@@ -358,7 +202,7 @@ def _leak_warning(leak: Leak) -> str:
     return f"{leak.file}: {number}, {places}. {meaning} Remove them from {leak.other_file}."
 
 
-def _languages(uses: list[_Use], scans: Mapping[_Table, _Scan]) -> Iterator[LanguageReport]:
+def _languages(uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[LanguageReport]:
     identifier = Identifier()
     done = set()
     for use in uses:

@@ -70,6 +70,15 @@ def test_refused_when_no_row_is_left(write, pairs, expected):
         read_rows(write("a.jsonl", *pairs), ["text", "summary"], ["text", "summary"])
 
 
+def test_a_row_without_a_language_is_refused(write, tmp_path):
+    data = TextData(train_file="l.jsonl", validation_file="l.jsonl", lang_column="lang")
+    (tmp_path / "l.jsonl").write_text(
+        '{"text": "x", "lang": "uk"}\n{"text": "", "lang": ""}\n{"text": "y", "lang": null}'
+    )
+    with pytest.raises(DataError, match=r"l\.jsonl, line 3: column 'lang' is blank, and has to name a language"):
+        read_text(data, 1)
+
+
 def test_training_and_development_pairs_have_no_blanks(write, capsys):
     pairs = [(f"text {i}", "" if i % 2 else f"summary {i}") for i in range(48)]
     train, validation = read_pairs(PairData(train_file=write("train.jsonl", *pairs), validation_split=0.25), 1)

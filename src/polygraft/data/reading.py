@@ -40,8 +40,9 @@ class RowList(list[dict[str, Any]]):
 def read_rows(names: Names, columns: Sequence[str], filled: Sequence[str] = ()) -> RowList:
     """Return the rows as dictionaries of `columns` and "id", without those that are blank in one of `filled`.
 
-    `filled` is the first column unless said. A file of lines has one column, whatever the requested name. A row's id is
-    its own, if it has one, else its number from 1; of several files it begins with the file's place: "2:17".
+    `filled` is the first column unless said; where it is said, the other columns name languages and must not be blank.
+    A file of lines has one column, whatever the requested name. A row's id is its own, if it has one, else its number
+    from 1; of several files it begins with the file's place: "2:17".
 
     Raises:
         DataError: as `iter_rows` does, or no row is left.
@@ -115,6 +116,7 @@ def _source_rows(
 def filled_rows(names: Names, columns: Sequence[str], filled: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows in which `filled` (by default the first column) are not blank; then say how many were."""
     needed = filled or columns[:1]
+    languages = [column for column in columns if column not in needed] if filled else []
     blanks: dict[str, dict[str, int]] = {}
     rows: dict[str, int] = {}
     left = 0
@@ -125,6 +127,8 @@ def filled_rows(names: Names, columns: Sequence[str], filled: Sequence[str]) -> 
             counts = blanks.setdefault(place.name, {})
             counts[column] = counts.get(column, 0) + 1
         if not blank:
+            if missing := blank_columns(row, languages):
+                raise DataError(f"{place}: column '{missing[0]}' is blank, and has to name a language. Fill it.")
             left += 1
             yield row
     for name, counts in blanks.items():

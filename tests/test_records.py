@@ -50,7 +50,7 @@ def never():
 @pytest.mark.parametrize(
     ("how", "spent", "other", "said"),
     [
-        (settings(), {}, settings(learning_rate=1e-4), "40 of 100 steps, with other settings or inputs (learning_rate)"),
+        (settings(), {}, settings(adam_beta2=0.9), "40 of 100 steps, with other settings or inputs (adam_beta2)"),
         (settings(), {}, settings(steps=60), "40 of 100 steps, with other settings or inputs (budget)"),
         (settings(), {}, settings(1e6, "tokens"), "40 of 100 steps, with other settings or inputs (budget)"),
         (
@@ -67,11 +67,9 @@ def test_interrupted_work_is_never_deleted(interrupted, replace, how, spent, oth
     out = interrupted(how, **spent)
     with pytest.raises(PolygraftError) as caught:
         run_stage("adapt", out, other, [], 1, never, replace=replace)
-    assert f"{out} holds an unfinished 'adapt', {said}. Name another output folder, or delete this one" in str(
-        caught.value
-    )
+    assert f"{out} holds an unfinished 'adapt', {said}. Name another output folder, or" in str(caught.value)
     assert (out / "checkpoints" / "checkpoint-40").is_dir()
-    assert read_record(out)["settings"]["learning_rate"] == how.learning_rate
+    assert read_record(out)["settings"]["adam_beta2"] == how.adam_beta2
 
 
 @pytest.mark.parametrize("replace", [True, False])

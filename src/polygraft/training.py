@@ -238,7 +238,7 @@ class StageTrainer(Trainer):
         Raises:
             CheckpointError: a weight is not a number.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+        if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
             raise self._diverged(f"in step {self.state.global_step}: weights are no longer numbers", [])
         here = appearing(self.checkpoint_folder()) if processes.is_main() else contextlib.nullcontext(Path())
         with here as hidden:

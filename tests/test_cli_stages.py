@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from polygraft.cli import app
+from polygraft.data import notices
 from polygraft.settings import MLM, Denoising, Evaluate, Lora, PairData, TextData
 from polygraft.transfer_settings import Encoder, NoTransfer
 
@@ -242,7 +244,7 @@ def test_generate_from_file_to_file(shout, tmp_path, invoke):
 GENERATE_PROBLEMS = {
     "missing": (["--input-file", "nowhere.txt"], b"", 3, "nowhere.txt: no such file"),
     "empty": ([], b"\n \n", 3, "holds no text"),
-    "not UTF-8": ([], b"ok\ncaf\xe9\n", 3, "line 2: byte 0xe9 is not UTF-8"),
+    "not UTF-8": ([], b"ok\ncaf\xe9\n", 3, "-, line 2, byte 4 (0xe9): not UTF-8"),
     "beams": (["--num-beams", "0"], b"x\n", 2, "--num-beams = 0: must be greater than 0"),
     "batch size": (["--batch-size", "x"], b"x\n", 2, "--batch-size = x: must be a whole number"),
 }
@@ -265,3 +267,45 @@ def test_output_is_utf8_whatever_the_locale(shout, monkeypatch):
     stdout.flush()
     assert end.value.code == 0
     assert stdout.buffer.getvalue() == "Ї\n".encode()
+
+
+@pytest.mark.parametrize("verb", ["adapt", "finetune", "transfer", "evaluate", "trim"])
+def test_several_files(stage, verb, tmp_path, invoke):
+    (tmp_path / "more.jsonl").write_text("{}\n")
+    calls = stage(verb, systems={})
+    option = "--test-file" if verb == "evaluate" else "--train-file"
+    required = {"transfer": ["--target", "m", "--method", "none"]}.get(verb, ["--model", "m"])
+    files = [option, "t.jsonl", option, "more.jsonl"]
+    result = invoke(verb, *required, *files, "--output-dir", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    given = [*calls["arguments"], *calls.values()]
+    found = {getattr(one, option[2:].replace("-", "_"), None) for one in given}
+    assert ("t.jsonl", "more.jsonl") in found
+    record = json.loads((tmp_path / "out/stage.json").read_text())
+    assert [name for name in record["inputs"] if name.startswith("file:")] == ["file:t.jsonl", "file:more.jsonl"]
+    (tmp_path / "more.jsonl").write_text("{} \n")
+    again = invoke(verb, *required, *files, "--output-dir", str(tmp_path / "out"))
+    assert "holds the finished result" in again.stderr  # of other contents
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [(b"a\r\nb\r\n", ["a", "b"]), (b"a\rb", ["a", "b"]), ("\ufeffa\u2028b\n\x0cc".encode(), ["a\u2028b", "\x0cc"])],
+)
+@pytest.mark.parametrize("way", ["stdin", "file", "gz"])
+def test_lines_of_generate_are_those_of_every_file(shout, content, lines, way, tmp_path, invoke):
+    if way == "stdin":
+        result = invoke("generate", "--model", "m", stdin=content)
+    else:
+        path = tmp_path / ("in.txt" if way == "file" else "in.txt.gz")
+        path.write_bytes(content if way == "file" else gzip.compress(content))
+        result = invoke("generate", "--model", "m", "--input-file", str(path))
+    assert result.exit_code == 0
+    assert shout["texts"] == lines
+
+
+def test_blank_lines_of_generate_are_counted(shout, invoke):
+    notices.say.cache_clear()
+    result = invoke("generate", "--model", "m", stdin="a\n\n \nb\n")
+    assert "-: 2 of 4 lines are blank, and so are their outputs." in result.stderr
+    assert len(result.stdout.splitlines()) == 4

@@ -7,7 +7,7 @@ import yaml
 
 from polygraft.errors import RecipeError
 from polygraft.recipe import Recipe
-from polygraft.recipe_io import arm_recipes, dump_recipe, load_recipe, parse_recipe
+from polygraft.recipe_io import arm_recipes, dump_recipe, json_schema, load_recipe, parse_recipe
 from polygraft.settings import Bottleneck, Budget, Denoising, Lora
 from polygraft.transfer_settings import Embeddings, Encoder
 
@@ -18,7 +18,6 @@ OVERRIDES = {
     "a section that was not there": (["adapt_target.budget.steps=5"], lambda r: r.adapt_target.budget.steps, 5),
     "another budget unit replaces the first": (["adapt.budget.tokens=2e6"], lambda r: r.adapt.budget.unit, "tokens"),
     "whole section": (["adapt={budget: {minutes: 1}}"], lambda r: r.adapt.budget.minutes, 1),
-    "later wins": (["name=a", "name=b"], lambda r: r.name, "b"),
     "value with an equals sign": (["text.train_file=a=b.txt"], lambda r: r.text.train_file, "a=b.txt"),
     "inside an arm": (["arms.detour.adapt.weight_decay=0.5"], lambda r: r.arms["detour"]["adapt"]["weight_decay"], 0.5),
     "an arm out": (["arms.plain=null", "verdict=null"], lambda r: list(r.arms), ["detour"]),
@@ -164,3 +163,18 @@ def test_dump_and_load_are_inverse(write_recipe, tmp_path, base_recipe, base_arm
     assert (
         yaml.safe_load(dump_recipe(recipe))["finetune"]["per_device_train_batch_size"] == 16
     )  # defaults are written out
+
+
+def test_lists_of_files(write_recipe, base_recipe, message_of):
+    text = base_recipe.replace("train_file: text.txt", "train_file: [a.txt, 'more/*.csv']")
+    recipe = load_recipe(write_recipe(text.replace("test_file: test.jsonl", "test_file: [test.jsonl]")))
+    assert (recipe.text.train_file, recipe.pairs.test_file) == (("a.txt", "more/*.csv"), "test.jsonl")
+    assert load_recipe(write_recipe(dump_recipe(recipe))) == recipe
+    parallel = load_recipe(write_recipe(base_recipe.replace("train_file: train.jsonl", "train_file: train.{en,uk}")))
+    assert parallel.pairs.train_file == "train.{en,uk}"
+    for wrong, said in [("[]", "a list of names"), ("[3]", "a list of names"), ("3", 'put it in quotes: "3"')]:
+        found = message_of(write_recipe(base_recipe.replace("train_file: text.txt", f"train_file: {wrong}")))
+        assert found.count("text.train_file") == 1
+        assert said in found
+    kinds = json_schema()["$defs"]["TextData"]["properties"]["train_file"]["anyOf"]
+    assert [kind["type"] for kind in kinds] == ["string", "array"]

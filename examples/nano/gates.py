@@ -132,7 +132,7 @@ def target_gates(folder: Path, data: Path, out: Path) -> list[dict[str, Any]]:
     evaluate.run(DECODING, str(tuned), pairs, out / "gate-evaluate")
     scores = json.loads((out / "gate-evaluate" / "scores.json").read_text())["systems"]
     model, tokenizer = checkpoints.load_seq2seq(str(tuned)).eval(), checkpoints.load_tokenizer(str(tuned))
-    rows = read_rows(pairs.test_file or "", pairs.columns)[:TEST_DOCUMENTS]
+    rows = read_rows(pairs.test_file or "", pairs.columns, pairs.texts)[:TEST_DOCUMENTS]
     dataset, sums, labels = pair_dataset(rows, pairs, tokenizer, 128, 32), {"right": 0.0, "wrong": 0.0}, 0
     for batch in batches(dataset, Seq2Seq(tokenizer)):
         other = {n: t.roll(1, 0) if n in ("input_ids", "attention_mask") else t for n, t in batch.items()}

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__, cli_checkpoints, cli_diagnose, cli_rank, cli_stages
-from polygraft.cli_errors import Commands, without_shard_bars
+from polygraft.cli_errors import Commands, Verb, without_shard_bars
 from polygraft.recipe import Recipe
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def _polygraft(version: Version = False) -> None:
     """Settings of all verbs; what the verbs share is done in `Commands`."""
 
 
-@app.command()
+@app.command(cls=Verb)
 def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None) -> None:
     """Run a recipe: adapt, transfer, finetune, evaluate, report. Run again, it continues; what is done is kept."""
     settings = _load(recipe, set_, output_dir)
@@ -59,7 +59,7 @@ def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None
     _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings)))
 
 
-@app.command()
+@app.command(cls=Verb)
 def check(
     recipe: RecipeFile,
     set_: Overrides = None,
@@ -78,7 +78,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Verb)
 def diagnose(
     recipe: RecipeFile,
     set_: Overrides = None,
@@ -94,7 +94,7 @@ def diagnose(
     typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else cli_diagnose.text(found))
 
 
-@app.command()
+@app.command(cls=Verb)
 def schema() -> None:
     """Print the JSON schema of recipes, every setting with its meaning; editors complete and check YAML with it."""
     from polygraft.recipe_io import json_schema
@@ -102,7 +102,7 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
-@app.command()
+@app.command(cls=Verb)
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo.")],
 ) -> None:
@@ -116,7 +116,7 @@ for stage_verb in (
     cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
     cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_checkpoints.convert, cli_rank.rank,
 ):  # fmt: skip
-    app.command()(stage_verb)
+    app.command(cls=Verb)(stage_verb)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,11 +27,10 @@ Languages = Annotated[
 
 def trim(model: o.Model, train_file: TrimFiles, output_dir: o.OutputDir, text_column: TrimColumns = None) -> None:
     """Keep only the vocabulary that a text needs: a smaller, faster checkpoint that plain transformers loads."""
-    section = Trim(train_file=train_file, text_column=text_column or ["text"])
+    (section,) = o.settings("polygraft trim", [(Trim, {"train_file": train_file, "text_column": text_column})])
     from polygraft import trim as stage
 
-    inputs: list[Any] = [model, *(f"file:{name}" for name in train_file)]
-    run_verb("trim", output_dir, section, inputs, None, lambda: stage.run(section, model, output_dir))
+    run_verb("trim", output_dir, section, [model, section], None, lambda: stage.run(section, model, output_dir))
 
 
 def restore(model: o.Model, full: Full, output_dir: o.OutputDir) -> None:

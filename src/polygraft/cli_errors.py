@@ -16,7 +16,7 @@ import threading
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from polygraft import processes, stopping
 from polygraft.errors import PolygraftError
@@ -52,6 +52,23 @@ class Commands(TyperGroup):
             if not getattr(error, "said_by_main", False):
                 typer.echo(message if processes.is_main() else f"process {processes.rank()}: {message}", err=True)
             raise typer.Exit(code) from None
+
+
+class Verb(TyperCommand):
+    """A verb: an option that takes one value is refused when it is given twice, where click would take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for option in order:
+            single = option.param_type_name == "option" and not (option.multiple or option.is_flag)
+            if single and order.count(option) > 1:
+                raise typer.BadParameter("is given twice, and takes one value. Give it once.", ctx=ctx, param=option)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if "extra argument" in getattr(error, "message", ""):  # a shell makes several words of data/*.jsonl
+                error.message += ". An option takes one value at a time; put names with * or {…} in quotes."  # type: ignore[attr-defined]
+            raise
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

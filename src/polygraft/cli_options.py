@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from polygraft.errors import RecipeError
 from polygraft.settings import Budget, Evaluate, PairData, TextData, Training
 from polygraft.transfer_settings import Embeddings
 
@@ -46,14 +47,14 @@ Minutes = Annotated[str | None, _budget("minutes")]
 Flops = Annotated[str | None, _budget("flops")]
 LearningRate = Annotated[str | None, option(Training, "learning_rate", metavar="NUMBER")]
 BatchSize = Annotated[str | None, option(Training, "per_device_train_batch_size", metavar="NUMBER")]
-TextFile = Annotated[str, option(TextData, "train_file", metavar="FILE")]
-OptionalTextFile = Annotated[str | None, option(TextData, "train_file", metavar="FILE")]
-TextValidation = Annotated[str | None, option(TextData, "validation_file", metavar="FILE")]
+TextFile = Annotated[list[str], option(TextData, "train_file", metavar="FILE")]
+OptionalTextFile = Annotated[list[str] | None, option(TextData, "train_file", metavar="FILE")]
+TextValidation = Annotated[list[str] | None, option(TextData, "validation_file", metavar="FILE")]
 TextColumn = Annotated[str | None, option(TextData, "text_column", metavar="COLUMN")]
 Lang = Annotated[str | None, option(TextData, "lang", metavar="LANG")]
-PairsFile = Annotated[str, option(PairData, "train_file", metavar="FILE")]
-TestFile = Annotated[str, option(PairData, "test_file", metavar="FILE")]
-PairsValidation = Annotated[str | None, option(PairData, "validation_file", metavar="FILE")]
+PairsFile = Annotated[list[str], option(PairData, "train_file", metavar="FILE")]
+TestFile = Annotated[list[str], option(PairData, "test_file", metavar="FILE")]
+PairsValidation = Annotated[list[str] | None, option(PairData, "validation_file", metavar="FILE")]
 InputColumn = Annotated[str | None, option(PairData, "text_column", metavar="COLUMN")]
 SummaryColumn = Annotated[str | None, option(PairData, "summary_column", metavar="COLUMN")]
 SourceLang = Annotated[str | None, option(PairData, "source_lang", metavar="LANG")]
@@ -81,14 +82,19 @@ def settings(
     models = [model for model, _ in options]
     values: dict[type[BaseModel], dict[str, Any]] = {model: {} for model in models}
     places: dict[str, str] = {}
+    given_once: set[str] = set()
     for model, given in options:
         for key, value in given.items():
             places[key] = _option_name(key)
             if value is not None:
+                given_once.add(key)
                 _give(values[model], places, model, key, value)
     for text in assignments or ():
         path, value = parse_assignment(text)
         model = _owner(models, path[0])
+        if (key := ".".join(path)) in given_once:
+            raise RecipeError(f"{command}: --set {text}: {key} is given twice. Give it once.")
+        given_once.add(key)
         assign(values[model], path, value)
         places[".".join(path)] = f"--set {'.'.join(path)}"
     for model in models:

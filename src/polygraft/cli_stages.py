@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -237,21 +238,25 @@ def _check_transfer(section: Any, source: str | None, source_before: str | None,
 
 
 def _read_lines(name: str) -> list[str]:
-    """The lines of a file or of standard input (`-`), blank ones kept."""
+    """The lines of a file or of standard input (`-`), blank ones kept; data/compression.py says where a line ends."""
+    from polygraft.data.compression import decoded_lines, not_utf8, text_lines, without_ends
+    from polygraft.data.notices import say
+
+    content = sys.stdin.buffer.read() if name == "-" else b""
     try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = content.decode("utf-8-sig")
+        numbered = decoded_lines(io.BytesIO(content), name) if name == "-" else text_lines(Path(name), name)
+        lines = [line for _, line in without_ends(numbered)]
     except FileNotFoundError:
         raise DataError(f"{name}: no such file. Give --input-file a text file, or - for standard input.") from None
     except IsADirectoryError:
         raise DataError(f"{name}: is a folder. Give --input-file a text file, or - for standard input.") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        bad = f"{name}, line {line}: byte 0x{error.object[error.start]:02x}"
-        raise DataError(f"{bad} is not UTF-8. Save as UTF-8.") from None
-    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    if not any(line.strip() for line in lines):
+    except UnicodeDecodeError:
+        raise not_utf8(io.BytesIO(content), name) from None
+    blank = sum(not line.strip() for line in lines)
+    if blank == len(lines):
         raise DataError(f"{name}: holds no text. Give one input per line.")
+    if blank:
+        say(f"{name}: {blank} of {len(lines)} lines are blank, and so are their outputs.")
     return lines
 
 

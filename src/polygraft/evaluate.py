@@ -17,7 +17,7 @@ import torch
 from polygraft.data.dataset import pair_codes, pair_dataset, tokenize
 from polygraft.data.files import write_atomically
 from polygraft.data.layout import IGNORED, Layout
-from polygraft.data.reading import read_rows
+from polygraft.data.reading import RowList, read_rows
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.inference.generate import OnProgress, best_device, decode, longest_source, max_length_tokens
 from polygraft.metrics import Score, loss_per_token, score_texts
@@ -39,7 +39,8 @@ def run(settings: Evaluate, model: str, pairs: PairData, out_dir: Path) -> dict[
     """
     if pairs.test_file is None:
         raise RecipeError("pairs.test_file: missing, but `evaluate` scores it. Name a file of held-out pairs.")
-    rows = read_rows(pairs.test_file, pairs.columns)[: settings.max_samples]
+    rows = read_rows(pairs.test_file, pairs.columns, pairs.texts)
+    rows = RowList(rows[: settings.max_samples], rows.name)
     tokenizer = load_tokenizer(model)
     source_codes, target_codes = pair_codes(rows, pairs, tokenizer)
     network: Any = load_seq2seq(model)

@@ -161,6 +161,9 @@ class _Draft:
         if len(path) == 2 and path[0] == "arms" and value is None:
             self.data["arms"] = {arm: changes for arm, changes in self.data["arms"].items() if arm != path[1]}
             return
+        if path in self.overrides:
+            self.problems.append(Problem(f"--set {text}", f"{'.'.join(path)} is given twice; give it once"))
+            return
         assign(self.data, path, value)
         self.overrides[path] = text
 

@@ -24,9 +24,10 @@ from typing import Any
 
 from polygraft import machine, processes
 from polygraft.data.files import appearing, only_one, remove, write_atomically
-from polygraft.data.reading import find_file
+from polygraft.data.hub import PREFIX, hub_identity
+from polygraft.data.sources import data_files, data_settings, local_path
 from polygraft.errors import PolygraftError
-from polygraft.settings import PairData, Settings, TextData
+from polygraft.settings import PairData, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
 RUNNING, DONE = "running", "done"
@@ -122,9 +123,8 @@ def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
     """List checkpoints and the files that data sections name."""
     names: list[str] = []
     for item in inputs:
-        if isinstance(item, TextData | PairData):
-            files = (item.train_file, item.validation_file, getattr(item, "test_file", None))
-            names += [f"file:{name}" for name in files if name]
+        if isinstance(item, TextData | PairData | Trim):
+            names += [f"file:{name}" for name in data_files(item)]
         elif isinstance(item, str):
             names.append(item)
     return names
@@ -142,10 +142,9 @@ class Task:
     def of(cls, stage: str, settings: Settings, inputs: Sequence[str | Settings | None], seed: int | None) -> Task:
         """Take the fingerprints of all inputs: their contents count, not their names."""
         names = _flat(inputs)
-        data = [section.model_dump() for section in inputs if isinstance(section, Settings)]
         content = {
             "format": FORMAT, "stage": stage, "settings": settings.model_dump(), "seed": seed,
-            "data": [{key: value for key, value in section.items() if not key.endswith("_file")} for section in data],
+            "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip
         return cls(stage, content, names)
@@ -273,7 +272,8 @@ def fingerprint_of(name: str) -> str:
     from polygraft.models.checkpoints import commit_of, resolve
 
     if name.startswith("file:"):
-        return _hash_files([find_file(name.removeprefix("file:"))])
+        file = name.removeprefix("file:")
+        return hub_identity(file) if file.startswith(PREFIX) else _hash_files([local_path(file)])
     folder = Path(resolve(name))
     if not folder.is_dir():
         return f"{name}@{commit_of(name)}"

@@ -6,11 +6,36 @@ a transfer are in transfer_settings.py, the whole in recipe.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _names(value: Any) -> Any:
+    """One name or a list of names; a list of one is that one."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("string_type", "must be text")
+    if not value or not all(isinstance(name, str) for name in value):
+        raise PydanticCustomError("names", "must be the name of a file, or a list of names: [a.jsonl, b.jsonl]")
+    return value[0] if len(value) == 1 else tuple(value)
+
+
+Files = Annotated[str | tuple[str, ...], BeforeValidator(_names, json_schema_input_type=str | list[str])]
+"""Data: a file, a glob, a folder, parallel files of lines, a hub data set, or a list of these (docs/files.md)."""
 
 
 class Settings(BaseModel):
@@ -172,9 +197,10 @@ class Denoising(Training, DenoisingSection):  # in this order: the budget is Tra
 class TextData(Settings):
     """Monolingual text to adapt to."""
 
-    train_file: str
-    """A .txt (one document per line), .jsonl, .json, .csv or .parquet file, or a bundled polygraft/sample/… name."""
-    validation_file: str | None = None
+    train_file: Files
+    """A .txt (one document per line), .jsonl, .json, .csv, .tsv, .parquet or .arrow file, also compressed; a folder, a
+    glob, hf://datasets/…, a bundled polygraft/sample/… name, or a list of these: see docs/files.md."""
+    validation_file: Files | None = None
     """Held-out text; without it, `validation_split` of the training documents are held out."""
     validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Share of the training documents held out when there is no `validation_file`."""
@@ -188,19 +214,25 @@ class TextData(Settings):
     @property
     def columns(self) -> list[str]:
         """The columns that each file must have, the text first."""
-        return [self.text_column, *([self.lang_column] if self.lang_column else [])]
+        return [*self.texts, *([self.lang_column] if self.lang_column else [])]
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of text; a row that is blank in one of them is left out."""
+        return [self.text_column]
 
 
 class PairData(Settings):
     """Labelled pairs: text and summary, or source and translation."""
 
-    train_file: str
-    """A .jsonl, .json, .csv or .parquet file, or a bundled polygraft/sample/… name."""
-    validation_file: str | None = None
+    train_file: Files
+    """A .jsonl, .json, .csv, .tsv, .parquet or .arrow file, also compressed; parallel files of lines as train.{en,uk};
+    a folder, a glob, hf://datasets/…, a bundled polygraft/sample/… name, or a list of these: see docs/files.md."""
+    validation_file: Files | None = None
     """Development pairs, which choose the best checkpoint; without it, `validation_split` of the training pairs."""
     validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the training pairs held out when there is no `validation_file`."""
-    test_file: str | None = None
+    test_file: Files | None = None
     """Pairs that `evaluate` scores; never seen in training."""
     text_column: str = "text"
     """The column of the input text."""
@@ -221,7 +253,12 @@ class PairData(Settings):
     def columns(self) -> list[str]:
         """The columns that each file must have, the text first."""
         languages = [column for column in (self.source_lang_column, self.target_lang_column) if column]
-        return [self.text_column, self.summary_column, *languages]
+        return [*self.texts, *languages]
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of text; a row that is blank in one of them is left out."""
+        return [self.text_column, self.summary_column]
 
 
 class AddLanguages(Settings):
@@ -234,7 +271,7 @@ class AddLanguages(Settings):
 class Trim(Settings):
     """A checkpoint's vocabulary, reduced to what a text needs."""
 
-    train_file: list[str]
+    train_file: Files
     """Files of text, as for `adapt` and `finetune`."""
     text_column: list[str] = ["text"]
     """The columns whose text is needed (`text` and `summary` for pairs)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from polygraft.data.notices import count_unwritable
 from polygraft.data.reading import read_rows
 from polygraft.models import checkpoints
 from polygraft.models.trimming import restore, sizes, trim
@@ -20,10 +21,12 @@ def run(settings: Trim, model: str, out_dir: Path) -> dict[str, Any]:
         {"before", "after"}: see `trimming.sizes`.
     """
     network, tokenizer = checkpoints.load_any(model), checkpoints.load_tokenizer(model)
-    texts = [row[c] for file in settings.train_file for row in read_rows(file, settings.text_column)
-             for c in settings.text_column]  # fmt: skip
+    rows = read_rows(settings.train_file, settings.text_column, settings.text_column)
+    texts = [row[column] for row in rows for column in settings.text_column]
     before = sizes(network)
     trimmed = trim(network, tokenizer, texts)
+    for column in settings.text_column:
+        count_unwritable(tokenizer, (row[column] for row in rows), rows.name, column)
     checkpoints.save(network, trimmed, out_dir)
     return {"before": before, "after": sizes(network)}
 

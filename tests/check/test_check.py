@@ -210,3 +210,17 @@ def test_verb(data, tmp_path, invoke, monkeypatch):
     result = invoke("check", str(path))
     assert result.exit_code == 1
     assert "PROBLEMS\n  arm detour, adapt: needs about" in result.stdout
+
+
+def test_text_that_a_tokenizer_cannot_write_is_counted(data, tmp_path):
+    """By the tokenizer of each model that will read it; where it can write none of it, nothing is worth a run."""
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    chinese = "委员会于三月三日开会并通过了预算案决议。"
+    data["arms"] = {"direct": data["arms"]["direct"]}
+    rows[:7] = [{**row, "summary": chinese} for row in rows[:7]]
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (warning,) = [one for one in examine(data).warnings if "<unk>" in one]
+    assert warning.startswith(f"{tmp_path}/train.jsonl: 'summary' is mostly <unk> in 7 of 100 rows: the tokenizer of ")
+    (tmp_path / "text.txt").write_text(f"{chinese}\n" * 30)
+    with pytest.raises(DataError, match=r"text\.txt: 'text' is mostly <unk> in 30 of 30 rows"):
+        examine(data)

@@ -30,7 +30,7 @@ def arms(text: dict[str, Any] | None = None, pairs: dict[str, Any] | None = None
 
 
 def sample(lang: str, split: str) -> list[dict[str, Any]]:
-    rows = read_rows(SAMPLE.format(lang, split), ["text"])
+    rows = read_rows(SAMPLE.format(lang, split), ["text"] if split == "adapt" else ["text", "summary"])
     return [{key: row[key] for key in ("text", "summary") if key in row} for row in rows]
 
 
@@ -69,18 +69,19 @@ def test_numbers_of_a_file(write):
     rows = [{"text": "a" * n, "summary": "é"} for n in range(1, 20)]  # 1 + 2 + … + 19 = 190
     rows += [{"text": " ", "summary": "x"}, {"text": "two  words, ok", "summary": "  "}, {"text": "aa", "summary": "é"}]
     rows += [{"text": "two words, ok", "summary": ""}, {"text": "aa", "summary": "another"}]
+    rows += [{"text": "two words, ok", "summary": "y"}]
     report = check_data(arms(pairs={"train_file": write("a.jsonl", rows)}))
     found = asdict(report)["files"][0]
     assert found.pop("file").endswith("a.jsonl")
     assert found == {
-        "roles": ("pairs.train",), "rows": 23, "empty_rows": 1, "empty_summaries": 2,
-        "duplicate_rows": 2,  # "aa" with "é", and "two words, ok" with a blank summary
-        "text": {"characters": 190 + 14 + 2 + 13 + 2, "words": 19 + 3 + 1 + 3 + 1,
-                 "min": 1, "median": 10, "p95": 18, "max": 19},  # the 12th and the 22nd of the 23 in order
-        "summary": {"characters": 19 + 2 + 1 + 0 + 7, "words": 19 + 0 + 1 + 0 + 1,
-                    "min": 0, "median": 1, "p95": 2, "max": 7},
+        "roles": ("pairs.train",), "rows": 22, "empty_rows": 1, "empty_summaries": 2,
+        "duplicate_rows": 1,  # "aa" with "é"
+        "text": {"characters": 190 + 2 + 13 + 2, "words": 19 + 1 + 3 + 1,
+                 "min": 1, "median": 9, "p95": 18, "max": 19},  # the 11th and the 21st of the 22 in order
+        "summary": {"characters": 19 + 1 + 1 + 7, "words": 19 + 1 + 1 + 1,
+                    "min": 1, "median": 1, "p95": 1, "max": 7},
     }  # fmt: skip
-    assert json.loads(json.dumps(asdict(report)))["files"][0]["rows"] == 23
+    assert json.loads(json.dumps(asdict(report)))["files"][0]["rows"] == 22
 
 
 def test_equal_means_nfc_and_white_space(write):
@@ -248,7 +249,7 @@ PAIRS = sample("de", "train")
         ([*PAIRS[:5], {"text": " ", "summary": "x"}, *PAIRS[5:]], {},
          "1 row(s) without text are dropped (line 6). Fill"),
         ([{"text": row["text"], "summary": row["summary"] * (i > 4)} for i, row in enumerate(PAIRS)], {},
-         "column 'summary' is blank in 5 of 300 rows (lines 1, 2, 3, …), and used so. Fill or remove"),
+         "column 'summary' is blank in 5 of 300 rows (lines 1, 2, 3, …), which are left out. Fill or remove"),
         ([*PAIRS, *PAIRS[:3]], {}, None),  # 3 of 303: not more than 1%
         ([*PAIRS, *PAIRS[:4]], {}, "4 of 304 rows repeat an earlier one (for example line 301 = line 1, line 302"),
         ([*PAIRS, *({**row, "summary": "Anderes"} for row in PAIRS[:9])], {}, None),  # other summaries
@@ -336,3 +337,21 @@ def test_no_network_and_no_heavy_imports(tmp_path):
     done = subprocess.run([sys.executable, "-c", ALONE, recipe], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert not (tmp_path / "cache").exists()
+
+
+def test_several_files_of_a_role(write):
+    """Repeats and leaks are found across files, and places say which."""
+    first, second, test = sample("de", "train")[:60], sample("de", "train")[60:120], sample("de", "test")
+    files = [write("a.jsonl", first), write("b.jsonl", [*second, *first[:3], {"text": "x", "summary": ""}])]
+    leaky = [write("t1.jsonl", test[:100]), write("t2.jsonl", [*test[100:], second[7]])]
+    report = check_data(arms(pairs={"train_file": files, "test_file": leaky}))
+    train = report.files[0]
+    assert (train.rows, train.duplicate_rows, train.empty_summaries) == (123, 3, 1)
+    assert train.file == ", ".join(files)
+    (leak,) = report.leaks
+    row = len(test) - 100 + 1
+    assert leak.examples == ((f"{leaky[1]}:{row}", f"{files[1]}:8"),)
+    blank, repeated, leaked = report.warnings
+    assert f"blank in 1 of 124 rows (line {files[1]}:64), which are left out" in blank
+    assert f"3 of 123 rows repeat an earlier one (for example line {files[1]}:61 = line {files[0]}:1," in repeated
+    assert f"for example line {leaky[1]}:{row} = line {files[1]}:8 there" in leaked

@@ -52,7 +52,7 @@ def test_text_lines_and_own_ids(tmp_path):
         ("number.jsonl", b'{"text": 3}\n', ["line 1", "'text' holds 3", "text was expected"]),
         ("column.jsonl", b'{"txt": "a"}\n', ["no column 'text'", "Columns here: 'txt'"]),
         ("column.csv", b"body,title\na,b\n", ["no column 'text'", "'body', 'title'"]),
-        ("short.csv", b"summary,text\na\n", ["line 2", "'text' holds null"]),
+        ("short.csv", b"summary,text\na\n", ["line 2", "the row has 1 cell(s), the header 2"]),
         ("latin.txt", "first\ncafé\n".encode("latin-1"), ["line 2, byte 4 (0xe9)", "UTF-8"]),
         ("array.json", b'[{"text": "a"},\n {"text": }]', ["line 2", "broken JSON"]),
         ("table.parquet", b"not parquet", ["not a Parquet file"]),

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from polygraft import machine
 from polygraft.check.data import DataReport, check_data
-from polygraft.data.reading import iter_rows
+from polygraft.data.reading import iter_rows, label
 from polygraft.figures import apart
 from polygraft.recipe import Recipe
 from polygraft.recipe_io import arm_recipes
@@ -94,11 +94,11 @@ def run(recipe: Recipe) -> Report:
 
 def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:
     """Each language that an arm's data is declared to be in and that the target must have: where it is declared."""
-    files = {recipe.pairs.train_file, recipe.pairs.validation_file, recipe.pairs.test_file}
+    files = {label(names) for names in (recipe.pairs.train_file, recipe.pairs.validation_file, recipe.pairs.test_file)}
     transfer = recipe.transfer
     compared = transfer is not None and transfer.method != DEFAULT_METHOD and transfer.required_inputs
     if recipe.text and (recipe.adapt_target or recipe.warm_up or compared):
-        files |= {recipe.text.train_file, recipe.text.validation_file}
+        files |= {label(names) for names in (recipe.text.train_file, recipe.text.validation_file)}
     return {report.declared: report.declared_by for report in data.language if report.file in files}
 
 

@@ -25,7 +25,8 @@ from polygraft.check.needs import (
     transfer_need,
 )
 from polygraft.data.dataset import tokenize
-from polygraft.data.reading import iter_rows
+from polygraft.data.notices import Unwritable
+from polygraft.data.reading import Names, blank_columns, iter_rows, label
 from polygraft.errors import PolygraftError
 from polygraft.models.graft import graft_config
 from polygraft.models.trimming import needed_ids
@@ -152,15 +153,22 @@ class Stages:
         most = min(limit, self.opened[model].report.max_positions)
         return [min(most, len(ids) + 2) for ids in column]
 
-    def tokens(self, model: str, file: str, columns: tuple[str, ...]) -> tuple[list[list[list[int]]], int]:
+    def tokens(self, model: str, file: Names, columns: tuple[str, ...]) -> tuple[list[list[list[int]]], int]:
         """Return the token ids of each column of the first rows, and the number of all rows."""
         key = ("tokens", model, file, columns)
         if key not in self.cache:
-            filled = (row for _, row in iter_rows(file, columns) if row[columns[0]].strip())
+            filled = (row for _, row in iter_rows(file, columns) if not blank_columns(row, columns))
             rows = list(islice(filled, SAMPLE_ROWS))
             documents = len(rows) + sum(1 for _ in filled)
             tokenizer = self.opened[model].tokenizer
-            self.cache[key] = ([tokenize(tokenizer, [row[c] for row in rows]) for c in columns], documents)
+            ids = []
+            for column in columns:
+                texts = [row[column] for row in rows]
+                ids.append(tokenize(tokenizer, texts))
+                unwritable = Unwritable(tokenizer)
+                unwritable.add(texts, ids[-1])
+                self.warnings += filter(None, [unwritable.warning(label(file), column, model)])
+            self.cache[key] = ids, documents
         return self.cache[key]
 
     def rows_kept(self, trimmed: bool, model: str, columns: list[list[list[int]]]) -> int | None:

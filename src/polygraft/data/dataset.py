@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout
-from polygraft.data.reading import Rows
+from polygraft.data.notices import Unwritable
+from polygraft.data.reading import RowList, Rows
 from polygraft.errors import DataError
 from polygraft.settings import PairData, TextData
 
@@ -95,12 +96,26 @@ def tokenize(tokenizer: Any, texts: Iterable[str]) -> list[list[int]]:
     return list(tokenize_stream(tokenizer, texts))
 
 
-def tokenize_stream(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[int]]:
-    """Tokenize without special tokens, some texts at a time."""
+def tokenize_stream(tokenizer: Any, texts: Iterable[str], unwritable: Unwritable | None = None) -> Iterator[list[int]]:
+    """Tokenize without special tokens, some texts at a time; `unwritable` counts those that the tokenizer cannot."""
     remaining = iter(texts)
     while batch := list(islice(remaining, TOKENIZER_BATCH)):
         # verbose=False: longer than the model is fine here, since documents are cut below.
-        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+        if unwritable:
+            unwritable.add(batch, ids)
+        yield from ids
+
+
+def _tokenize_column(tokenizer: Any, rows: Iterable[dict[str, Any]], column: str) -> Iterator[list[int]]:
+    """Tokenize a column of rows, and say in the end how many of its texts the tokenizer mostly cannot write.
+
+    Raises:
+        DataError: it can write none of them.
+    """
+    unwritable = Unwritable(tokenizer)
+    yield from tokenize_stream(tokenizer, (row[column] for row in rows), unwritable)
+    unwritable.report(getattr(rows, "name", "the data"), column)
 
 
 def text_dataset(
@@ -116,7 +131,7 @@ def text_dataset(
         codes: Iterable[int] = repeat(-1)
         if coded:
             codes = map(tokenizer.convert_tokens_to_ids, row_codes(rows, data.lang, data.lang_column, tokenizer))
-        texts = tokenize_stream(tokenizer, (row[data.text_column] for row in rows))
+        texts = _tokenize_column(tokenizer, rows, data.text_column)
         for place, (ids, code) in enumerate(zip(texts, codes, strict=coded)):
             for start in range(0, len(ids), room):
                 places.append(place)
@@ -131,8 +146,7 @@ def pair_dataset(
 ) -> PairDataset:
     """Tokenize pairs into the layout of the tokenizer's mBART family, truncated to the two lengths."""
     layout = Layout.of(tokenizer)
-    sources = tokenize(tokenizer, [row[data.text_column] for row in rows])
-    targets = tokenize(tokenizer, [row[data.summary_column] for row in rows])
+    sources, targets = (list(_tokenize_column(tokenizer, rows, column)) for column in data.texts)
     source_codes, target_codes = (tokenizer.convert_tokens_to_ids(codes) for codes in pair_codes(rows, data, tokenizer))
     items = []
     for row, source, target, code, target_code in zip(rows, sources, targets, source_codes, target_codes, strict=True):
@@ -171,29 +185,29 @@ def row_codes(rows: Iterable[dict[str, Any]], lang: str, column: str | None, tok
 
 def texts_of(data: TextData, seed: int | None = None) -> tuple[list[str], list[str]]:
     """Return texts, all of them or with a seed the training rows, and the language of each as the user wrote it."""
-    rows = list(Rows(data.train_file, data.columns) if seed is None else read_text(data, seed)[0])
+    rows = list(Rows(data.train_file, data.columns, data.texts) if seed is None else read_text(data, seed)[0])
     languages = [row[data.lang_column] if data.lang_column else data.lang for row in rows]
     return [row[data.text_column] for row in rows], languages
 
 
 def read_text(data: TextData, seed: int) -> tuple[Rows, Rows]:
     """Open training and validation rows of monolingual text; they are read when they are gone through."""
-    return _split(Rows(data.train_file, data.columns), data, seed)
+    return _split(Rows(data.train_file, data.columns, data.texts), data, seed)
 
 
-def read_pairs(data: PairData, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_pairs(data: PairData, seed: int) -> tuple[RowList, RowList]:
     """Read training and validation pairs."""
-    train, validation = _split(Rows(data.train_file, data.columns), data, seed)
-    return list(train)[: data.max_train_samples], list(validation)
+    train, validation = _split(Rows(data.train_file, data.columns, data.texts), data, seed)
+    return RowList(list(train)[: data.max_train_samples], train.name), RowList(list(validation), validation.name)
 
 
 def _split(rows: Rows, data: TextData | PairData, seed: int) -> tuple[Rows, Rows]:
     if data.validation_file:
-        return rows, Rows(data.validation_file, data.columns)
+        return rows, Rows(data.validation_file, data.columns, data.texts)
     held_out = max(1, round(len(rows) * data.validation_split))
     if held_out >= len(rows):
         raise DataError(
-            f"{data.train_file}: {len(rows)} row(s) are too few to hold some out. Give a validation_file, or more rows."
+            f"{rows.name}: {len(rows)} row(s) are too few to hold some out. Give a validation_file, or more rows."
         )
     validation = np.zeros(len(rows), dtype=bool)
     validation[random.Random(seed).sample(range(len(rows)), len(rows))[:held_out]] = True

@@ -11,6 +11,7 @@ import torch
 from polygraft.data.dataset import tokenize
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout, pad_rows
+from polygraft.data.notices import count_unwritable
 from polygraft.inference.beam_search import generate
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.graft import assert_reads, is_graft
@@ -128,6 +129,7 @@ def generate_texts(
     tokenizer = load_tokenizer(model)
     source = to_code(source_lang, tokenizer)
     target = to_code(target_lang, tokenizer) if target_lang else source
+    count_unwritable(tokenizer, texts, "the input", "text")
     network: Any = load_seq2seq(model)
     network.to(best_device())
     return decode(network, tokenizer, texts, [source] * len(texts), [target] * len(texts), settings, progress)

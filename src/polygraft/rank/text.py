@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polygraft.data.reading import iter_rows
+from polygraft.data.reading import filled_rows
 from polygraft.models.vocabulary import script_of
 from polygraft.settings import TextData
 
@@ -45,10 +45,8 @@ def read_texts(sources: Sequence[TextData], max_samples: int) -> list[LanguageTe
     seen: Counter[str] = Counter()
     kept: defaultdict[str, list[str]] = defaultdict(list)
     for data in sources:
-        for _, row in iter_rows(data.train_file, data.columns):
+        for row in filled_rows(data.train_file, data.columns, data.texts):
             text = " ".join(row[data.text_column].split())
-            if not text:
-                continue
             language = row[data.lang_column] if data.lang_column else data.lang
             seen[language] += 1
             if len(kept[language]) < COUNTED_DOCUMENTS:

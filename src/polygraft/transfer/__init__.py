@@ -20,6 +20,8 @@ import numpy as np
 
 from polygraft.data.dataset import texts_of
 from polygraft.data.files import write_atomically
+from polygraft.data.notices import count_unwritable
+from polygraft.data.reading import label
 from polygraft.errors import TransferError
 from polygraft.models import checkpoints
 from polygraft.models.bottleneck import FOLDER
@@ -142,6 +144,9 @@ def load_inputs(
         probe = [*(one[:PROBE_CHARACTERS].strip() for one in texts[:PROBE_TEXTS]), *SAMPLE_TEXTS]
         alike = alike_share(source_tokenizer, tokenizer, probe)
         warnings = check_vocabularies(vocabulary, alike)
+    if text:
+        for one in filter(None, (source_tokenizer, tokenizer)):
+            count_unwritable(one, texts, label(text.train_file), text.text_column)
     counts = token_counts(tokenizer, texts, rows) if texts else np.zeros(rows, dtype=np.int64)
     tokens = tokens_by_id(tokenizer, rows, "target")
     sides = (sources.get("source_before"), sources.get("source_after"))

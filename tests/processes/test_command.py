@@ -4,7 +4,6 @@ import json
 
 import pytest
 from safetensors.numpy import load_file
-from test_two_equal_one import torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +26,7 @@ def files(tmp_path_factory, write_tiny_models, sentences):
             "direct": {"adapt_target": short},
             "detour": {"adapt": short, "transfer": {"method": "distill", **short}, "adapt_target": short},
         },
-        "verdict": {"treatment": "detour", "control": "direct", "resamples": 50},
+        "verdict": {"treatment": "detour", "control": "direct"},
     }  # fmt: skip
     (folder / "r.yaml").write_text(json.dumps(recipe))
     return folder
@@ -36,19 +35,20 @@ def files(tmp_path_factory, write_tiny_models, sentences):
 FINETUNE = ["-m", "polygraft", "finetune", "--model", "mbart", "--source-lang", "uk", "--set", "precision=fp32"]
 
 
-def finetune(files, *more, **environment):
-    return torchrun(*FINETUNE, *more, folder=files, **environment)
+@pytest.fixture
+def finetune(files, torchrun):
+    return lambda *more: torchrun(*FINETUNE, *more, folder=files)
 
 
-def test_one_process_writes_and_prints_and_can_be_gone_on_with(files):
+def test_one_process_writes_and_prints_and_can_be_gone_on_with(files, finetune):
     options = ["--train-file", "pairs.jsonl", "--steps", "4", "--per-device-train-batch-size", "2"]
-    first = finetune(files, *options, "--output-dir", "tuned")
+    first = finetune(*options, "--output-dir", "tuned")
     assert first.returncode == 0, first.stderr[-2000:]
     assert first.stdout.count("finetune: done, in tuned") == 1
     assert first.stderr.count("== finetune") == 1
     assert load_file(files / "tuned" / "model.safetensors")
     assert not (files / "tuned" / "checkpoints").exists()
-    again = finetune(files, *options, "--output-dir", "tuned")
+    again = finetune(*options, "--output-dir", "tuned")
     assert again.returncode == 0
     assert "== finetune" not in again.stderr, "it is done"
 
@@ -62,15 +62,15 @@ def test_one_process_writes_and_prints_and_can_be_gone_on_with(files):
         (["--train-file", "pairs.jsonl", "--learning-rate", "1e30"], 1, "diverged"),
     ],
 )
-def test_an_error_is_said_and_ends_all(files, options, code, said):
-    run = finetune(files, *options, "--steps", "4", "--output-dir", f"bad-{code}-{len(options)}")
+def test_an_error_is_said_and_ends_all(finetune, options, code, said):
+    run = finetune(*options, "--steps", "4", "--output-dir", f"bad-{code}-{len(options)}")
     assert run.returncode != 0
     assert f"exitcode  : {code}" in run.stderr, run.stderr[-3000:]
     assert said in run.stderr
     assert "Traceback (most recent call last):\n  File" not in run.stderr.split("torch/distributed")[0]
 
 
-def test_an_error_in_one_process_ends_the_other(files):
+def test_an_error_in_one_process_ends_the_other(files, torchrun):
     """The second process alone has no memory for it: it says so, and the first does not wait for ever."""
     script = files / "one_fails.py"
     script.write_text(
@@ -89,7 +89,7 @@ def test_an_error_in_one_process_ends_the_other(files):
     assert run.stderr.count("exitcode  : 1 ") >= 1
 
 
-def test_a_whole_recipe(files):
+def test_a_whole_recipe(files, torchrun):
     run = torchrun("-m", "polygraft", "run", "r.yaml", folder=files)
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("Report: ") == 1

@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +16,8 @@ worker = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(worker)
 
 
-def torchrun(*arguments, folder, processes=2, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, write_tiny_models, sentences):
+def folder(tmp_path_factory, write_tiny_models, sentences, torchrun):
     folder = tmp_path_factory.mktemp("processes")
     write_tiny_models(folder)
     rows = [{"text": f"{a} {b}"[:150], "summary": b} for a in sentences for b in sentences[:5]]

@@ -259,13 +259,18 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages:
         CheckpointError: what was loaded again has other values or other ties.
         OSError: the folder cannot be written.
     """
+    _describe(model, tokenizer, output_languages)
+    processes.by_main(lambda: _write(model, tokenizer, folder))
+
+
+def _describe(model: Any, tokenizer: Any, output_languages: Collection[str] | None) -> None:
+    """Put into the configuration what loading and generating need to know."""
     model.config.tokenizer_class = type(tokenizer).__name__  # else cc25's class is taken for an mBART-50
     if output_languages is not None:
         codes = tokenizer.convert_tokens_to_ids(list(output_languages))
         language = codes[0] if len(codes) == 1 else None
         place = "decoder_start_token_id" if is_cc25(tokenizer) else "forced_bos_token_id"
         setattr(model.generation_config, place, language)
-    processes.by_main(lambda: _write(model, tokenizer, folder))
 
 
 def _write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
@@ -282,14 +287,15 @@ def rehearse(
 ) -> None:
     """Save a model as `save` will once it is trained, and remove it: what can only fail at the end fails now.
 
-    A run that goes on from a checkpoint has been through this.
+    A run that goes on from a checkpoint has been through this. Of several processes the main one does it.
     """
-    if not any(folder.glob("checkpoints/checkpoint-*")):
-        rehearsal = folder / REHEARSAL
-        try:
-            save(model, tokenizer, rehearsal, output_languages)
-        finally:
-            shutil.rmtree(rehearsal, ignore_errors=True)
+    if not processes.is_main() or any(folder.glob("checkpoints/checkpoint-*")):
+        return
+    _describe(model, tokenizer, output_languages)
+    try:
+        _write(model, tokenizer, folder / REHEARSAL)
+    finally:
+        shutil.rmtree(folder / REHEARSAL, ignore_errors=True)
 
 
 def _assert_saved(model: PreTrainedModel, folder: Path) -> None:

@@ -113,7 +113,7 @@ def report(
 
 for stage_verb in (
     cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
-    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_checkpoints.convert, cli_rank.rank,
+    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_rank.rank,
 ):  # fmt: skip
     app.command()(stage_verb)
 

@@ -245,7 +245,7 @@ def fingerprint_of(name: str) -> str:
     record = read_record(folder)
     if record and record["status"] == "done":
         return record["fingerprint"]
-    patterns = ("*.safetensors", "*.json", "adapter/*.safetensors", "adapter/*.json")
+    patterns = ("*.safetensors", "*.bin", "*.model", "*.json", "adapter/*.safetensors", "adapter/*.json")
     return _hash_files(sorted(path for pattern in patterns for path in folder.glob(pattern)))
 
 

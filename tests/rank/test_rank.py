@@ -120,7 +120,7 @@ def test_one_bad_candidate_does_not_stop_the_others(
         ("source", gpt2): "of which transformers has no masked language model",
         ("source", str(tiny_mbart_dir)): "is a sequence-to-sequence model ('mbart')",
         ("source", str(tmp_path / "none")): "no such folder",
-        ("source", str(pickled)): "its weights are pickled",
+        ("source", str(pickled)): "cannot load",
         ("source", small): "but the model only 100 rows",
         ("source", broken): "cannot be measured: ZeroDivisionError",
         ("target", t5): "is a 't5' model, but the target has to be an mBART",

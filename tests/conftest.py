@@ -148,6 +148,7 @@ text:
 pairs:
   train_file: train.jsonl
   test_file: test.jsonl
+  source_lang: uk
 adapt:
   budget: {steps: 100}
 transfer: {}

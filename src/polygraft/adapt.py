@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from polygraft.data.dataset import read_text, row_codes, text_dataset
 from polygraft.models import adapters, checkpoints
+from polygraft.models.recorded import record
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.denoising import Denoising
@@ -47,6 +48,8 @@ def run(settings: MLM | DenoisingSettings, model: str, text: TextData, seed: int
         kept = full_ids(tokenizer, full_tokenizer)
         result |= quieten_others(network, kept, make(full_tokenizer, EVAL_NOISE), held_out, mass)
     languages = set(row_codes(train_rows, text.lang, text.lang_column, tokenizer)) if coded else None
+    if languages:
+        record(network, full_tokenizer, languages, languages)
     checkpoints.save(network, full_tokenizer, out_dir, languages)
     remove_checkpoints(out_dir)
     return result

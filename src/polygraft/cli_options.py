@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from polygraft.errors import RecipeError
 from polygraft.settings import Budget, Evaluate, PairData, TextData, Training
 from polygraft.transfer_settings import Embeddings
 
@@ -96,6 +97,17 @@ def settings(
             values[model].setdefault("budget", {"epochs": DEFAULT_EPOCHS})
             places.setdefault("budget", ", ".join(f"--{unit}" for unit in _UNITS))
     return build_settings(values, places, command)
+
+
+def assert_language(command: str, data: TextData | PairData) -> None:
+    """Raise a RecipeError where neither a language nor a column of languages is given for a text or an input."""
+    name = "lang" if isinstance(data, TextData) else "source_lang"
+    if not getattr(data, name) and not getattr(data, f"{name}_column"):
+        meaning = str(type(data).model_fields[name].description).rstrip(".")
+        raise RecipeError(
+            f"{command}: {_option_name(name)}: is missing ({meaning}); or name the column that has it, "
+            f"--set {name}_column=COLUMN"
+        )
 
 
 def _option_name(key: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import set_seed
 
-from polygraft.data.dataset import pair_dataset, read_pairs
+from polygraft.data.dataset import pair_codes, pair_dataset, read_pairs
 from polygraft.models import adapters, checkpoints, graft
+from polygraft.models.recorded import record
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.seq2seq import Seq2Seq
@@ -45,7 +46,8 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
         mass = unseen_mass(tokenizer, [row[pairs.summary_column] for row in splits[0]])
         kept = full_ids(tokenizer, full_tokenizer)
         result |= quieten_others(network, kept, Seq2Seq(full_tokenizer), held_out, mass)
-    languages = {item["language"] for item in train_data.items}
-    checkpoints.save(network, full_tokenizer, out_dir, tokenizer.convert_ids_to_tokens(list(languages)))
+    sources, targets = map(set, pair_codes(splits[0], pairs, full_tokenizer))
+    record(network, full_tokenizer, sources, targets)
+    checkpoints.save(network, full_tokenizer, out_dir, targets)
     remove_checkpoints(out_dir)
     return result

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polygraft.data.reading import read_rows
+from polygraft.data.reading import iter_rows
 from polygraft.models import checkpoints
+from polygraft.models.recorded import languages_of, record
 from polygraft.models.trimming import restore, sizes, trim
 from polygraft.settings import Trim
 
@@ -20,12 +22,18 @@ def run(settings: Trim, model: str, out_dir: Path) -> dict[str, Any]:
         {"before", "after"}: see `trimming.sizes`.
     """
     network, tokenizer = checkpoints.load_any(model), checkpoints.load_tokenizer(model)
-    texts = [row[c] for file in settings.train_file for row in read_rows(file, settings.text_column)
-             for c in settings.text_column]  # fmt: skip
     before = sizes(network)
-    trimmed = trim(network, tokenizer, texts)
+    trimmed = trim(network, tokenizer, _texts(settings))
     checkpoints.save(network, trimmed, out_dir)
     return {"before": before, "after": sizes(network)}
+
+
+def _texts(settings: Trim) -> Iterator[str]:
+    """Go through all texts, one row at a time."""
+    for file in settings.train_file:
+        for _, row in iter_rows(file, settings.text_column):
+            if row[settings.text_column[0]].strip():
+                yield from (row[column] for column in settings.text_column)
 
 
 def run_restore(model: str, full: str, out_dir: Path) -> dict[str, Any]:
@@ -37,5 +45,8 @@ def run_restore(model: str, full: str, out_dir: Path) -> dict[str, Any]:
     trimmed = checkpoints.load_any(model)
     tokenizer, full_tokenizer = checkpoints.load_tokenizer(model), checkpoints.load_tokenizer(full)
     restored = restore(trimmed, tokenizer, checkpoints.load_any(full), full_tokenizer)
-    checkpoints.save(restored, full_tokenizer, out_dir)
+    learned = languages_of(trimmed.config, trimmed.generation_config, tokenizer)
+    if learned.sources:
+        record(restored, full_tokenizer, *learned)
+    checkpoints.save(restored, full_tokenizer, out_dir, learned.targets or None)
     return {"before": sizes(trimmed), "after": sizes(restored)}

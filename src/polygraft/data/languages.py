@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from langcodes import Language, LanguageTagError, standardize_tag, tag_distance
 
-from polygraft.errors import DataError
+from polygraft.errors import DataError, RecipeError
 
 LANGUAGE_CODE = re.compile(r"^[a-z]{2,3}_([A-Z]{2}|[A-Z][a-z]{3})$")
 """What a tokenizer's code looks like: ``uk_UA``, or as in NLLB ``be_Cyrl``."""
@@ -47,6 +47,7 @@ RELATIVES = {
 NEAR = 80  # CLDR: languages that have nothing to do with each other are 80 or more apart
 SCRIPTS = {"Hang": "Kore", "Hrkt": "Jpan"}  # a part for the whole: FLORES writes kor_Hang
 NO_REGION = ("", "XX", "AR")  # mBART's labels that are no region of the language
+REMEDY = "Name it (lang of texts, source_lang of pairs), or the column that does (lang_column, source_lang_column)."
 
 logger = logging.getLogger(__name__)
 
@@ -95,17 +96,20 @@ def language_prefix(lang: str) -> str:
     return meaning.language if meaning else re.split(r"[_-]", lang.strip())[0].lower()
 
 
-def to_code(lang: str, tokenizer: Any) -> str:
+def to_code(lang: str | None, tokenizer: Any) -> str:
     """Return the tokenizer's own code of a language given as ``uk``, ``uk_UA``, ``uk-UA`` or ``ukr_Cyrl``.
 
     Raises:
+        RecipeError: no language.
         DataError: the tokenizer has no such language, or not in that script; the nearest codes are listed.
     """
     return match_code(lang, language_codes(tokenizer))
 
 
-def match_code(lang: str, codes: Sequence[str]) -> str:
+def match_code(lang: str | None, codes: Sequence[str]) -> str:
     """Return the one of `codes` that means a language, as `to_code` does."""
+    if lang is None:
+        raise RecipeError(f"the language of a text is not given. {REMEDY}")
     wanted = lang.strip().replace("-", "_").casefold()
     if exact := [code for code in codes if code.casefold() == wanted]:
         return exact[0]
@@ -155,7 +159,7 @@ def _refusal(lang: str, asked: Meaning | None, alike: Sequence[str], codes: Sequ
 def _nearest(lang: str, asked: Meaning | None, alike: Sequence[str], codes: Sequence[str]) -> list[str]:
     if asked is None:
         return difflib.get_close_matches(lang[:2].lower(), codes, n=4, cutoff=0.2)
-    relatives = [code for code in (RELATIVES.get(asked.language),) if code in codes]
+    relatives = [code for code in codes if code == RELATIVES.get(asked.language)]
     tag = "-".join(part for part in asked[:2] if part)
     far = {code: tag_distance(tag, "-".join(part for part in _read(code)[:2] if part)) for code in codes}
     close = sorted((code for code in codes if far[code] < NEAR), key=far.__getitem__)

@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -65,6 +66,13 @@ def _say_pickled(name: str) -> None:
 def load_config(name: str) -> PreTrainedConfig:
     """Load the configuration of a checkpoint."""
     return _load(AutoConfig, name, "configuration")
+
+
+def load_generation_config(name: str) -> GenerationConfig:
+    """Load what a checkpoint says of generation; as in transformers, from its configuration where no file does."""
+    if file_of(resolve(name), "generation_config.json"):
+        return _load(GenerationConfig, name, "generation configuration")
+    return GenerationConfig.from_model_config(load_config(name))
 
 
 def source_config(name: str) -> PreTrainedConfig:

@@ -24,7 +24,7 @@ from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError, DataError
 from polygraft.models.families import CC25, CODES_50, CODES_CC25, FIFTY, family_of, file_of, named_class, stored_ids
 
-MBART_CLASSES = {CC25: MBartTokenizer, FIFTY: MBart50Tokenizer}
+MBART_CLASSES: dict[str, Any] = {CC25: MBartTokenizer, FIFTY: MBart50Tokenizer}
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ def _mbart_class(loaded: Any, path: str, stored: dict[str, int], rows: int) -> s
     """Tell the class by the codes that the files hold, else by the one that they name, else by the model's rows."""
     named, found = named_class(path), family_of(stored)
     if found and named in MBART_CLASSES and named != found:
-        logger.warning("%s: names the tokenizer class %s, but holds the codes of %s, which is used.", path, named, found)
+        logger.warning(
+            "%s: names the tokenizer class %s, but holds the codes of %s, which is used.", path, named, found
+        )
     if found:
         return found
     if type(loaded).__name__ not in MBART_CLASSES:
@@ -146,7 +148,10 @@ def keep_ids(tokenizer: Any, kept: np.ndarray) -> Any:
     content = unigram_content(tokenizer)
     new_ids = {int(old): new for new, old in enumerate(kept)}
     pieces, added, template = content["model"]["vocab"], content["added_tokens"], content["post_processor"] or {}
-    content["model"] |= {"vocab": [pieces[i] for i in kept if i < len(pieces)], "unk_id": new_ids[tokenizer.unk_token_id]}
+    content["model"] |= {
+        "vocab": [pieces[i] for i in kept if i < len(pieces)],
+        "unk_id": new_ids[tokenizer.unk_token_id],
+    }
     content["added_tokens"] = [{**token, "id": new_ids[token["id"]]} for token in added]
     for special in template.get("special_tokens", {}).values():
         special["ids"] = [new_ids[i] for i in special["ids"]]

@@ -275,7 +275,7 @@ def test_a_mistake_of_the_base_is_not_repeated_for_every_arm(write_recipe, base_
 def test_all_problems_are_listed_at_once_in_the_order_of_the_file(write_recipe, base_recipe, message_of):
     text = (
         base_recipe.replace("name: demo", "name: a b")
-        .replace("lang: uk", "lagn: uk")
+        .replace("  lang: uk", "  lagn: uk")
         .replace("epochs: 2", "epochs: -2")
     )
     message = message_of(write_recipe(text), ("adapt.learning_rate=fast", "nonsense"))

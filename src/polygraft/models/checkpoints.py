@@ -70,9 +70,8 @@ def load_config(name: str) -> PreTrainedConfig:
 
 def load_generation_config(name: str) -> GenerationConfig:
     """Load what a checkpoint says of generation; as in transformers, from its configuration where no file does."""
-    if file_of(resolve(name), "generation_config.json"):
-        return _load(GenerationConfig, name, "generation configuration")
-    return GenerationConfig.from_model_config(load_config(name))
+    file = "generation_config.json" if file_of(resolve(name), "generation_config.json") else "config.json"
+    return _load(GenerationConfig, name, "generation configuration", config_file_name=file)
 
 
 def source_config(name: str) -> PreTrainedConfig:

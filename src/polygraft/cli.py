@@ -64,9 +64,19 @@ def check(
     set_: Overrides = None,
     output_dir: OutputDir = None,
     json_: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+    first_contact: Annotated[
+        bool,
+        typer.Option("--first-contact", help="Load the two models, look at them, take a step of each stage; no data."),
+    ] = False,
 ) -> None:
     """Check a recipe without running it: settings, data, checkpoints; memory, disk and time of every stage."""
     settings = _load(recipe, set_, output_dir)
+    if first_contact:
+        from polygraft.check import first_contact as contact
+
+        block = contact.run(settings, lambda line: typer.echo(str(line), err=True))
+        typer.echo(block)
+        raise typer.Exit(int("\nfailed" in block))
     from polygraft import check as examination
 
     found = examination.run(settings)

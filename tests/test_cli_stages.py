@@ -177,8 +177,8 @@ def test_transfer_of_nothing_needs_no_source_and_no_text(stage, tmp_path, invoke
 def test_transfer_takes_the_settings_of_its_method(stage, tmp_path, invoke):
     calls = stage("transfer")
     result = invoke(
-        "transfer", "--method", "encoder", "--source", "s", "--target", "t", "--train-file", "t.txt", "--lang", "uk", "--set",
-        "control=random", "--seed", "3", "--output-dir", str(tmp_path / "o"),
+        "transfer", "--method", "encoder", "--source", "s", "--target", "t", "--train-file", "t.txt", "--lang", "uk",
+        "--set", "control=random", "--seed", "3", "--output-dir", str(tmp_path / "o"),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert calls["arguments"][0] == Encoder(control="random")
@@ -209,7 +209,8 @@ TRANSFER_PROBLEMS = {
 )
 def test_no_language_is_assumed(command, expected, invoke):
     verb = command.split()[0]
-    model = {"rank": [], "transfer": ["--target", "m", "--output-dir", "o"]}.get(verb, ["--model", "m", "--output-dir", "o"])
+    model = {"rank": [], "transfer": ["--target", "m", "--output-dir", "o"]}
+    model = model.get(verb, ["--model", "m", "--output-dir", "o"])
     result = invoke(*command.split(), *model)
     assert (result.exit_code, expected in result.stderr) == (2, True), result.stderr
 

@@ -65,7 +65,9 @@ def test_trim_by_hand_then_finetune_then_restore(tiny_mbart_dir, text, tmp_path)
     )
     assert result["after"]["training_bytes"] == 16 * result["after"]["parameters"]
     (tmp_path / "tuned").mkdir()
-    finetune.run(Finetune(**BUDGET), str(tmp_path / "small"), PairData(train_file=text, source_lang="en"), 1, tmp_path / "tuned")
+    finetune.run(
+        Finetune(**BUDGET), str(tmp_path / "small"), PairData(train_file=text, source_lang="en"), 1, tmp_path / "tuned"
+    )
     trim.run_restore(str(tmp_path / "tuned"), str(tiny_mbart_dir), tmp_path / "full")
     before, after = checkpoints.load_seq2seq(str(tiny_mbart_dir)), checkpoints.load_seq2seq(str(tmp_path / "full"))
     tuned, tokenizer = (

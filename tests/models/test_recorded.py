@@ -69,7 +69,9 @@ def test_another_language_is_taken_and_said(tuned, capsys):
 def test_several_languages_are_asked_for(tuned):
     name = tuned(source_lang_column="from", target_lang="uk")
     tokenizer = checkpoints.load_tokenizer(name)
-    with pytest.raises(RecipeError, match=r"reads is not said, and it was tuned for de_DE and en_XX\. Give --source-lang"):
+    with pytest.raises(
+        RecipeError, match=r"reads is not said, and it was tuned for de_DE and en_XX\. Give --source-lang"
+    ):
         choose(name, tokenizer, None, None)
     assert choose(name, tokenizer, "de", None) == ("de_DE", "uk_UA")
     columns = completed(PairData(train_file="", source_lang_column="from"), name, tokenizer)
@@ -132,4 +134,3 @@ def test_a_code_that_its_class_does_not_load_with_is_not_the_tokenizers(tiny_mba
     mbart_tokenizer.src_lang = "en_XX"
     with pytest.raises(KeyError, match="da_DK"):
         AutoTokenizer.from_pretrained(tmp_path)
-

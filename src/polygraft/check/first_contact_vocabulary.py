@@ -1,7 +1,8 @@
-"""First contact: rows, codes, segmentation and dead rows of a real pair, against what is known of the published ones."""
+"""First contact: rows, codes, segmentation and dead rows of a pair, against what is known of the published ones."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from polygraft.data.languages import language_codes
 from polygraft.data.layout import is_cc25
 from polygraft.diagnose.held_out import row_health
 from polygraft.models import checkpoints
-from polygraft.models.vocabulary import VocabularyMap, map_vocabularies
+from polygraft.models.vocabulary import VocabularyMap, map_vocabularies, script_of
 
 # A sentence in each of several scripts, and its number of tokens in the vocabulary that XLM-R and the mBARTs share,
 # counted with the `tokenizers` library on XLM-R's published tokenizer.json.
@@ -128,9 +129,5 @@ def look_at_dead_rows(findings: Findings, side: str, model: Any, tokenizer: Any)
 
 
 def _rows_by_script(tokenizer: Any) -> dict[str, int]:
-    from collections import Counter
-
-    from polygraft.models.vocabulary import script_of
-
     special = set(tokenizer.all_special_tokens) | set(language_codes(tokenizer))
     return dict(Counter(script_of(token) for token in tokenizer.get_vocab() if token not in special))

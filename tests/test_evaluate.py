@@ -182,13 +182,15 @@ def test_what_is_wrong_is_said_before_anything_is_written(model_dir, test_file, 
     with pytest.raises(DataError, match="'xx'"):
         evaluate.run(SETTINGS, str(model_dir), pairs_of(test_file, source_lang="xx", target_lang="en"), out_dir)
     with pytest.raises(DataError, match="no column 'title'"):
-        evaluate.run(SETTINGS, str(model_dir), pairs_of(test_file, summary_column="title"), out_dir)
+        evaluate.run(SETTINGS, str(model_dir), pairs_of(test_file, summary_column="title", source_lang="en"), out_dir)
     with torch.no_grad():
         tiny_mbart.model.shared.weight.fill_(math.nan)
     tiny_mbart.save_pretrained(tmp_path / "diverged")
     mbart_tokenizer.save_pretrained(tmp_path / "diverged")
     with pytest.raises(CheckpointError, match="12 of 12 references is not a number"):
-        evaluate.run(SETTINGS, str(tmp_path / "diverged"), pairs_of(test_file), out_dir)
+        evaluate.run(
+            SETTINGS, str(tmp_path / "diverged"), pairs_of(test_file, source_lang="en", target_lang="en"), out_dir
+        )
     assert not out_dir.exists()
 
 

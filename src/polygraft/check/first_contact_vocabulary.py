@@ -47,7 +47,7 @@ def look_at_vocabularies(findings: Findings, source: str | None, target: str) ->
         other: Any = checkpoints.load_masked_lm(source)
         other_tokenizer, other_matrix = checkpoints.load_tokenizer(source), other.get_input_embeddings().weight.detach()
         vocabulary = map_vocabularies(tokenizer, len(matrix), other_tokenizer, len(other_matrix))
-        look_at_rows(findings, vocabulary, tokenizer)
+        look_at_rows(findings, vocabulary, tokenizer, other_tokenizer)
         look_for_copies(findings, vocabulary, tokenizer, matrix, other_tokenizer, other_matrix)
         look_at_segmentation(findings, tokenizer, other_tokenizer)
         del other
@@ -66,14 +66,14 @@ def look_at_codes(findings: Findings, tokenizer: Any) -> None:
     findings.add("target: codes", words, surprising=len(codes) != len(own), failed=not right)
 
 
-def look_at_rows(findings: Findings, vocabulary: VocabularyMap, tokenizer: Any) -> None:
+def look_at_rows(findings: Findings, vocabulary: VocabularyMap, tokenizer: Any, other: Any) -> None:
     """All pieces have the same id in both; only <mask> has moved, and only language codes are the target's alone."""
-    sizes = vocabulary.sizes()
+    sizes = vocabulary.sizes() | {"only_in_source": len(set(vocabulary.only_in_source.tolist()) - {other.pad_token_id})}
     moved = tokenizer.convert_ids_to_tokens(vocabulary.moved[:3].tolist())
     words = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sizes.items() if count)
-    odd = moved != ["<mask>"] or any(sizes[name] for name in ("only_in_target", "only_in_source", "unused"))
     words += f"; moved: {', '.join(moved) or 'none'}{' …' if sizes['moved'] > len(moved) else ''}"
-    findings.add("rows", words, surprising=odd or sizes["pad"] != 1)
+    odd = any(sizes[name] for name in ("only_in_target", "only_in_source", "unused"))
+    findings.add("rows", words, surprising=odd or moved != ["<mask>"] or sizes["pad"] != 1)
 
 
 def look_for_copies(

@@ -100,8 +100,7 @@ def wordpiece_tokenizer() -> BertTokenizer:
     return BertTokenizer(vocab=tokenizer.get_vocab(), do_lower_case=False, model_max_length=64)
 
 
-@pytest.fixture
-def tiny_xlmr(xlmr_tokenizer) -> XLMRobertaForMaskedLM:
+def make_tiny_xlmr(xlmr_tokenizer: XLMRobertaTokenizer) -> XLMRobertaForMaskedLM:
     torch.manual_seed(1)
     config = XLMRobertaConfig(
         vocab_size=len(xlmr_tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
@@ -112,7 +111,11 @@ def tiny_xlmr(xlmr_tokenizer) -> XLMRobertaForMaskedLM:
 
 
 @pytest.fixture
-def tiny_mbart(mbart_tokenizer) -> MBartForConditionalGeneration:
+def tiny_xlmr(xlmr_tokenizer) -> XLMRobertaForMaskedLM:
+    return make_tiny_xlmr(xlmr_tokenizer)
+
+
+def make_tiny_mbart(mbart_tokenizer: MBart50Tokenizer) -> MBartForConditionalGeneration:
     torch.manual_seed(2)
     config = MBartConfig(
         vocab_size=len(mbart_tokenizer), d_model=48, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
@@ -121,6 +124,24 @@ def tiny_mbart(mbart_tokenizer) -> MBartForConditionalGeneration:
         decoder_start_token_id=2, forced_eos_token_id=2,
     )  # fmt: skip
     return MBartForConditionalGeneration(config).eval()
+
+
+@pytest.fixture
+def tiny_mbart(mbart_tokenizer) -> MBartForConditionalGeneration:
+    return make_tiny_mbart(mbart_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def write_tiny_models(xlmr_tokenizer, mbart_tokenizer) -> Callable[[Path], None]:
+    """Writes the two tiny checkpoints into folder/xlmr and folder/mbart."""
+
+    def _write(folder: Path) -> None:
+        pairs = ((make_tiny_xlmr, xlmr_tokenizer, "xlmr"), (make_tiny_mbart, mbart_tokenizer, "mbart"))
+        for make, tokenizer, name in pairs:
+            make(tokenizer).save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+
+    return _write
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def stage(fake, tmp_path, monkeypatch):
             return result
 
         fake(name, run=run)
+        monkeypatch.setattr("polygraft.models.checkpoints.commit_of", lambda name: "c0ffee")  # "m" is no model of a hub
         return calls
 
     return _stage

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from polygraft import adapt, pipeline
+from polygraft import adapt, pipeline, records
 from polygraft.errors import PolygraftError
 from polygraft.recipe_io import arm_recipes, dump_recipe, parse_recipe
 from polygraft.settings import Denoising, Evaluate
@@ -87,18 +87,18 @@ def test_arms_share_equal_stages(recipe_data, tmp_path):
     recipe_data["arms"] = {"one": recipe_data["arms"]["direct"], "two": recipe_data["arms"]["direct"]}
     del recipe_data["verdict"]
     calls = []
-    real = pipeline.write_record
+    real = records.write_record
 
     def counting(folder, record):
         if record["status"] == "running":
             calls.append(f"{folder.parent.parent.name}/{folder.name}")
         real(folder, record)
 
-    pipeline.write_record = counting
+    records.write_record = counting
     try:
         run(recipe_data)
     finally:
-        pipeline.write_record = real
+        records.write_record = real
     assert calls == [f"one/{stage}" for stage in ("transfer", "adapt_target", "finetune", "evaluate")]
     assert set(states(tmp_path / "out" / "tiny")) >= {"two/seed-1/finetune", "two/seed-1/evaluate"}
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from polygraft import training
-from polygraft.data.batching import LengthGroupedBatches
 from polygraft.data.dataset import TextDataset
+from polygraft.errors import CheckpointError
 from polygraft.models import checkpoints
 from polygraft.objectives.labels import find_labels
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.settings import MLM, Budget
-from polygraft.training import Spending, StageTrainer, learning_rate_factor, train
+from polygraft.training import StageTrainer, train
 
 DOCUMENTS, TOKENS = 64, 14
 
@@ -172,6 +172,55 @@ def test_flops_and_minutes_end_the_training(tiny_xlmr, xlmr_tokenizer, data, tmp
     assert 1.2 <= timed["train_seconds"] < 6
 
 
+class Bad(MaskedLM):
+    """Has a loss or a gradient that is not a number from some batch on."""
+
+    def __init__(self, tokenizer, what, after):
+        super().__init__(tokenizer, 0.15, Noise(0))
+        self.what, self.after, self.calls = what, after, 0
+
+    @property
+    def loss(self):
+        def _loss(model, **batch):
+            self.calls += 1
+            value = MaskedLM.loss(model, **batch)
+            if self.calls <= self.after:
+                return value
+            if self.what == "loss":
+                return value * float("nan")
+            value.register_hook(lambda gradient: gradient * float("inf"))
+            return value
+
+        return _loss
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_training_stops_at_the_first_number_that_is_none(tiny_xlmr, xlmr_tokenizer, data, tmp_path, what):
+    """Three micro-batches of the second step are read; the checkpoint of the first step stays, with what was logged."""
+    objective = Bad(xlmr_tokenizer, what, after=4 + 2)
+    data[0].names = lambda numbers: [f"row {number}" for number in numbers]
+    how = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "save_steps": 1, "learning_rate": 0.01}
+    with pytest.raises(CheckpointError) as caught:
+        run(tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out", objective, **how)
+    assert objective.calls == 4 + (3 if what == "loss" else 4)
+    said = str(caught.value)
+    assert "training diverged in step 2: " in said
+    assert ("the loss is nan" if what == "loss" else "the norm of the gradient is") in said
+    assert said.count("row ") == (2 if what == "loss" else 8)
+    assert "Lower learning_rate (it is 0.01)" in said
+    assert [path.name for path in training.checkpoints_in(tmp_path / "out")] == ["checkpoint-1"]
+    assert f"What was learned before is in {tmp_path / 'out' / 'checkpoints' / 'checkpoint-1'}." in said
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1]
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tiny_xlmr, xlmr_tokenizer, data, tmp_path):
+    """The first step goes beyond what a float holds; its loss and gradient were fine."""
+    with pytest.raises(CheckpointError, match=r"weights are no longer numbers|the loss on the validation data is nan"):
+        run(tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out", learning_rate=1e40, warmup_steps=0, save_steps=1)
+    assert training.checkpoints_in(tmp_path / "out") == []
+
+
 def test_saved_model_is_the_best_one(tiny_xlmr, xlmr_tokenizer, data, tmp_path):
     """A learning rate that shakes the model: the best evaluation is not the last, and no other rule would save it."""
     result = run(
@@ -199,23 +248,6 @@ def test_log_counts_what_was_spent(tiny_xlmr, xlmr_tokenizer, data, tmp_path):
     assert tokens[-1] == 6 * 8 * (TOKENS + 2)
 
 
-@pytest.mark.parametrize(
-    ("shape", "share", "expected"),
-    [
-        ("linear", 0.05, 0.5), ("linear", 0.1, 1.0), ("linear", 0.55, 0.5), ("linear", 1.0, 0.0),
-        ("cosine", 0.1, 1.0), ("cosine", 0.55, 0.5), ("cosine", 1.0, 0.0), ("constant", 0.9, 1.0),
-    ],
-)  # fmt: skip
-def test_learning_rate_follows_the_budget(shape, share, expected):
-    how = settings(lr_scheduler_type=shape, warmup_steps=0.1)
-    assert learning_rate_factor(how, share, steps=0) == pytest.approx(expected)
-
-
-def test_warmup_in_steps():
-    how = settings(warmup_steps=4, lr_scheduler_type="constant")
-    assert [learning_rate_factor(how, 0.0, steps) for steps in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-
-
 def test_interrupted_checkpoint_is_not_trusted(tmp_path):
     for step, complete in ((2, True), (10, True), (12, False)):
         folder = tmp_path / training.CHECKPOINTS / f"checkpoint-{step}"
@@ -225,17 +257,6 @@ def test_interrupted_checkpoint_is_not_trusted(tmp_path):
     assert training.last_checkpoint(tmp_path).name == "checkpoint-10"
     shutil.rmtree(tmp_path / training.CHECKPOINTS)
     assert training.last_checkpoint(tmp_path) is None
-
-
-def test_spending_survives_saving(tmp_path):
-    spending = Spending(settings(), LengthGroupedBatches(np.ones((64, 1)), 0, documents=8), False, "x")
-    spending.spent |= {"steps": 3, "tokens": 99}
-    state = {"stateful_callbacks": {"Spending": spending.state()}}
-    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
-    again = Spending(settings(), LengthGroupedBatches(np.ones((64, 1)), 0, documents=8), False, "x")
-    again.resume(tmp_path)
-    assert again.spent == spending.spent
-    assert again.share == 0.5
 
 
 def test_the_optimizer_is_gone_when_the_model_is_saved(tiny_xlmr, xlmr_tokenizer, data, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ Positions start as sinusoids (Vaswani et al. 2017): in the two hours that these 
 start from noise would take most of the time to find out which token is the previous one.
 
     python examples/nano/create.py --tokenizers outputs/nano/tokenizers --out outputs/nano
+    python examples/nano/create.py --real ...      # instead, the target with the real vocabulary
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def set_sinusoids(weight: Tensor, amplitude: float) -> None:
 
 def create_source(vocabulary: int) -> XLMRobertaForMaskedLM:
     model = XLMRobertaForMaskedLM(XLMRobertaConfig(
-        vocab_size=vocabulary, hidden_size=192, num_hidden_layers=4, num_attention_heads=4, intermediate_size=768,
+        vocab_size=vocabulary, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, intermediate_size=1024,
         max_position_embeddings=MAX_POSITIONS + POSITION_OFFSET, type_vocab_size=1, layer_norm_eps=1e-5,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, bos_token_id=0, pad_token_id=1, eos_token_id=2,
     ))  # fmt: skip
@@ -46,10 +47,11 @@ def create_source(vocabulary: int) -> XLMRobertaForMaskedLM:
     return model
 
 
-def create_target(vocabulary: int) -> MBartForConditionalGeneration:
+def create_target(vocabulary: int, width: int = 160, layers: int = 3) -> MBartForConditionalGeneration:
     model = MBartForConditionalGeneration(MBartConfig(
-        vocab_size=vocabulary, d_model=128, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=512, decoder_ffn_dim=512, max_position_embeddings=MAX_POSITIONS,
+        vocab_size=vocabulary, d_model=width, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width,
+        max_position_embeddings=MAX_POSITIONS,
         scale_embedding=True, activation_function="relu", dropout=0.0, attention_dropout=0.0,
         decoder_start_token_id=2, forced_eos_token_id=2,
     ))  # fmt: skip
@@ -58,13 +60,19 @@ def create_target(vocabulary: int) -> MBartForConditionalGeneration:
     return model
 
 
+def create_real_target(vocabulary: int) -> MBartForConditionalGeneration:
+    return create_target(vocabulary, width=256, layers=4)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizers", type=Path, default=Path("outputs/nano/tokenizers"))
     parser.add_argument("--out", type=Path, default=Path("outputs/nano"))
+    parser.add_argument("--real", action="store_true", help="the target with the real vocabulary, instead of the pair")
     args = parser.parse_args()
     torch.manual_seed(1)
-    for name, create in (("xlmr", create_source), ("mbart", create_target)):
+    pair = {"xlmr": create_source, "mbart": create_target}
+    for name, create in ({"real": create_real_target} if args.real else pair).items():
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizers / name)
         tokenizer.model_max_length = MAX_POSITIONS
         model = create(len(tokenizer))

@@ -26,7 +26,7 @@ def cost_of(record: Mapping[str, Any]) -> Cost:
     result = record["result"]
     seconds = result.get("train_seconds", 0.0)
     if record["stage"] == "transfer":
-        seconds = max(seconds, record["seconds"])  # a resumed stage's own seconds are those since it was resumed
+        seconds = max(seconds, record["seconds"])
     return {"tokens": result.get("tokens", 0), "minutes": seconds / 60, "flops": result.get("flops", 0.0)}
 
 

@@ -1,6 +1,7 @@
 """The command line: verbs to functions. The only place that catches errors, prints to people and exits.
 
-Exit codes: 0 ok, 1 failure, 2 usage or recipe, 3 data, 130 interrupted. Imports that the help does not need
+Exit codes: 0 ok, 1 failure, 2 usage or recipe, 3 data, 130 interrupted,
+143 ended by SIGTERM. Imports that the help does not need
 (torch, transformers, YAML) happen inside the verbs, so that `polygraft --help` answers at once.
 """
 

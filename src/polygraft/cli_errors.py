@@ -1,6 +1,7 @@
 """What the command line does with errors: one clear message, the documented exit code, no traceback for users.
 
-POLYGRAFT_DEBUG=1 shows tracebacks.
+POLYGRAFT_DEBUG=1 shows tracebacks. Of several processes the main one says what happened, another only what it alone
+knows.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
+import signal
 import sys
+import threading
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from polygraft import processes, stopping
 from polygraft.errors import PolygraftError
 
 INTERRUPTED = 130
@@ -22,6 +27,8 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _RESUME = "Run the same command again to resume: finished stages are kept, training goes on from its last checkpoint."
 _SMALLER = "Lower per_device_train_batch_size (gradient_accumulation_steps can make up for it) or max_length_tokens."
 _NO_SPACE = "No space left on device"
+# What torch, safetensors and C++ say on a CPU, where they raise RuntimeError or OSError.
+_NO_MEMORY = re.compile(r"not enough memory|[Cc]annot allocate memory|std::bad_alloc")
 
 
 class Commands(TyperGroup):
@@ -29,6 +36,10 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         quieten()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stopping.raise_stopped)
+        if not processes.is_main():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process lives)
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -38,7 +49,8 @@ class Commands(TyperGroup):
             if explained is None or (_debugging() and not isinstance(error, KeyboardInterrupt)):
                 raise
             message, code = explained
-            typer.echo(message, err=True)
+            if not getattr(error, "said_by_main", False):
+                typer.echo(message if processes.is_main() else f"process {processes.rank()}: {message}", err=True)
             raise typer.Exit(code) from None
 
 
@@ -50,13 +62,13 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, PolygraftError):
         return f"polygraft: {error}", error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return f"polygraft: interrupted. {_RESUME}", INTERRUPTED
+        return f"polygraft: interrupted. {_RESUME}", getattr(error, "exit_code", INTERRUPTED)
     if (isinstance(error, OSError) and error.errno in _FULL) or _NO_SPACE in str(error):
         place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         return f"polygraft: {place}the disk is full. Free space, or choose another --output-dir, and run again.", 1
     if isinstance(error, OSError) and error.errno in _DENIED:
         return f"polygraft: {error.filename or 'a file'}: {_denied(error)}", 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY.search(str(error)):
         return f"polygraft: out of memory. {_SMALLER}", 1
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"polygraft: unexpected error: {what}\nPOLYGRAFT_DEBUG=1 shows where it happened; please report it.", 1

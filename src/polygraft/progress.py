@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from polygraft import processes
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -26,7 +28,7 @@ class Progress:
             TaskProgressColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        console = Console(stderr=True)
+        console = Console(stderr=True, quiet=not processes.is_main())
         self.bar = Bar(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -49,7 +51,7 @@ class Progress:
             self.note = f"{tokens:,} tokens"
         if self.bar:
             self.bar.update(self.task, completed=share, note=self.note)
-        elif share >= 1.0 or now - self.last_line >= SECONDS_BETWEEN_LINES:
+        elif processes.is_main() and (share >= 1.0 or now - self.last_line >= SECONDS_BETWEEN_LINES):
             self.last_line = now
             done = share - self.first_share
             left = f", {clock((1 - share) * (now - self.started) / done)} left" if done > 0 and share < 1 else ""

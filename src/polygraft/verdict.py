@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -82,8 +82,16 @@ STATISTICS: dict[str, Callable[[list[Row], str], DocumentScores]] = {
 }
 
 
-def run(run_dir: Path, settings: Verdict, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+def run(
+    run_dir: Path,
+    settings: Verdict,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    stages: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it.
+
+    `stages` are those of each arm, which is charged for no other that lies in its folder; without it, for all.
 
     Raises RecipeError if treatment or control is not among `arms`; DataError if predictions are missing or broken, or
     if the arms were not scored on the same documents.
@@ -96,7 +104,7 @@ def run(run_dir: Path, settings: Verdict, arms: Sequence[str], seeds: Sequence[i
     secondary = _secondary(scores, settings, arms)
     beats_lead = {arm: _beats_lead(scores, settings, arm) for arm in (settings.treatment, settings.control)}
     lead = float(scores.of_lead(CHRF).points_S[0])
-    cost = {arm: adaptation_cost(run_dir, arm, seeds) for arm in arms}
+    cost = {arm: adaptation_cost(run_dir, arm, seeds, COSTED_STAGES if stages is None else stages[arm]) for arm in arms}
     result = {
         "word": primary.word,
         "sentence": sentence(primary, settings.treatment, settings.control, beats_lead, lead, cost),
@@ -242,13 +250,17 @@ def _check_same_documents(path: Path, rows: list[Row], first_path: Path, first_r
                 )
 
 
-def adaptation_cost(run_dir: Path, arm: str, seeds: Sequence[int]) -> dict[str, float]:
+def adaptation_cost(
+    run_dir: Path, arm: str, seeds: Sequence[int], stages: Sequence[str] = COSTED_STAGES
+) -> dict[str, float]:
     """What the arm spent before fine-tuning, in seconds, FLOPs and tokens: COSTED_STAGES summed, mean over seeds.
 
-    A stage that the arm leaves out has no stage.json and costs nothing. Raises DataError for one that is not JSON.
+    Only `stages`, those of the arm, cost anything: others that lie in its folder are left over from an earlier recipe.
+    Raises DataError for a stage.json that is not JSON.
     """
+    costed = [stage for stage in COSTED_STAGES if stage in stages]
     total = {"seconds": 0.0, "flops": 0.0, "tokens": 0.0}
-    for path in (run_dir / arm / f"seed-{seed}" / stage / "stage.json" for seed in seeds for stage in COSTED_STAGES):
+    for path in (run_dir / arm / f"seed-{seed}" / stage / "stage.json" for seed in seeds for stage in costed):
         if not path.is_file():
             continue
         try:

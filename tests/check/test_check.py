@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -160,6 +162,33 @@ def test_too_little_disk(data, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     (problem,) = examine(data).problems
     assert "will be written, and 0.0 GB are free" in problem
+
+
+@pytest.mark.parametrize("wrong", ["read-only", "a name too long", "a file in the way"])
+def test_folders_that_cannot_be_written(data, tmp_path, monkeypatch, wrong):
+    """What a run would find out when it saves; nothing is left of having tried."""
+    if wrong == "a name too long":
+        data["arms"]["x" * 300] = {}
+    elif wrong == "a file in the way":
+        (tmp_path / "file").write_text("")
+        data["output_dir"] = str(tmp_path / "file" / "out")
+    else:  # root may write anywhere, so that permissions would show nothing
+
+        def refuse(*args, **kwargs):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(check.tempfile, "TemporaryDirectory", refuse)
+    before = sorted(tmp_path.rglob("*"))
+    said = [problem for problem in examine(data).problems if "nothing can be written there" in problem]
+    assert len(said) == 1
+    assert "Choose another output_dir or shorter names." in said[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_generation_config_that_cannot_be_saved_is_noted(data):
+    path = Path(data["target"]) / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"temperature": 0.7, "do_sample": False}))
+    assert any("left out, and not saved: temperature = 0.7." in warning for warning in examine(data).warnings)
 
 
 def test_versions_that_are_too_old(data, monkeypatch):

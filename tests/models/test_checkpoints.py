@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    GenerationConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -151,6 +152,34 @@ def test_hub_names_come_from_the_cache_offline_without_a_network_attempt(tiny_xl
     assert result.stdout.startswith(f"{size} {size}\nsomebody/absent: cannot load")
     assert "HF_HUB_OFFLINE is set, so the hub was not asked" in result.stdout
     assert "network attempt" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "dropped"),
+    [
+        ({"temperature": 0.7, "top_p": 0.9, "do_sample": False}, {"temperature", "top_p"}),
+        ({"early_stopping": True, "num_beams": 1}, {"early_stopping"}),
+        ({"temperature": 0.7, "do_sample": True}, set()),
+        ({"early_stopping": True, "num_beams": 5, "max_length": 200, "length_penalty": 0.9}, set()),
+    ],
+)
+def test_generation_flags_that_contradict_each_other(tiny_mbart_dir, tmp_path, caplog, given, dropped):
+    """transformers loads them and refuses to save them: after the whole training, for who finds out there."""
+    path = tiny_mbart_dir / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | given))
+    model, tokenizer = checkpoints.load_seq2seq(str(tiny_mbart_dir)), checkpoints.load_tokenizer(str(tiny_mbart_dir))
+    checkpoints.save(model, tokenizer, tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert {key for key in given if saved.get(key) == given[key]} == set(given) - dropped
+    said = [record.getMessage() for record in caplog.records if "contradicts itself" in record.getMessage()]
+    assert len(said) == bool(dropped)
+    assert all(f"{key} = {given[key]}" in said[0] for key in dropped)
+
+
+def test_a_generation_config_that_nothing_mends_is_refused(tiny_mbart_dir, monkeypatch):
+    monkeypatch.setattr(GenerationConfig, "validate", lambda *a, **k: (_ for _ in ()).throw(ValueError("never good")))
+    with pytest.raises(CheckpointError, match=r"its generation_config.json is no use: never good. Mend or remove"):
+        checkpoints.load_seq2seq(str(tiny_mbart_dir))
 
 
 def test_bundled_names_need_no_network(monkeypatch):

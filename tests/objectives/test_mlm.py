@@ -42,6 +42,30 @@ def test_shares_of_masking(xlmr_tokenizer, rows):
     assert within(n - masked - kept, n, 0.1)
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 4, 10, 20, 50, 500])
+def test_share_of_masking_in_small_batches(xlmr_tokenizer, tokens):
+    """One token where none was drawn, so 1 - (1 - p)^n batches out of one have none beyond their due."""
+    objective = MaskedLM(xlmr_tokenizer, PROBABILITY, Noise(2))
+    batches, row = 4000, [{"input_ids": np.arange(10, 10 + tokens, dtype=np.int32) % 200 + 4}]
+    counts = np.array([len(objective.collate(row)["label_positions"]) for _ in range(batches)])
+    assert counts.min() == 1 or tokens > 20
+    none = (1 - PROBABILITY) ** tokens
+    expected = PROBABILITY + none / tokens
+    deviation = (PROBABILITY * (1 - PROBABILITY) / (tokens * batches)) ** 0.5
+    assert abs(counts.mean() / tokens - expected) < 4.5 * deviation
+    if tokens >= 50:
+        assert abs(expected - PROBABILITY) < 0.005
+
+
+def test_every_token_may_be_the_one_that_is_chosen(xlmr_tokenizer):
+    objective = MaskedLM(xlmr_tokenizer, 1e-9, Noise(2))
+    row = [{"input_ids": np.array([100, 101, 102], dtype=np.int32)}, {"input_ids": np.array([103], dtype=np.int32)}]
+    labels = [objective.collate(row)["labels"] for _ in range(400)]
+    chosen = torch.cat([label[label != IGNORED] for label in labels])
+    assert len(chosen) == 400
+    assert all(within(int((chosen == token).sum()), 400, 0.25) for token in (100, 101, 102, 103))
+
+
 def test_only_real_tokens_are_chosen_or_inserted(xlmr_tokenizer, rows):
     objective = MaskedLM(xlmr_tokenizer, 0.9, Noise(1))
     batch = objective.collate(rows)

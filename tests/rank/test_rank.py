@@ -13,6 +13,7 @@ from transformers import (
     MBartForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
+    XLMRobertaForMaskedLM,
     XLMRobertaTokenizer,
 )
 
@@ -111,7 +112,11 @@ def test_one_bad_candidate_does_not_stop_the_others(
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     broken = BertForMaskedLM(BertConfig(vocab_size=len(wordpiece_tokenizer), pad_token_id=0, **shape))
     broken = save("broken", broken, wordpiece_tokenizer)
-    monkeypatch.setattr(BertForMaskedLM, "set_attn_implementation", lambda *_: 1 / 0)
+
+    def no_room(*_):
+        raise MemoryError("no room for it")
+
+    monkeypatch.setattr(BertForMaskedLM, "set_attn_implementation", no_room)
     diverged = MBartForConditionalGeneration(tiny_mbart.config)
     diverged.model.encoder.layers[0].fc1.weight.data[0] = float("nan")
     diverged = save("diverged", diverged, mbart_tokenizer)
@@ -122,7 +127,7 @@ def test_one_bad_candidate_does_not_stop_the_others(
         ("source", str(tmp_path / "none")): "no such folder",
         ("source", str(pickled)): "cannot load",
         ("source", small): "but the model only 100 rows",
-        ("source", broken): "cannot be measured: ZeroDivisionError",
+        ("source", broken): "cannot be measured: MemoryError: no room for it",
         ("target", t5): "is a 't5' model, but the target has to be an mBART",
         ("target", str(tiny_xlmr_dir)): "is a 'xlm-roberta' model, but the target has to be an mBART",
     }
@@ -134,6 +139,13 @@ def test_one_bad_candidate_does_not_stop_the_others(
         assert reason is None or reason in one.refused
     assert [(pair.source, pair.target) for pair in report.pairs] == [(str(tiny_xlmr_dir), str(tiny_mbart_dir))]
     assert report.recommendation.source == str(tiny_xlmr_dir)
+
+
+def test_a_defect_of_ours_is_not_called_a_bad_candidate(tiny_xlmr_dir, text_file, monkeypatch):
+    """Every exception was: a ranking with nothing but refusals then looked like a finding."""
+    monkeypatch.setattr(XLMRobertaForMaskedLM, "set_attn_implementation", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rank.run([str(tiny_xlmr_dir)], [], text_of(text_file), 6)
 
 
 def test_a_source_of_another_vocabulary_is_not_mapped(save, tiny_xlmr, pieces, tiny_mbart_dir, text_file):

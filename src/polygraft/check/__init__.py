@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -81,7 +82,10 @@ def run(recipe: Recipe) -> Report:
         recipe.name, len(recipe.seeds), data, tuple(model.report for model in opened.values()), stages, needed,
         available, final + beside, free, sum(need.seconds or 0.0 for need in per_seed) * len(recipe.seeds),
         machine.describe(), machine.versions(),
-        (*_version_problems(), *_memory_problems(stages, available), *_disk_problems(final + beside, free, existing)),
+        (
+            *_version_problems(), *_memory_problems(stages, available),
+            *_disk_problems(final + beside, free, existing), *_folder_problems(folder, existing, arms),
+        ),
         tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
 
@@ -144,6 +148,20 @@ def _remedy(need: Need) -> str:
     if need.stage == "evaluate":
         return "Lower evaluate.per_device_eval_batch_size or evaluate.num_beams."
     return f"Set {need.stage}.trim_vocabulary to true, shorten its texts, or use smaller models."
+
+
+def _folder_problems(folder: Path, existing: Path, arms: Mapping[str, Recipe]) -> Iterator[str]:
+    """Make the folders that a run would make, in a hidden one that is removed again, and write into them."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".polygraft-", dir=existing) as hidden:
+            for arm in arms:
+                stage = Path(
+                    hidden, *folder.absolute().relative_to(existing.absolute()).parts, arm, "seed-1", "evaluate"
+                )
+                stage.mkdir(parents=True)
+                (stage / "predictions.jsonl").write_bytes(bytes(2**16))
+    except OSError as error:
+        yield f"{folder}: nothing can be written there ({error.strerror}). Choose another output_dir or shorter names."
 
 
 def _disk_problems(needed: int, free: int, folder: Path) -> Iterator[str]:

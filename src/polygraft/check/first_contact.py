@@ -131,7 +131,7 @@ def look_at_model(findings: Findings, side: str, name: str) -> None:
 
 
 def _format_of(name: str) -> str:
-    pickled = not any(checkpoints.file_of(checkpoints.resolve(name), file) for file in checkpoints.WEIGHTS)
+    pickled = not any(checkpoints.file_of(checkpoints.local_folder(name), file) for file in checkpoints.WEIGHTS)
     return "pickled" if pickled else "safetensors"
 
 
@@ -143,7 +143,7 @@ def _compare_logits(findings: Findings, side: str, name: str, model: Any) -> Non
     from polygraft.check.first_contact_vocabulary import SENTENCES
 
     texts = [text for _, text, _ in SENTENCES]
-    ours, plain = checkpoints.load_tokenizer(name), AutoTokenizer.from_pretrained(checkpoints.resolve(name))
+    ours, plain = checkpoints.load_tokenizer(name), AutoTokenizer.from_pretrained(checkpoints.local_folder(name))
     named, used = type(plain).__name__, type(ours).__name__
     ids, theirs = ours(texts)["input_ids"], plain(texts)["input_ids"]
     unlike = sum(one != other for one, other in zip(ids, theirs, strict=True))
@@ -153,7 +153,7 @@ def _compare_logits(findings: Findings, side: str, name: str, model: Any) -> Non
         surprising=named != used or unlike > 0,
     )  # fmt: skip
     kind = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForMaskedLM
-    other = kind.from_pretrained(checkpoints.resolve(name), dtype=torch.float32).eval()
+    other = kind.from_pretrained(checkpoints.local_folder(name), dtype=torch.float32).eval()
     error = 0.0
     for row in ids[:3]:
         batch = {"input_ids": torch.tensor([row])}

@@ -108,6 +108,11 @@ def model_warnings(arms: Mapping[str, Recipe], opened: Mapping[str, Opened], tex
     """
     for arm, recipe in arms.items():
         yield from _length_warnings(arm, recipe, opened)
+    yield from (
+        note
+        for name in dict.fromkeys(r.target for r in arms.values())
+        if (note := checkpoints.generation_config_note(name))
+    )
     pairs = {(r.source, r.target) for r in arms.values() if r.source in opened and r.transfer and needs_source(r)}
     for source, target in sorted(pairs):
         a, b = opened[str(source)], opened[target]

@@ -29,7 +29,11 @@ class TextDataset(Dataset):
     problem, and there is nothing to clean up.
     """
 
-    def __init__(self, pieces: Iterable[tuple[np.ndarray, int]]) -> None:
+    def __init__(
+        self, pieces: Iterable[tuple[np.ndarray, int]], rows: Iterable[dict[str, Any]] = (), places: Sequence[int] = ()
+    ) -> None:
+        """Keep pieces (tokens, language); `rows` are what they were made of, `places` of which row each is."""
+        self.rows, self.places = rows, places
         lengths, languages = array("q"), array("q")
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the dataset lives)
         for tokens, language in pieces:
@@ -54,6 +58,14 @@ class TextDataset(Dataset):
         tokens = np.array(self.tokens[start : self.ends[index]])
         return {"input_ids": tokens, "language": int(self.languages[index])}
 
+    def names(self, numbers: Sequence[int]) -> list[str]:
+        """Say of which documents pieces are."""
+        if not self.places:
+            return [f"piece {number + 1}" for number in numbers]
+        places = [self.places[number] for number in numbers]
+        ids = {place: row["id"] for place, row in enumerate(self.rows) if place in places}
+        return list(dict.fromkeys(f"row {ids[place]}" for place in places))
+
 
 class PairDataset(Dataset):
     """Labelled pairs with their special tokens: {"input_ids": list, "labels": list, "id": str, "language": code}."""
@@ -72,6 +84,10 @@ class PairDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.items[index]
+
+    def names(self, numbers: Sequence[int]) -> list[str]:
+        """Say of which rows pairs are."""
+        return [f"row {self.items[number]['id']}" for number in numbers]
 
 
 def tokenize(tokenizer: Any, texts: Iterable[str]) -> list[list[int]]:
@@ -100,11 +116,14 @@ def text_dataset(
         codes: Iterable[int] = repeat(-1)
         if coded:
             codes = map(tokenizer.convert_tokens_to_ids, row_codes(rows, data.lang, data.lang_column, tokenizer))
-        for ids, code in zip(tokenize_stream(tokenizer, (row[data.text_column] for row in rows)), codes, strict=coded):
+        texts = tokenize_stream(tokenizer, (row[data.text_column] for row in rows))
+        for place, (ids, code) in enumerate(zip(texts, codes, strict=coded)):
             for start in range(0, len(ids), room):
+                places.append(place)
                 yield np.asarray(ids[start : start + room], dtype=np.int32), code
 
-    return TextDataset(pieces())
+    places = array("q")
+    return TextDataset(pieces(), rows, places)
 
 
 def pair_dataset(

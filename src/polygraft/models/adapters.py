@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from polygraft import processes
+from polygraft.data.files import appearing
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.models import bottleneck, graft
 from polygraft.settings import Bottleneck, Lora, Training
@@ -104,7 +106,9 @@ def finish(model: PreTrainedModel, lora: PeftModel | None, folder: Path) -> dict
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     result: dict[str, Any] = {"trainable_parameters": parameters}
     if lora is not None:
-        lora.save_pretrained(str(folder / bottleneck.FOLDER), save_embedding_layers=False)
+        if processes.is_main():
+            with appearing(folder / bottleneck.FOLDER) as hidden:
+                lora.save_pretrained(str(hidden), save_embedding_layers=False)
         lora.merge_and_unload()
         result["adapter"] = "lora, merged"
     elif bottleneck.adapters(model):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import shutil
 from collections.abc import Collection
-from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,8 +23,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
+from polygraft import processes
+from polygraft.data.files import appearing
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
 from polygraft.models import bottleneck, graft, untied
@@ -32,6 +36,7 @@ from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
 
 TARGET_TYPES = ("mbart",)
+REHEARSAL = ".rehearsal"
 REMEDY = "Give a folder with config.json, weights and a tokenizer, a hub name, or a bundled polygraft/… name."
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -57,10 +62,30 @@ def resolve(name: str) -> str:
     return str(path)
 
 
-@cache
+@functools.cache
 def _say_pickled(name: str) -> None:
     """Say once that a checkpoint has no safetensors."""
     logger.warning("%s: its weights are pickled (.bin); only tensors are read from them, nothing in them is run.", name)
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Split `owner/model@revision` into the hub name and the branch, tag or commit."""
+    name, _, revision = name.partition("@")
+    return name, revision or None
+
+
+@functools.cache
+def commit_of(name: str) -> str:
+    """Return the commit that a hub name (with @revision, if it is pinned) stands for, the same throughout a run.
+
+    Raises:
+        CheckpointError: it cannot be found out.
+    """
+    path, revision = split_revision(name)
+    commit = getattr(_load(AutoConfig, name, "configuration", revision=revision or "main"), "_commit_hash", None)
+    if not commit:
+        raise CheckpointError(f"{name}: the hub does not say which commit {path} is at. {REMEDY}")
+    return commit
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -70,8 +95,10 @@ def load_config(name: str) -> PreTrainedConfig:
 
 def load_generation_config(name: str) -> GenerationConfig:
     """Load what a checkpoint says of generation; as in transformers, from its configuration where no file does."""
-    file = "generation_config.json" if file_of(resolve(name), "generation_config.json") else "config.json"
-    return _load(GenerationConfig, name, "generation configuration", config_file_name=file)
+    try:
+        return _load(GenerationConfig, name, "generation configuration")
+    except CheckpointError:  # it has none
+        return _load(GenerationConfig, name, "generation configuration", config_file_name="config.json")
 
 
 def source_config(name: str) -> PreTrainedConfig:
@@ -101,7 +128,15 @@ def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
 def load_tokenizer(name: str) -> Any:
     """Load the tokenizer that a checkpoint was made with, silent mistakes of AutoTokenizer mended."""
     config = load_config(name)
-    return right_tokenizer(_load(AutoTokenizer, name, "tokenizer"), resolve(name), decoder_config(config))
+    return right_tokenizer(_load(AutoTokenizer, name, "tokenizer"), local_folder(name), decoder_config(config))
+
+
+def local_folder(name: str) -> str:
+    """Return the folder that a checkpoint is read from; of one from the hub its place in the cache."""
+    path = resolve(name)
+    if Path(path).exists():
+        return path
+    return str(Path(str(cached_file(split_revision(name)[0], "config.json", revision=commit_of(name)))).parent)
 
 
 def load_masked_lm(name: str) -> PreTrainedModel:
@@ -152,18 +187,66 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
         raise CheckpointError(f"{name}: {len(lost)} weights of its {what} are missing in its files, such as {lost[0]}.")
     if missing:
         logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
+    if getattr(model, "generation_config", None) and (note := mend_generation_config(model.generation_config, name)):
+        logger.warning(note)
     untied.share_inputs(model)
-    if not any(file_of(resolve(name), file) for file in WEIGHTS):
+    if not any(file_of(local_folder(name), file) for file in WEIGHTS):
         _say_pickled(name)
     bottleneck.load(model, Path(resolve(name)) / bottleneck.FOLDER)
     return model, missing
 
 
+def mend_generation_config(config: GenerationConfig, name: str) -> str | None:
+    """Leave out, in place, the flags for which transformers would refuse to save a checkpoint; say which, or None.
+
+    Such as temperature without do_sample: published checkpoints have them, and nothing reads them.
+
+    Raises:
+        CheckpointError: it cannot be saved for another reason.
+    """
+    if _generation_problem(config) is None:
+        return None
+    default = GenerationConfig()
+    given = {key: value for key, value in config.to_diff_dict().items() if not key.endswith(("_id", "version"))}
+    for key in given:
+        setattr(config, key, getattr(default, key, None))
+    if problem := _generation_problem(config):
+        raise CheckpointError(f"{name}: its generation_config.json is no use: {problem}. Mend or remove that file.")
+    dropped = []
+    for key, value in given.items():
+        setattr(config, key, value)
+        if _generation_problem(config):
+            setattr(config, key, getattr(default, key, None))
+            dropped.append(f"{key} = {value}")
+    return f"{name}: its generation_config.json contradicts itself; left out, and not saved: {', '.join(dropped)}."
+
+
+def generation_config_note(name: str) -> str | None:
+    """Say what `mend_generation_config` will say of a checkpoint when it is loaded."""
+    try:
+        config = GenerationConfig.from_pretrained(local_folder(name))
+    except OSError:  # it has none
+        return None
+    return mend_generation_config(config, name)
+
+
+def _generation_problem(config: GenerationConfig) -> str | None:
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        return str(error).strip().splitlines()[0].rstrip(".")
+    return None
+
+
 def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
     # transformers would ask the hub, in the background, to convert pickled weights
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    path = resolve(name)
+    if not Path(path).exists():
+        path = split_revision(name)[0]
+        kwargs.setdefault("revision", commit_of(name) if "revision" not in kwargs else None)
     try:
-        return kind.from_pretrained(resolve(name), trust_remote_code=False, **kwargs)
+        return kind.from_pretrained(path, trust_remote_code=False, **kwargs)
     except UnpicklingError as error:
         raise CheckpointError(f"{name}: its weights hold more than tensors, so they are not read. {REMEDY}") from error
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -175,7 +258,8 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages: Collection[str] | None = None) -> None:
     """Write a plain Hugging Face checkpoint, load it again, and make sure that it is the same model.
 
-    Bottleneck adapters go into `folder`/adapter, the base without them into the checkpoint.
+    Bottleneck adapters go into `folder`/adapter, the base without them into the checkpoint. Files appear in `folder`
+    once all are whole. Of several processes that call this, the main one does it, and the others wait for it.
 
     Args:
         output_languages: codes of the languages that the model now writes in; if it is one, plain `generate()` begins
@@ -185,17 +269,37 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages:
         CheckpointError: what was loaded again has other values or other ties.
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     model.config.tokenizer_class = type(tokenizer).__name__  # else cc25's class is taken for an mBART-50
     if output_languages is not None:
         codes = tokenizer.convert_tokens_to_ids(list(output_languages))
         language = codes[0] if len(codes) == 1 else None
         place = "decoder_start_token_id" if is_cc25(tokenizer) else "forced_bos_token_id"
         setattr(model.generation_config, place, language)
-    model.save_pretrained(folder, state_dict=untied.whole_state(model, bottleneck.base_state(model)))
-    bottleneck.save(model, folder / bottleneck.FOLDER)
-    tokenizer.save_pretrained(folder)
-    _assert_saved(model, folder)
+    processes.by_main(lambda: _write(model, tokenizer, folder))
+
+
+def _write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with appearing(folder) as hidden:
+        model.save_pretrained(hidden, state_dict=untied.whole_state(model, bottleneck.base_state(model)))
+        bottleneck.save(model, hidden / bottleneck.FOLDER)
+        tokenizer.save_pretrained(hidden)
+        _assert_saved(model, hidden)
+
+
+def rehearse(
+    model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages: Collection[str] | None = None
+) -> None:
+    """Save a model as `save` will once it is trained, and remove it: what can only fail at the end fails now.
+
+    A run that goes on from a checkpoint has been through this.
+    """
+    if not any(folder.glob("checkpoints/checkpoint-*")):
+        rehearsal = folder / REHEARSAL
+        try:
+            save(model, tokenizer, rehearsal, output_languages)
+        finally:
+            shutil.rmtree(rehearsal, ignore_errors=True)
 
 
 def _assert_saved(model: PreTrainedModel, folder: Path) -> None:

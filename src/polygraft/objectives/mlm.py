@@ -56,11 +56,12 @@ class MaskedLM:
         }
 
     def corrupt(self, ids_BT: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Choose real tokens independently with the given probability and corrupt them 80/10/10."""
-        chosen_BT = torch.rand(ids_BT.shape, generator=generator) < self.probability
-        chosen_BT &= ~self.special_V[ids_BT]
+        """Choose real tokens independently with the given probability, one at least, and corrupt them 80/10/10."""
+        real_BT = ~self.special_V[ids_BT]
+        chosen_BT = (torch.rand(ids_BT.shape, generator=generator) < self.probability) & real_BT
         if not chosen_BT.any():  # a batch of a few tokens: without a target its loss would be 0 / 0
-            chosen_BT = ~self.special_V[ids_BT]
+            places = real_BT.flatten().nonzero().squeeze(1)
+            chosen_BT.view(-1)[places[torch.randint(len(places), (1,), generator=generator)]] = True
         labels_BT = ids_BT.masked_fill(~chosen_BT, IGNORED)
         fate_BT = torch.rand(ids_BT.shape, generator=generator)
         substitutes_BT = self.ordinary_ids[torch.randint(len(self.ordinary_ids), ids_BT.shape, generator=generator)]

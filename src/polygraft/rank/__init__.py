@@ -30,6 +30,7 @@ from polygraft.settings import TextData
 PROBE_TEXTS = 200
 
 logger = logging.getLogger(__name__)
+MENDABLE = (PolygraftError, OSError, MemoryError)  # by the user: other files, more room. All else is a defect of ours
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def run(sources: Sequence[str], targets: Sequence[str], text: Sequence[TextData]
     for role, name in names:
         try:
             prepared.append(_prepare(name, role, texts))
-        except Exception as error:  # whatever is wrong with one candidate, the others go on
+        except MENDABLE as error:  # what the user can mend in one candidate does not stop the others
             reports[role, name] = _refused(name, role, error)
     scored: dict[tuple[Role, str], Scored] = {}
     rows: list[Rows] = []
@@ -90,7 +91,7 @@ def run(sources: Sequence[str], targets: Sequence[str], text: Sequence[TextData]
                 else:
                     reports[key], scored[key], found = _target(one, meter, rows, texts)
                     pairs += found
-            except Exception as error:
+            except MENDABLE as error:
                 reports[key] = _refused(one.candidate.name, one.candidate.role, error)
                 rows = [kept for kept in rows if ("source", kept.name) != key]
         bar.note = ""

@@ -214,7 +214,10 @@ def _read_seed(reader: Reader, recipe: dict[str, Any], arm: str, seed: int) -> S
     stages = []
     for name in STAGES:
         path = folder / name
-        if name in expected or path.is_dir():
+        if name not in expected and recipe:
+            if path.is_dir():
+                reader.note(path, "is not of this recipe; it is left alone and not counted")
+        elif name in expected or path.is_dir():
             stages.append(
                 Stage(arm, seed, name, path, reader.json(path / "stage.json"), reader.jsonl(path / "metrics.jsonl"))
             )

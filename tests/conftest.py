@@ -169,6 +169,7 @@ text:
 pairs:
   train_file: train.jsonl
   test_file: test.jsonl
+  source_lang: uk
 adapt:
   budget: {steps: 100}
 transfer: {}

@@ -46,9 +46,9 @@ def folder(request):
 def run(stage, folder, text, out, **how):
     out.mkdir(exist_ok=True)
     if stage == "finetune":
-        return finetune.run(Finetune(**BUDGET | how), folder, PairData(train_file=text), 1, out)
+        return finetune.run(Finetune(**BUDGET | how), folder, PairData(train_file=text, source_lang="en"), 1, out)
     kind = MLM if stage == "mlm" else Denoising
-    return adapt.run(kind(**BUDGET | how), folder, TextData(train_file=text), 1, out)
+    return adapt.run(kind(**BUDGET | how), folder, TextData(train_file=text, lang="en"), 1, out)
 
 
 def is_embedding(name):
@@ -206,7 +206,8 @@ def test_one_stage_upon_another(tiny_mbart_dir, text, tmp_path):
     with pytest.raises(CheckpointError, match="LoRA cannot be merged"):
         run("finetune", str(tmp_path / "a"), text, tmp_path / "d", **HOW["lora"])
     shutil.copytree(tmp_path / "b", tmp_path / "bare", ignore=shutil.ignore_patterns("adapter"))
-    decoding, test = Evaluate(num_beams=1, max_new_tokens=1), PairData(train_file=text, test_file=text)
+    decoding = Evaluate(num_beams=1, max_new_tokens=1)
+    test = PairData(train_file=text, test_file=text, source_lang="en")
     scores = [evaluate.run(decoding, str(tmp_path / name), test, tmp_path / "scores") for name in ("b", "bare")]
     with_adapters, without = (s["systems"]["model"]["all"]["loss_per_token"]["score"] for s in scores)
     assert with_adapters < without - 0.001  # evaluation uses them; measured: 0.003

@@ -16,8 +16,8 @@ import polygraft
 RECIPE = """\
 name: demo
 source: polygraft/nano-xlmr
-text: {{train_file: {folder}/text.txt}}
-pairs: {{train_file: {folder}/train.jsonl, test_file: {folder}/test.csv}}
+text: {{train_file: {folder}/text.txt, lang: uk}}
+pairs: {{train_file: {folder}/train.jsonl, test_file: {folder}/test.csv, source_lang: uk}}
 adapt: {{budget: {{steps: 100}}}}
 transfer: {{}}
 finetune: {{budget: {{epochs: 2}}}}

@@ -44,13 +44,3 @@ def test_add_language(invoke, tiny_mbart_dir, tmp_path):
     assert f"nn_NO: {checkpoints.load_config(str(tiny_mbart_dir)).vocab_size}\n" in result.stdout
     for wrong, code in (("nn_NO", 2), ("=da", 2), ("nn_NO=xx", 3)):
         assert invoke("add-language", *options[:3], str(tmp_path / "x"), "--language", wrong).exit_code == code
-
-
-def test_convert(invoke, tiny_mbart, tiny_mbart_dir, tmp_path):
-    (tiny_mbart_dir / "model.safetensors").unlink()
-    torch.save(tiny_mbart.state_dict(), tiny_mbart_dir / "pytorch_model.bin")
-    options = ("convert", "--model", str(tiny_mbart_dir), "--output-dir", str(tmp_path / "safe"))
-    assert invoke(*options).exit_code == 0
-    assert checkpoints.load_seq2seq(str(tmp_path / "safe")).config.vocab_size == tiny_mbart.config.vocab_size
-    again = invoke(*options)
-    assert (again.exit_code, "is not empty" in again.output) == (2, True)

@@ -52,11 +52,11 @@ def test_the_table_and_the_recommendation(invoke, tmp_path):
 
 
 ERRORS = {
-    "no candidate": ([*TEXT], 2, "there is no candidate"),
+    "no candidate": ([*TEXT, "--lang", "uk"], 2, "there is no candidate"),
     "languages do not fit the files": ([*NANO, *TEXT, *["--lang", "uk"] * 3], 2, "3 --lang for 2 --train-file"),
     "no such column": ([*NANO, *TEXT, "--lang-column", "tongue"], 3, "there is no column 'tongue'"),
-    "no such file": ([*NANO, "--train-file", "none.txt"], 3, "none.txt: no such file"),
-    "nobody left": (["--source", "./none", *TEXT], 1, "no such folder"),
+    "no such file": ([*NANO, "--train-file", "none.txt", "--lang", "uk"], 3, "none.txt: no such file"),
+    "nobody left": (["--source", "./none", *TEXT, "--lang", "uk"], 1, "no such folder"),
 }
 
 

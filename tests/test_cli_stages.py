@@ -59,7 +59,7 @@ def test_adapt_by_denoising_for_three_epochs_unless_told_otherwise(stage, tmp_pa
     calls = stage("adapt")
     invoke(
         "adapt", "--model", "m", "--train-file", "t.txt", "--output-dir", str(tmp_path / "o"),
-        "--objective", "denoising", "--set", "permute_sentences=false",
+        "--objective", "denoising", "--lang", "uk", "--set", "permute_sentences=false",
     )  # fmt: skip
     assert calls["arguments"][0] == Denoising.model_validate({"budget": {"epochs": 3}, "permute_sentences": False})
 
@@ -68,6 +68,7 @@ def test_adapt_by_denoising_for_three_epochs_unless_told_otherwise(stage, tmp_pa
 def test_an_adapter_by_set(verb, stage, invoke):
     calls = stage(verb)
     command = [verb, "--model", "m", "--train-file", "t.jsonl", "--output-dir", "o"]
+    command += ["--source-lang", "uk"] if verb == "finetune" else []
     result = invoke(
         *command, "--set", "adapter.type=lora", "--set", "adapter.r=8", "--set", "adapter.target_modules=[q]"
     )
@@ -179,8 +180,8 @@ def test_transfer_of_nothing_needs_no_source_and_no_text(stage, tmp_path, invoke
 def test_transfer_takes_the_settings_of_its_method(stage, tmp_path, invoke):
     calls = stage("transfer")
     result = invoke(
-        "transfer", "--method", "encoder", "--source", "s", "--target", "t", "--train-file", "t.txt", "--set",
-        "control=random", "--seed", "3", "--output-dir", str(tmp_path / "o"),
+        "transfer", "--method", "encoder", "--source", "s", "--target", "t", "--train-file", "t.txt", "--lang", "uk",
+        "--set", "control=random", "--seed", "3", "--output-dir", str(tmp_path / "o"),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert calls["arguments"][0] == Encoder(control="random")
@@ -198,6 +199,34 @@ TRANSFER_PROBLEMS = {
     "a column of no file": (["--text-column", "x"], ["--train-file: is missing"]),
     "mode": (["--mode", "delt"], ["--mode = delt: must be repair or recentre or delta or replace; did you mean"]),
 }
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("adapt --objective denoising --train-file t.txt", "polygraft adapt: --lang: is missing (Language of the text"),
+        ("finetune --train-file t.csv --target-lang uk", "polygraft finetune: --source-lang: is missing (Language of"),
+        ("transfer --method map --source s --train-file t.txt", "polygraft transfer: --lang: is missing"),
+        ("rank --train-file t.txt --target m", "polygraft rank: --lang: is missing"),
+    ],
+)
+def test_no_language_is_assumed(command, expected, invoke):
+    verb = command.split()[0]
+    model = {"rank": [], "transfer": ["--target", "m", "--output-dir", "o"]}
+    model = model.get(verb, ["--model", "m", "--output-dir", "o"])
+    result = invoke(*command.split(), *model)
+    assert (result.exit_code, expected in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "column"),
+    [("adapt --objective denoising", "lang_column"), ("adapt", "text_column"), ("finetune", "source_lang_column")],
+)
+def test_a_column_of_languages_will_do(command, column, stage, invoke):
+    calls = stage(command.split()[0])
+    options = ["--model", "m", "--train-file", "t.jsonl", "--output-dir", "o", "--set", f"{column}=tongue"]
+    assert invoke(*command.split(), *options).exit_code == 0
+    assert getattr(calls["arguments"][2], column) == "tongue"
 
 
 @pytest.mark.parametrize(("options", "expected"), TRANSFER_PROBLEMS.values(), ids=TRANSFER_PROBLEMS)

@@ -143,7 +143,7 @@ def test_language_token_of_cc25_is_left_out_at_the_end(tiny_mbart, pieces, sente
     tokenizer.model_max_length = 64
     code = tokenizer.convert_tokens_to_ids("en_XX")
     rows = [{"id": str(i), "text": text, "summary": text[:20]} for i, text in enumerate(sentences[:3])]
-    pairs = PairData(train_file="unused")
+    pairs = PairData(train_file="unused", source_lang="en")
     losses, counts = evaluate.reference_losses(tiny_mbart, tokenizer, rows, pairs, Evaluate())
     for row, loss, count in zip(rows, losses, counts, strict=True):
         source = [*tokenizer(row["text"], add_special_tokens=False)["input_ids"], 2, code]
@@ -180,15 +180,17 @@ def test_what_is_wrong_is_said_before_anything_is_written(model_dir, test_file, 
     with pytest.raises(RecipeError, match=r"pairs\.test_file: missing"):
         evaluate.run(SETTINGS, str(model_dir), PairData(train_file="x"), out_dir)
     with pytest.raises(DataError, match="'xx'"):
-        evaluate.run(SETTINGS, str(model_dir), pairs_of(test_file, source_lang="xx"), out_dir)
+        evaluate.run(SETTINGS, str(model_dir), pairs_of(test_file, source_lang="xx", target_lang="en"), out_dir)
     with pytest.raises(DataError, match="no column 'title'"):
-        evaluate.run(SETTINGS, str(model_dir), pairs_of(test_file, summary_column="title"), out_dir)
+        evaluate.run(SETTINGS, str(model_dir), pairs_of(test_file, summary_column="title", source_lang="en"), out_dir)
     with torch.no_grad():
         tiny_mbart.model.shared.weight.fill_(math.nan)
     tiny_mbart.save_pretrained(tmp_path / "diverged")
     mbart_tokenizer.save_pretrained(tmp_path / "diverged")
     with pytest.raises(CheckpointError, match="12 of 12 references is not a number"):
-        evaluate.run(SETTINGS, str(tmp_path / "diverged"), pairs_of(test_file), out_dir)
+        evaluate.run(
+            SETTINGS, str(tmp_path / "diverged"), pairs_of(test_file, source_lang="en", target_lang="en"), out_dir
+        )
     assert not out_dir.exists()
 
 

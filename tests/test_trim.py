@@ -38,10 +38,10 @@ def test_trimmed_stage_saves_a_full_checkpoint_whose_other_rows_are_untouched(st
     out.mkdir()
     if stage == "finetune":
         settings = Finetune(**BUDGET, trim_vocabulary=True)
-        result = finetune.run(settings, folder, PairData(train_file=text), 1, out)
+        result = finetune.run(settings, folder, PairData(train_file=text, source_lang="en"), 1, out)
     else:
         kind = MLM if stage == "mlm" else Denoising
-        result = adapt.run(kind(**BUDGET, trim_vocabulary=True), folder, TextData(train_file=text), 1, out)
+        result = adapt.run(kind(**BUDGET, trim_vocabulary=True), folder, TextData(train_file=text, lang="en"), 1, out)
     before, after = checkpoints.load_any(folder), checkpoints.load_any(str(out))
     tokenizer = checkpoints.load_tokenizer(folder)
     rows = [json.loads(line) for line in Path(text).read_text(encoding="utf-8").splitlines()]
@@ -65,7 +65,9 @@ def test_trim_by_hand_then_finetune_then_restore(tiny_mbart_dir, text, tmp_path)
     )
     assert result["after"]["training_bytes"] == 16 * result["after"]["parameters"]
     (tmp_path / "tuned").mkdir()
-    finetune.run(Finetune(**BUDGET), str(tmp_path / "small"), PairData(train_file=text), 1, tmp_path / "tuned")
+    finetune.run(
+        Finetune(**BUDGET), str(tmp_path / "small"), PairData(train_file=text, source_lang="en"), 1, tmp_path / "tuned"
+    )
     trim.run_restore(str(tmp_path / "tuned"), str(tiny_mbart_dir), tmp_path / "full")
     before, after = checkpoints.load_seq2seq(str(tiny_mbart_dir)), checkpoints.load_seq2seq(str(tmp_path / "full"))
     tuned, tokenizer = (

@@ -11,6 +11,7 @@ from transformers import set_seed
 from polygraft import processes
 from polygraft.data.dataset import read_text, row_codes, text_dataset
 from polygraft.models import adapters, checkpoints
+from polygraft.models.recorded import record
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives import Objective
@@ -33,6 +34,8 @@ def run(settings: MLM | DenoisingSettings, model: str, text: TextData, seed: int
         network, full_tokenizer = load(model), checkpoints.load_tokenizer(model)
         splits = train_rows, validation_rows = read_text(text, seed)
         languages = set(row_codes(train_rows, text.lang, text.lang_column, full_tokenizer)) if coded else None
+        if languages:
+            record(network, full_tokenizer, languages, languages)
         checkpoints.rehearse(network, full_tokenizer, out_dir, languages)
         tokenizer = full_tokenizer
         if settings.trim_vocabulary:

@@ -65,9 +65,19 @@ def check(
     set_: Overrides = None,
     output_dir: OutputDir = None,
     json_: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+    first_contact: Annotated[
+        bool,
+        typer.Option("--first-contact", help="Load the two models, look at them, take a step of each stage; no data."),
+    ] = False,
 ) -> None:
     """Check a recipe without running it: settings, data, checkpoints; memory, disk and time of every stage."""
     settings = _load(recipe, set_, output_dir)
+    if first_contact:
+        from polygraft.check import first_contact as contact
+
+        block = contact.run(settings, lambda line: typer.echo(str(line), err=True))
+        typer.echo(block)
+        raise typer.Exit(int("\nfailed" in block))
     from polygraft import check as examination
 
     found = examination.run(settings)
@@ -114,7 +124,7 @@ def report(
 
 for stage_verb in (
     cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
-    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_checkpoints.convert, cli_rank.rank,
+    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_rank.rank,
 ):  # fmt: skip
     app.command(cls=Verb)(stage_verb)
 

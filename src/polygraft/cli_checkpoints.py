@@ -1,4 +1,4 @@
-"""The verbs that change a checkpoint without training it: trim, restore, add-language, convert."""
+"""The verbs that change a checkpoint without training it: trim, restore, add-language."""
 
 from __future__ import annotations
 
@@ -49,13 +49,3 @@ def add_language(model: o.Model, language: Languages, output_dir: o.OutputDir) -
 
     section = AddLanguages(relatives=pairs)
     run_verb("add_languages", output_dir, section, [model], None, lambda: stage.run(pairs, model, output_dir))
-
-
-def convert(model: o.Model, output_dir: o.OutputDir) -> None:
-    """Save a checkpoint whose weights are pickled (.bin) as safetensors; only tensors are read, nothing is run."""
-    from polygraft.models import checkpoints
-
-    if output_dir.exists() and any(output_dir.iterdir()):
-        raise RecipeError(f"{output_dir} is not empty. Name another --output-dir.")
-    checkpoints.convert(model, output_dir)
-    typer.echo(f"convert: done, in {output_dir}")

@@ -104,6 +104,17 @@ def settings(
     return build_settings(values, places, command)
 
 
+def assert_language(command: str, data: TextData | PairData) -> None:
+    """Raise a RecipeError where neither a language nor a column of languages is given for a text or an input."""
+    name = "lang" if isinstance(data, TextData) else "source_lang"
+    if not getattr(data, name) and not getattr(data, f"{name}_column"):
+        meaning = str(type(data).model_fields[name].description).rstrip(".")
+        raise RecipeError(
+            f"{command}: {_option_name(name)}: is missing ({meaning}); or name the column that has it, "
+            f"--set {name}_column=COLUMN"
+        )
+
+
 def _option_name(key: str) -> str:
     return _SPECIAL_NAMES.get(key, f"--{key.replace('_', '-')}")
 

@@ -62,6 +62,10 @@ def rank(
             "lang": given[number] if len(given) > 1 else given[0] if given else None,
         }  # fmt: skip
         data += o.settings("polygraft rank", [(TextData, values)])
+    if not given and lang_column is None:
+        raise RecipeError(
+            "polygraft rank: --lang: is missing (Language of the text), or --lang-column, which names it."
+        )
     from polygraft import rank as ranking
 
     without_shard_bars()

@@ -65,6 +65,8 @@ def adapt(
     data = {"train_file": train_file, "validation_file": validation_file, "text_column": text_column, "lang": lang}
     kind = MLM if objective == "mlm" else Denoising
     section, text = o.settings("polygraft adapt", [(kind, training), (TextData, data)], set_)
+    if kind is Denoising:
+        o.assert_language("polygraft adapt", text)
     from polygraft import adapt as stage
 
     run_verb(
@@ -97,6 +99,8 @@ def transfer(
     section, *texts = o.settings("polygraft transfer", sections if with_text else sections[:1], set_)
     text = texts[0] if texts else None
     _check_transfer(section, source, source_before, text)
+    if text and "text" in section.required_inputs and method != "embeddings":
+        o.assert_language("polygraft transfer", text)
     from polygraft import transfer as stage
 
     def work() -> dict[str, Any]:
@@ -139,6 +143,7 @@ def finetune(
         "summary_column": summary_column, "source_lang": source_lang, "target_lang": target_lang,
     }  # fmt: skip
     section, pairs = o.settings("polygraft finetune", [(Finetune, training), (PairData, data)], set_)
+    o.assert_language("polygraft finetune", pairs)
     from polygraft import finetune as stage
 
     def work() -> dict[str, Any]:
@@ -193,7 +198,7 @@ def generate(
     from polygraft.data.files import write_atomically
     from polygraft.inference.generate import generate_texts
 
-    outputs = generate_texts(model, lines, source_lang or "en", target_lang, section)
+    outputs = generate_texts(model, lines, source_lang, target_lang, section)
     # an output is one line, so that output n belongs to input n
     text = "".join(" ".join(output.split()) + "\n" for output in outputs)
     if output_file is None:

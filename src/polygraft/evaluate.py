@@ -23,6 +23,7 @@ from polygraft.inference.generate import OnProgress, best_device, decode, longes
 from polygraft.metrics import Score, loss_per_token, score_texts
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.graft import assert_reads
+from polygraft.models.recorded import completed
 from polygraft.objectives.seq2seq import make_batch, token_losses
 from polygraft.progress import Progress
 from polygraft.settings import Evaluate, PairData
@@ -34,14 +35,17 @@ LOGITS_PER_BATCH = 2**27  # fp32 logits held at a time when references are score
 def run(settings: Evaluate, model: str, pairs: PairData, out_dir: Path) -> dict[str, Any]:
     """Score `model` on `pairs.test_file`; write predictions.jsonl and scores.json into `out_dir`, return the scores.
 
-    Raises RecipeError without a test file, DataError for a file or language that is not as the recipe says,
-    CheckpointError for a model that cannot be loaded or whose loss is not a number.
+    Languages that `pairs` leaves out are those that the checkpoint records.
+
+    Raises RecipeError without a test file or a language, DataError for a file or language that is not as the recipe
+    says, CheckpointError for a model that cannot be loaded or whose loss is not a number.
     """
     if pairs.test_file is None:
         raise RecipeError("pairs.test_file: missing, but `evaluate` scores it. Name a file of held-out pairs.")
     rows = read_rows(pairs.test_file, pairs.columns, pairs.texts)
     rows = RowList(rows[: settings.max_samples], rows.name)
     tokenizer = load_tokenizer(model)
+    pairs = completed(pairs, model, tokenizer)
     source_codes, target_codes = pair_codes(rows, pairs, tokenizer)
     network: Any = load_seq2seq(model)
     network.to(best_device()).eval()

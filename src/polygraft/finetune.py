@@ -11,6 +11,7 @@ from transformers import set_seed
 from polygraft import processes
 from polygraft.data.dataset import pair_codes, pair_dataset, read_pairs
 from polygraft.models import adapters, checkpoints, graft
+from polygraft.models.recorded import record
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.seq2seq import Seq2Seq
@@ -24,7 +25,8 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
     with processes.together():
         network, full_tokenizer = checkpoints.load_seq2seq(model), checkpoints.load_tokenizer(model)
         splits = read_pairs(pairs, seed)
-        languages = set(pair_codes(splits[0], pairs, full_tokenizer)[1])
+        read, languages = map(set, pair_codes(splits[0], pairs, full_tokenizer))
+        record(network, full_tokenizer, read, languages)
         checkpoints.rehearse(network, full_tokenizer, out_dir, languages)
         tokenizer = full_tokenizer
         if settings.trim_vocabulary:

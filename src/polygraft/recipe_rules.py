@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from polygraft.budget import EARLIER_STAGES, UNITS
-from polygraft.recipe_problems import Finding, shown
+from polygraft.recipe_problems import Finding, nearest_key, shown
+from polygraft.settings import PairData, TextData
 from polygraft.transfer_settings import DEFAULT_METHOD
 
 MOVES_A_CHANGE, TAKES_NOTHING = ("delta", "bottleneck", "distill"), ("recentre", "none")
@@ -46,9 +47,20 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     if data.get("warm_up") is not None and method != "encoder":
         yield Finding(("warm_up",), "needs `transfer: {method: encoder}`, whose bridge it trains")
     yield from _budget_rules(data)
+    yield from _language_rules(data)
     pairs = data.get("pairs")
     if isinstance(pairs, Mapping) and not pairs.get("test_file"):
         yield Finding(("pairs", "test_file"), "is missing: `evaluate` needs pairs that training never sees")
+
+
+def _language_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Texts and inputs are in some language, which mBART has to be told."""
+    for name, key, kind in (("text", "lang", TextData), ("pairs", "source_lang", PairData)):
+        section = data.get(name)
+        if not isinstance(section, Mapping) or section.get(key) is not None or section.get(f"{key}_column"):
+            continue
+        if nearest_key(key, set(map(str, section)) - set(kind.model_fields)) is None:  # a misspelt one is told already
+            yield Finding((name, key), f"is missing: mBART has to be told; give it (uk, uk_UA) or `{key}_column`")
 
 
 def _budget_rules(data: Mapping[str, Any]) -> Iterator[Finding]:

@@ -206,8 +206,8 @@ class TextData(Settings):
     """Share of the training documents held out when there is no `validation_file`."""
     text_column: str = "text"
     """The column that holds the text (ignored for .txt)."""
-    lang: str = "en"
-    """Language of the text: `uk`, `uk_UA` and `ukr_Cyrl` mean the same."""
+    lang: str | None = None
+    """Language of the text, which mBART has to be told: `uk`, `uk_UA` and `ukr_Cyrl` mean the same."""
     lang_column: str | None = None
     """The column that names each row's language, for files of several languages; overrides `lang`."""
 
@@ -238,10 +238,10 @@ class PairData(Settings):
     """The column of the input text."""
     summary_column: str = "summary"
     """The column of the output text: the summary or the translation."""
-    source_lang: str = "en"
-    """Language of the input."""
+    source_lang: str | None = None
+    """Language of the input: `uk`, `uk_UA` and `ukr_Cyrl` mean the same."""
     target_lang: str | None = None
-    """Language of the output; without it, that of the input."""
+    """Language of the output; without it, in training that of the input, else the one that training recorded."""
     source_lang_column: str | None = None
     """The column that names each row's input language; overrides `source_lang`."""
     target_lang_column: str | None = None

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from polygraft.data.notices import count_unwritable
-from polygraft.data.reading import read_rows
+from polygraft.data.reading import Rows
 from polygraft.models import checkpoints
+from polygraft.models.recorded import languages_of, record
 from polygraft.models.trimming import restore, sizes, trim
 from polygraft.settings import Trim
 
@@ -21,10 +22,9 @@ def run(settings: Trim, model: str, out_dir: Path) -> dict[str, Any]:
         {"before", "after"}: see `trimming.sizes`.
     """
     network, tokenizer = checkpoints.load_any(model), checkpoints.load_tokenizer(model)
-    rows = read_rows(settings.train_file, settings.text_column, settings.text_column)
-    texts = [row[column] for row in rows for column in settings.text_column]
+    rows = Rows(settings.train_file, settings.text_column, settings.text_column)
     before = sizes(network)
-    trimmed = trim(network, tokenizer, texts)
+    trimmed = trim(network, tokenizer, (row[column] for row in rows for column in settings.text_column))
     for column in settings.text_column:
         count_unwritable(tokenizer, (row[column] for row in rows), rows.name, column)
     checkpoints.save(network, trimmed, out_dir)
@@ -40,5 +40,8 @@ def run_restore(model: str, full: str, out_dir: Path) -> dict[str, Any]:
     trimmed = checkpoints.load_any(model)
     tokenizer, full_tokenizer = checkpoints.load_tokenizer(model), checkpoints.load_tokenizer(full)
     restored = restore(trimmed, tokenizer, checkpoints.load_any(full), full_tokenizer)
-    checkpoints.save(restored, full_tokenizer, out_dir)
+    learned = languages_of(trimmed.config, trimmed.generation_config, tokenizer)
+    if learned.sources:
+        record(restored, full_tokenizer, *learned)
+    checkpoints.save(restored, full_tokenizer, out_dir, learned.targets or None)
     return {"before": sizes(trimmed), "after": sizes(restored)}

@@ -7,7 +7,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from polygraft.data.languages import language_codes, to_code
 from polygraft.data.reading import Rows, read_rows
 from polygraft.errors import DataError
 
@@ -74,28 +73,6 @@ def test_missing_file_folder_and_bundled_name(tmp_path):
         read_rows(str(tmp_path), ["text"])
     with pytest.raises(DataError, match=r"not bundled.*polygraft/sample/uk/train\.parquet"):
         read_rows("polygraft/sample/xx/train.parquet", ["text"])
-
-
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [("uk", "uk_UA"), ("uk_UA", "uk_UA"), ("ukr_Cyrl", "uk_UA"), ("en", "en_XX"), ("eng_Latn", "en_XX"),
-     ("zho_Hans", "zh_CN"), ("pt-BR", "pt_XX"), ("da", "da_DK")],
-)  # fmt: skip
-def test_language_names(mbart_tokenizer, name, code):
-    assert to_code(name, mbart_tokenizer) == code
-
-
-@pytest.mark.parametrize("name", ["xx", "klingon", "", "u"])
-def test_unknown_languages_are_refused(mbart_tokenizer, name):
-    with pytest.raises(DataError, match="Nearest"):
-        to_code(name, mbart_tokenizer)
-
-
-def test_all_codes_are_found(mbart_tokenizer):
-    codes = language_codes(mbart_tokenizer)
-    assert len(codes) == 53  # mBART-50's 52 and Danish
-    assert codes[0] == "ar_AR"
-    assert codes[-1] == "da_DK"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl"])

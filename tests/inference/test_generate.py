@@ -110,7 +110,7 @@ def test_mbart50_starts_at_eos_and_is_forced(mbart_tokenizer):
 
 
 def test_generate_texts_takes_a_folder_and_short_language_names(sharp_dir, sentences):
-    assert generate_texts(str(sharp_dir), sentences[6:8], "uk", None, BEAMS) == [
+    assert generate_texts(str(sharp_dir), sentences[6:8], "uk", "uk", BEAMS) == [
         plain_generate(sharp_dir, text, "uk_UA", "uk_UA") for text in sentences[6:8]
     ]
     assert generate_texts(str(sharp_dir), sentences[6:7], "ukr_Cyrl", "da", BEAMS) == [
@@ -120,6 +120,6 @@ def test_generate_texts_takes_a_folder_and_short_language_names(sharp_dir, sente
 
 def test_generate_texts_names_a_wrong_language_or_folder(sharp_dir, tmp_path):
     with pytest.raises(DataError, match="'klingon'"):
-        generate_texts(str(sharp_dir), ["text"], "klingon", None, BEAMS)
+        generate_texts(str(sharp_dir), ["text"], "klingon", "en", BEAMS)
     with pytest.raises(CheckpointError, match="nothing-here"):
         generate_texts(str(tmp_path / "nothing-here"), ["text"], "en", None, BEAMS)

@@ -51,14 +51,35 @@ def test_refused_folders(tmp_path, tiny_xlmr_dir):
         checkpoints.load_masked_lm(str(tiny_xlmr_dir))
 
 
-def test_pickled_weights_are_refused_and_the_remedy_works(tiny_mbart, tiny_mbart_dir, tmp_path):
-    (tiny_mbart_dir / "model.safetensors").unlink()
-    torch.save(tiny_mbart.state_dict(), tiny_mbart_dir / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pickled.*polygraft convert --model"):
-        checkpoints.load_seq2seq(str(tiny_mbart_dir))
-    checkpoints.convert(str(tiny_mbart_dir), tmp_path / "safe")
-    again = checkpoints.load_seq2seq(str(tmp_path / "safe"))
-    assert all(torch.equal(t, tiny_mbart.state_dict()[name]) for name, t in again.state_dict().items())
+def pickle_weights(model, folder, **more):
+    (folder / "model.safetensors").unlink()
+    torch.save({**model.state_dict(), **more}, folder / "pytorch_model.bin")
+
+
+def test_pickled_weights_are_read_as_tensors_and_written_as_safetensors(tiny_mbart, tiny_mbart_dir, tmp_path, caplog):
+    pickle_weights(tiny_mbart, tiny_mbart_dir)
+    name = str(tiny_mbart_dir)
+    for _ in range(2):
+        model = checkpoints.load_seq2seq(name)
+    assert all(torch.equal(tensor, tiny_mbart.state_dict()[key]) for key, tensor in model.state_dict().items())
+    assert [record.message for record in caplog.records] == [
+        f"{name}: its weights are pickled (.bin); only tensors are read from them, nothing in them is run."
+    ]
+    checkpoints.save(model, checkpoints.load_tokenizer(name), tmp_path / "saved")
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
+    assert not list((tmp_path / "saved").glob("*.bin"))
+
+
+def test_sharded_pickled_weights(tiny_xlmr, tiny_xlmr_dir):
+    (tiny_xlmr_dir / "model.safetensors").unlink()
+    state = {name: tensor for name, tensor in tiny_xlmr.state_dict().items() if name != "lm_head.decoder.weight"}
+    files = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(state)}
+    for file in set(files.values()):
+        torch.save({name: state[name] for name in state if files[name] == file}, tiny_xlmr_dir / file)
+    index = {"metadata": {"total_size": 1}, "weight_map": files}
+    (tiny_xlmr_dir / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    again = checkpoints.load_masked_lm(str(tiny_xlmr_dir))
+    assert all(torch.equal(tensor, tiny_xlmr.state_dict()[key]) for key, tensor in again.state_dict().items())
 
 
 class Evil:
@@ -66,14 +87,12 @@ class Evil:
         return os.mkdir, ("executed",)
 
 
-def test_converting_runs_nothing(tiny_mbart, tiny_mbart_dir, tmp_path, monkeypatch):
+def test_more_than_tensors_is_refused_and_not_run(tiny_mbart, tiny_mbart_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tiny_mbart_dir / "model.safetensors").unlink()
-    torch.save({**tiny_mbart.state_dict(), "evil": Evil()}, tiny_mbart_dir / "pytorch_model.bin")
+    pickle_weights(tiny_mbart, tiny_mbart_dir, evil=Evil())
     with pytest.raises(CheckpointError, match="more than tensors"):
-        checkpoints.convert(str(tiny_mbart_dir), tmp_path / "safe")
+        checkpoints.load_seq2seq(str(tiny_mbart_dir))
     assert not (tmp_path / "executed").exists()
-    assert not (tmp_path / "safe").exists()
 
 
 def test_sharded_weights(tiny_mbart, tiny_mbart_dir):

@@ -56,7 +56,7 @@ def folders(pair, tmp_path, xlmr_tokenizer, mbart_tokenizer, sentences):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     (tmp_path / "text.txt").write_text("\n".join(sentences[:6]), encoding="utf-8")
-    text = TextData(train_file=str(tmp_path / "text.txt"))
+    text = TextData(train_file=str(tmp_path / "text.txt"), lang="en")
     return SimpleNamespace(
         source=str(tmp_path / "source"), target=str(tmp_path / "target"), text=text, out=tmp_path / "out"
     )

@@ -232,7 +232,7 @@ def test_an_untied_model_is_trained_from_its_checkpoints(untied, folders, tmp_pa
     adapt.run(Denoising(**how), str(untied), folders.text, 1, tmp_path / "adapted")
     rows = [{"id": str(i), "text": f"The library reads {i} files.", "summary": "It reads files."} for i in range(12)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    pairs = PairData(train_file=str(tmp_path / "pairs.jsonl"))
+    pairs = PairData(train_file=str(tmp_path / "pairs.jsonl"), source_lang="en")
     finetune.run(Finetune(**how), str(tmp_path / "adapted"), pairs, 1, tmp_path / "tuned")
     state = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tuned").state_dict()
     before = AutoModelForSeq2SeqLM.from_pretrained(untied).state_dict()

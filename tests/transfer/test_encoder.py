@@ -203,7 +203,7 @@ def test_permuted_reads_other_tokens_of_the_text(pair_dirs, tmp_path):
     ids = torch.tensor([[0, 5, 40, 7, 8, 2]])
     expected = base(input_ids=reads[ids]).last_hidden_state
     assert torch.equal(models["permuted", 0].encoder(ids).last_hidden_state, expected)
-    read, _ = texts_of(pair_dirs.text, 0)
+    read = list(texts_of(pair_dirs.text, 0)[0])
     text = {i for ids in AutoTokenizer.from_pretrained(pair_dirs.target)(read)["input_ids"] for i in ids}
     assert all((i in text) == (int(reads[i]) in text) for i in moved.tolist())
     entries = json.loads((tmp_path / "permuted-0" / "plan.json").read_text())["entries"]

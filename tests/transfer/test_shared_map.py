@@ -152,6 +152,6 @@ def test_the_plan_covers_the_target_and_a_healthy_one_is_refused(pair, given):
 
 def test_one_document_is_too_little(folders, tmp_path):
     (tmp_path / "one.txt").write_text("The library reads files.\n", encoding="utf-8")
-    text = TextData(train_file=str(tmp_path / "one.txt"), validation_file=str(tmp_path / "one.txt"))
+    text = TextData(train_file=str(tmp_path / "one.txt"), validation_file=str(tmp_path / "one.txt"), lang="en")
     with pytest.raises(TransferError, match="one document"):
         transfer.run(SharedMap.model_validate(BUDGET), None, folders.source, folders.target, text, tmp_path / "map")

@@ -104,8 +104,8 @@ def _uses(recipe: Recipe) -> list[_Use]:
         for split, file in (("train", text.train_file), ("validation", text.validation_file)):
             if file:
                 table = Table(file, tuple(text.columns), (text.lang_column,))
-                uses.append(_Use(f"text.{split}", table, ((text.lang, "text.lang"),)))
-    source, target = (pairs.source_lang, "pairs.source_lang"), (pairs.target_lang or "", "pairs.target_lang")
+                uses.append(_Use(f"text.{split}", table, ((text.lang or "", "text.lang"),)))
+    source, target = (pairs.source_lang or "", "pairs.source_lang"), (pairs.target_lang or "", "pairs.target_lang")
     langs = (pairs.source_lang_column, pairs.target_lang_column)
     if pairs.target_lang is None:  # as in data/dataset.py, the input's language is then the output's
         target, langs = source, (langs[0], langs[1] or langs[0])

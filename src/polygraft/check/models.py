@@ -21,7 +21,7 @@ from polygraft.recipe import Recipe
 from polygraft.transfer import SAMPLE_TEXTS
 from polygraft.transfer_settings import Encoder
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS = (*checkpoints.WEIGHTS, *checkpoints.PICKLED)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def needs_source(recipe: Recipe) -> bool:
 def _open(name: str, role: str) -> Opened:
     config = checkpoints.source_config(name) if role == "source" else checkpoints.target_config(name)
     if not Path(checkpoints.resolve(name)).is_dir():
-        _assert_published_as_safetensors(name)
+        _assert_published(name)
     tokenizer = checkpoints.load_tokenizer(name)
     positions = checkpoints.positions_of(config)
     report = ModelReport(
@@ -86,7 +86,7 @@ def _open(name: str, role: str) -> Opened:
     return Opened(config, tokenizer, report)
 
 
-def _assert_published_as_safetensors(name: str) -> None:
+def _assert_published(name: str) -> None:
     """Look for the weights of a hub name: in the cache, and unless the hub is off, there."""
     if any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in WEIGHTS):
         return
@@ -97,7 +97,7 @@ def _assert_published_as_safetensors(name: str) -> None:
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise CheckpointError(f"{name}: the hub cannot be asked for its weights: {error}.") from None
     if not published:
-        raise CheckpointError(checkpoints.pickled(name))
+        raise CheckpointError(f"{name}: has no weights on the hub ({', '.join(WEIGHTS)}). {checkpoints.REMEDY}")
 
 
 def model_warnings(arms: Mapping[str, Recipe], opened: Mapping[str, Opened], texts: list[str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice, repeat
 from typing import Any
 
@@ -171,9 +171,14 @@ def pair_codes(rows: Sequence[dict[str, Any]], data: PairData, tokenizer: Any) -
     return sources, row_codes(rows, data.target_lang or data.source_lang, data.target_lang_column, tokenizer)
 
 
-def row_codes(rows: Iterable[dict[str, Any]], lang: str, column: str | None, tokenizer: Any) -> list[str]:
-    """Return the tokenizer's code of each row's language: the one in `column` if there is one, else `lang`."""
-    codes: dict[str, str] = {}
+def row_codes(rows: Iterable[dict[str, Any]], lang: str | None, column: str | None, tokenizer: Any) -> list[str]:
+    """Return the tokenizer's code of each row's language: the one in `column` if there is one, else `lang`.
+
+    Raises:
+        RecipeError: neither is given.
+        DataError: a language that the tokenizer does not have.
+    """
+    codes: dict[str | None, str] = {}
     found = []
     for row in rows:
         name = row[column] if column else lang
@@ -183,11 +188,26 @@ def row_codes(rows: Iterable[dict[str, Any]], lang: str, column: str | None, tok
     return found
 
 
-def texts_of(data: TextData, seed: int | None = None) -> tuple[list[str], list[str]]:
+class Column(Collection):
+    """One column of rows, or a value for each of them where the column is None; read anew at every pass."""
+
+    def __init__(self, rows: Rows, column: str | None, value: str | None = None) -> None:
+        self.rows, self.column, self.value = rows, column, value
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (row[self.column] for row in self.rows) if self.column else repeat(self.value, len(self.rows))
+
+    def __contains__(self, value: object) -> bool:
+        return any(one == value for one in self)
+
+
+def texts_of(data: TextData, seed: int | None = None) -> tuple[Column, Column]:
     """Return texts, all of them or with a seed the training rows, and the language of each as the user wrote it."""
-    rows = list(Rows(data.train_file, data.columns, data.texts) if seed is None else read_text(data, seed)[0])
-    languages = [row[data.lang_column] if data.lang_column else data.lang for row in rows]
-    return [row[data.text_column] for row in rows], languages
+    rows = Rows(data.train_file, data.columns, data.texts) if seed is None else read_text(data, seed)[0]
+    return Column(rows, data.text_column), Column(rows, data.lang_column, data.lang)
 
 
 def read_text(data: TextData, seed: int) -> tuple[Rows, Rows]:

@@ -55,7 +55,7 @@ class HeldOut:
         wanted = np.zeros(len(rows), dtype=bool)
         wanted[drawn] = True
         found = dict(zip(sorted(drawn), rows.subset(wanted), strict=True))
-        languages = [found[i][text.lang_column] if text.lang_column else text.lang for i in drawn]
+        languages = [found[i][text.lang_column] if text.lang_column else text.lang or "" for i in drawn]
         return cls([found[i][text.text_column] for i in drawn], languages)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from polygraft.data.dataset import tokenize
-from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout, pad_rows
 from polygraft.data.notices import count_unwritable
 from polygraft.inference.beam_search import generate
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.graft import assert_reads, is_graft
+from polygraft.models.recorded import choose
 from polygraft.settings import Evaluate
 
 logger = logging.getLogger(__name__)
@@ -116,19 +116,19 @@ def decode(
 def generate_texts(
     model: str,
     texts: Sequence[str],
-    source_lang: str,
+    source_lang: str | None,
     target_lang: str | None,
     settings: Evaluate,
     progress: OnProgress | None = None,
 ) -> list[str]:
     """Load a checkpoint (bundled name, folder or hub name) and generate one output per text.
 
-    Languages may be written `uk`, `uk_UA` or `ukr_Cyrl`; without `target_lang` the output's is the input's. Raises
-    CheckpointError for a model that cannot be loaded, DataError for a language that it does not have.
+    Languages may be written `uk`, `uk_UA` or `ukr_Cyrl`; those not given are what the checkpoint records. Raises
+    CheckpointError for a model that cannot be loaded, DataError for a language that it does not have, RecipeError for
+    one that is neither given nor recorded.
     """
     tokenizer = load_tokenizer(model)
-    source = to_code(source_lang, tokenizer)
-    target = to_code(target_lang, tokenizer) if target_lang else source
+    source, target = choose(model, tokenizer, source_lang, target_lang)
     count_unwritable(tokenizer, texts, "the input", "text")
     network: Any = load_seq2seq(model)
     network.to(best_device())

@@ -1,4 +1,4 @@
-"""Load and save checkpoints: bundled names, local folders, hub names. Safetensors only, never remote code."""
+"""Load and save checkpoints: bundled names, local folders, hub names. Tensors only, never remote code."""
 
 from __future__ import annotations
 
@@ -31,25 +31,24 @@ from polygraft.data.files import appearing
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
 from polygraft.models import bottleneck, graft, untied
+from polygraft.models.families import file_of
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
 
 TARGET_TYPES = ("mbart",)
 REHEARSAL = ".rehearsal"
-REMEDY = "Give a folder with config.json, model.safetensors and a tokenizer, a hub name, or a bundled polygraft/… name."
-PICKLED = (
-    "its weights are pickled (.bin), which can run code when loaded. Convert them once: "
-    "polygraft convert --model {name} --output-dir {folder}"
-)
+REMEDY = "Give a folder with config.json, weights and a tokenizer, a hub name, or a bundled polygraft/… name."
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 logger = logging.getLogger(__name__)
 
 
-def resolve(name: str, allow_pickled: bool = False) -> str:
+def resolve(name: str) -> str:
     """Return the folder behind a bundled name or a local one; a hub name is returned unchanged.
 
     Raises:
-        CheckpointError: a local folder that holds no checkpoint, or only pickled weights and not `allow_pickled`.
+        CheckpointError: a local folder that holds no checkpoint.
     """
     path = bundled(name) or Path(name)
     if not path.exists():
@@ -58,16 +57,15 @@ def resolve(name: str, allow_pickled: bool = False) -> str:
         return name
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{name}: not a checkpoint, there is no config.json in it. {REMEDY}")
-    if not list(path.glob("*.safetensors")) and not allow_pickled:
-        if list(path.glob("*.bin")):
-            raise CheckpointError(pickled(name))
-        raise CheckpointError(f"{name}: there are no weights (*.safetensors) in it. {REMEDY}")
+    if not list(path.glob("*.safetensors")) and not any((path / file).is_file() for file in PICKLED):
+        raise CheckpointError(f"{name}: there are no weights (*.safetensors, pytorch_model.bin) in it. {REMEDY}")
     return str(path)
 
 
-def pickled(name: str) -> str:
-    """Say what is wrong with pickled weights, and the remedy."""
-    return f"{name}: {PICKLED.format(name=name, folder=f'{Path(name).name}-safetensors')}"
+@functools.cache
+def _say_pickled(name: str) -> None:
+    """Say once that a checkpoint has no safetensors."""
+    logger.warning("%s: its weights are pickled (.bin); only tensors are read from them, nothing in them is run.", name)
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -91,6 +89,14 @@ def commit_of(name: str) -> str:
 def load_config(name: str) -> PreTrainedConfig:
     """Load the configuration of a checkpoint."""
     return _load(AutoConfig, name, "configuration")
+
+
+def load_generation_config(name: str) -> GenerationConfig:
+    """Load what a checkpoint says of generation; as in transformers, from its configuration where no file does."""
+    try:
+        return _load(GenerationConfig, name, "generation configuration")
+    except CheckpointError:  # it has none
+        return _load(GenerationConfig, name, "generation configuration", config_file_name="config.json")
 
 
 def source_config(name: str) -> PreTrainedConfig:
@@ -165,7 +171,7 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
     bars, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()  # its table of missing weights: what matters of it is said below
-    settings = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True} | kwargs
+    settings = {"dtype": torch.float32, "weights_only": True, "output_loading_info": True} | kwargs
     try:
         model, info = _load(kind, name, what, **settings)
     finally:
@@ -182,7 +188,9 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
     if getattr(model, "generation_config", None) and (note := mend_generation_config(model.generation_config, name)):
         logger.warning(note)
     untied.share_inputs(model)
-    bottleneck.load(model, Path(resolve(name, allow_pickled=True)) / bottleneck.FOLDER)
+    if not any(file_of(local_folder(name), file) for file in WEIGHTS):
+        _say_pickled(name)
+    bottleneck.load(model, Path(resolve(name)) / bottleneck.FOLDER)
     return model, missing
 
 
@@ -229,7 +237,9 @@ def _generation_problem(config: GenerationConfig) -> str | None:
 
 
 def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
-    path = resolve(name, allow_pickled=kwargs.get("use_safetensors") is False)
+    # transformers would ask the hub, in the background, to convert pickled weights
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    path = resolve(name)
     if not Path(path).exists():
         path = split_revision(name)[0]
         kwargs.setdefault("revision", commit_of(name) if "revision" not in kwargs else None)
@@ -237,11 +247,9 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
         return kind.from_pretrained(path, trust_remote_code=False, **kwargs)
     except UnpicklingError as error:
         raise CheckpointError(f"{name}: its weights hold more than tensors, so they are not read. {REMEDY}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        if "model.safetensors" in reason and not offline:
-            raise CheckpointError(f"{pickled(name)} (transformers: {reason})") from error
         raise CheckpointError(f"{name}: cannot load its {what}: {reason}.{offline} {REMEDY}") from error
 
 
@@ -319,20 +327,6 @@ def tied_names(model: nn.Module) -> dict[str, str]:
             if owner != name:
                 tied[name] = owner
     return tied
-
-
-def convert(name: str, out_dir: Path) -> None:
-    """Read pickled weights, with torch's unpickler that admits nothing but tensors, and save them as safetensors.
-
-    Raises:
-        CheckpointError: no such checkpoint, or its weights hold more than tensors.
-    """
-    config = _load(AutoConfig, name, "configuration", use_safetensors=False)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForMaskedLM
-    model, _ = _load_model(kind, name, "model", use_safetensors=False, dtype="auto")
-    tokenizer = _load(AutoTokenizer, name, "tokenizer", use_safetensors=False)
-    right = right_tokenizer(tokenizer, resolve(name, allow_pickled=True), decoder_config(config))
-    save(model, right, out_dir)
 
 
 def max_positions(model: PreTrainedModel) -> int:

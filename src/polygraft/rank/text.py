@@ -7,7 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from polygraft.data.languages import REMEDY
 from polygraft.data.reading import filled_rows
+from polygraft.errors import RecipeError
 from polygraft.models.vocabulary import script_of
 from polygraft.settings import TextData
 
@@ -48,6 +50,8 @@ def read_texts(sources: Sequence[TextData], max_samples: int) -> list[LanguageTe
         for row in filled_rows(data.train_file, data.columns, data.texts):
             text = " ".join(row[data.text_column].split())
             language = row[data.lang_column] if data.lang_column else data.lang
+            if language is None:
+                raise RecipeError(f"{data.train_file}: its language is not given. {REMEDY}")
             seen[language] += 1
             if len(kept[language]) < COUNTED_DOCUMENTS:
                 kept[language].append(_beginning(text, COUNTED_CHARACTERS))

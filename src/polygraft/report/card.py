@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from polygraft.data.files import write_atomically
+from polygraft.data.languages import match_code
+from polygraft.errors import DataError
 from polygraft.report.folder import ALL_LANGUAGES, STAGES, Reader, mapping, number
 from polygraft.report.formats import count, date, decimal, flops, interval, plain, seconds
 from polygraft.report.scores import metric_hint, metric_name, places_of
@@ -60,10 +62,12 @@ def _languages(scores: dict[str, Any], tokenizer: dict[str, Any]) -> tuple[str, 
 
 def _source_code(record: dict[str, Any], target: str, tokenizer: dict[str, Any]) -> str:
     """The input's language code: that of the pairs, in the tokenizer's spelling, else that of the output."""
-    wanted = dict(data_of(record)).get("source_lang", "")
+    wanted = dict(data_of(record)).get("source_lang") or ""
     known = [str(code) for code in tokenizer.get("extra_special_tokens") or []] + [target]
-    stem = wanted.replace("-", "_").partition("_")[0].lower()
-    return wanted if wanted in known else next((code for code in known if stem and code.split("_")[0] == stem), target)
+    try:
+        return match_code(wanted, list(dict.fromkeys(known)))
+    except DataError:
+        return target
 
 
 def _loading(tokenizer: dict[str, Any], source: str, target: str, evaluate: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def load_inputs(
         raise TransferError(
             f"{name_of(settings)} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
         )
-    texts, languages = texts_of(text, seed) if text else ([], [])
+    texts, languages = texts_of(text, seed) if text else ((), ())
     names = {name: given[name] for name in settings.required_inputs if name != "text"}
     sources = {name: checkpoints.load_masked_lm(str(path)) for name, path in names.items()}
     shapes = {name: tuple(embeddings.embedding_matrix(model).shape) for name, model in sources.items()}
@@ -141,7 +142,7 @@ def load_inputs(
         source_tokenizer = checkpoints.load_tokenizer(str(next(iter(names.values()))))
         vocabulary = map_vocabularies(tokenizer, rows, source_tokenizer, next(iter(shapes.values()))[0])
         # stripped: the two classes differ in what they make of a blank at the end, which says nothing on the pieces
-        probe = [*(one[:PROBE_CHARACTERS].strip() for one in texts[:PROBE_TEXTS]), *SAMPLE_TEXTS]
+        probe = [*(one[:PROBE_CHARACTERS].strip() for one in islice(texts, PROBE_TEXTS)), *SAMPLE_TEXTS]
         alike = alike_share(source_tokenizer, tokenizer, probe)
         warnings = check_vocabularies(vocabulary, alike)
     if text:

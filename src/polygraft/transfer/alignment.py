@@ -11,9 +11,10 @@ B documents, S source positions, T target positions, N aligned tokens.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from polygraft.data.dataset import tokenize
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout, pad_rows
 
+PER_PASS = 2048  # texts kept of one pass over a file, where not all are wanted
 CHUNK = 256  # documents tokenized at a time: a text may hold far more tokens than are wanted
 
 
@@ -57,8 +59,8 @@ class Batch:
 def align(
     source: Any,
     target: Any,
-    texts: Sequence[str],
-    languages: Sequence[str],
+    texts: Collection[str],
+    languages: Collection[str | None],
     max_length: int,
     tokens: int | None,
     *,
@@ -79,21 +81,39 @@ def align(
     """
     ids_of = {name: target.convert_tokens_to_ids(to_code(name, target)) for name in set(languages)}
     order = random.Random(seed).sample(range(len(texts)), len(texts))
+    shuffled = _shuffled(texts, languages, order, in_order=tokens is not None)
     documents: list[Aligned] = []
     found, room = 0, max_length - 2
-    for start in range(0, len(order), CHUNK):
-        chunk = order[start : start + CHUNK]
-        both = [tokenize(side, [texts[i] for i in chunk]) for side in (source, target)]
-        for number, (i, ids, target_ids) in enumerate(zip(chunk, *both, strict=True), start):
+    while chunk := list(islice(shuffled, CHUNK)):
+        both = [tokenize(side, [text for _, text, _ in chunk]) for side in (source, target)]
+        for (number, _, language), ids, target_ids in zip(chunk, *both, strict=True):
             for place in range(0, len(ids), room):
                 pieces = ids[place : place + room], target_ids[place : place + room]
-                document = _align(number, source, target, *pieces, ids_of[languages[i]], grafted)
+                document = _align(number, source, target, *pieces, ids_of[language], grafted)
                 if len(document.source_places):
                     documents.append(document)
                     found += len(document.source_places)
                 if tokens is not None and found >= tokens:
                     return documents
-    return documents
+    return sorted(documents, key=lambda document: document.number)
+
+
+def _shuffled(
+    texts: Collection[str], languages: Collection[str | None], order: Sequence[int], in_order: bool
+) -> Iterator[tuple[int, str, str | None]]:
+    """Yield (place in `order`, text, language) of all texts: in one pass as they are read, or in that order.
+
+    The latter takes a pass for every 2,048 texts, which are held in memory; usually few of all are asked for.
+    """
+    step = PER_PASS if in_order else len(order) or 1
+    for start in range(0, len(order), step):
+        place_of = {i: place for place, i in enumerate(order[start : start + step], start)}
+        wanted = (
+            (place_of[i], text, language)
+            for i, (text, language) in enumerate(zip(texts, languages, strict=True))
+            if i in place_of
+        )
+        yield from sorted(wanted) if in_order else wanted
 
 
 def _align(

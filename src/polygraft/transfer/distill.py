@@ -24,7 +24,7 @@ B documents, N tokens compared, D width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,7 +154,7 @@ class Readings:
         return self.items[index]
 
 
-def align_all(inputs: Inputs, texts: Sequence[str], languages: Sequence[str]) -> list[Aligned]:
+def align_all(inputs: Inputs, texts: Collection[str], languages: Collection[str | None]) -> list[Aligned]:
     """Align whole texts, in pieces that both encoders have positions for."""
     length = min(inputs.settings.max_length_tokens, *map(max_positions, (inputs.source_before, inputs.target)))
     tokenizers = inputs.source_tokenizer, inputs.target_tokenizer

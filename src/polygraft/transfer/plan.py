@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Inputs:
         tokens: the target's token strings by row, None for rows without a token.
         source_before, source_after: the masked language model as downloaded and as adapted, where the method needs it.
         counts: int64, occurrences of each target row's token in the text; zeros without a text.
-        texts: the user's text, document by document, for what is calibrated on hidden states.
+        texts: the user's text, document by document, for what is calibrated on hidden states; maybe read at every pass.
         languages: of each document, as the user wrote them.
         source_tokenizer, target_tokenizer: of the two models; no source tokenizer without a source.
         seed: of whatever is drawn at random.
@@ -44,8 +44,8 @@ class Inputs:
     source_before: Any
     source_after: Any
     counts: np.ndarray
-    texts: Sequence[str] = ()
-    languages: Sequence[str] = ()
+    texts: Collection[str] = ()
+    languages: Collection[str | None] = ()
     source_tokenizer: Any = None
     target_tokenizer: Any = None
     seed: int = 0

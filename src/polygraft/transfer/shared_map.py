@@ -12,7 +12,7 @@ N rows that are mapped, V rows of the target, a width of the source, b width of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -178,15 +178,26 @@ def documents(inputs: Inputs) -> tuple[TextDataset, TextDataset]:
     """
     if len(inputs.texts) < MIN_DOCUMENTS:
         raise TransferError("method map: the text is one document, of which none can be held out. Give more documents.")
-    rows = [{"text": text, "lang": lang} for text, lang in zip(inputs.texts, inputs.languages, strict=True)]
-    held_out = rows[::HELDOUT_EVERY]
     length = min(inputs.settings.max_length_tokens, max_positions(inputs.target))
     described = TextData(train_file="the transfer's text", lang_column="lang")
-    training = [row for number, row in enumerate(rows) if number % HELDOUT_EVERY]
     first, second = (
-        text_dataset(part, described, inputs.target_tokenizer, length, coded=True) for part in (training, held_out)
+        text_dataset(_Part(inputs, held_out), described, inputs.target_tokenizer, length, coded=True)
+        for held_out in (False, True)
     )
     return first, second
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The documents to train on, or every tenth, as rows; gone through at every pass."""
+
+    inputs: Inputs
+    held_out: bool
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number, (text, lang) in enumerate(zip(self.inputs.texts, self.inputs.languages, strict=True)):
+            if (number % HELDOUT_EVERY == 0) == self.held_out:
+                yield {"text": text, "lang": lang}
 
 
 def diagnose(plan: Plan, fitted: Fit | None, inputs: Inputs, changes: Changes) -> dict[str, float]:

@@ -304,6 +304,7 @@ def test_several_files(stage, verb, tmp_path, invoke):
     calls = stage(verb, systems={})
     option = "--test-file" if verb == "evaluate" else "--train-file"
     required = {"transfer": ["--target", "m", "--method", "none"]}.get(verb, ["--model", "m"])
+    required += ["--source-lang", "uk"] if verb in ("finetune", "evaluate") else []
     files = [option, "t.jsonl", option, "more.jsonl"]
     result = invoke(verb, *required, *files, "--output-dir", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output

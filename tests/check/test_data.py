@@ -86,7 +86,7 @@ def test_numbers_of_a_file(write):
 
 def test_equal_means_nfc_and_white_space(write):
     texts = ["caf\u00e9 au lait", "cafe\u0301\tau \u00a0 lait ", "Caf\u00e9 au lait", "cafe au lait"]
-    report = check_data(arms({"train_file": write("a.txt", texts * 10), "validation_split": 0.5}))
+    report = check_data(arms({"train_file": write("a.txt", texts * 10), "validation_split": 0.5, "lang": "fr"}))
     assert report.files[0].duplicate_rows == 40 - 3
 
 
@@ -299,7 +299,7 @@ def test_all_that_stops_a_run_in_one_error(write):
         "train_file": write("one.jsonl", [{"text": "a", "summary": "b"}]),
         "test_file": write("no-summaries.jsonl", [{"text": "a", "summary": ""}, {"text": "b", "summary": " "}]),
     }
-    text = {"train_file": "nowhere.txt", "validation_file": write("half.jsonl", ['{"text": "a\\ud83d"}'])}
+    text = {"lang": "en", "train_file": "nowhere.txt", "validation_file": write("half.jsonl", ['{"text": "a\\ud83d"}'])}
     with pytest.raises(DataError) as error:
         check_data(arms(text, {**files, "validation_file": None}, arms={"a": {}, "b": {}}))
     expected = [

@@ -106,7 +106,8 @@ def test_what_is_mostly_unknown(request, text, kind):
 
 def test_unknown_text_is_counted_and_kept(write, mbart_tokenizer, capsys):
     pairs = [(CHINESE if i < 5 else GOOD, CHINESE if i == 9 else GOOD) for i in range(20)]
-    data = PairData(train_file=write("a.jsonl", *pairs), validation_file=write("v.jsonl", (GOOD, GOOD)))
+    files = {"train_file": write("a.jsonl", *pairs), "validation_file": write("v.jsonl", (GOOD, GOOD))}
+    data = PairData(**files, source_lang="uk")
     rows, _ = read_pairs(data, 1)
     assert len(pair_dataset(rows, data, mbart_tokenizer, 64, 64)) == 20
     said = capsys.readouterr().err.splitlines()

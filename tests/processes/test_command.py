@@ -15,7 +15,7 @@ def files(tmp_path_factory, write_tiny_models, sentences):
     rows = [{"text": f"{a} {b}"[:150], "summary": b} for a in sentences for b in sentences[:4]]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "text.txt").write_text("\n".join(sentences * 2))
-    (folder / "broken.jsonl").write_text('{"text": "a"}\n{"text"')
+    (folder / "broken.jsonl").write_text('{"text": "a", "summary": "b"}\n{"text"')
     short = {"budget": {"steps": 4}, "per_device_train_batch_size": 2, "precision": "fp32"}
     recipe = {
         "name": "r", "output_dir": "out", "source": "xlmr", "target": "mbart",

@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ import killed_work
 
 KILLS = int(os.environ.get("POLYGRAFT_KILLS", "6"))
 STAGES = ("adapt", "adapt_target", "finetune", "transfer", "distill", "evaluate")
+INSIDE = ("open", "tensors", "written")  # a save
 TRAINS = ("adapt", "adapt_target", "finetune", "distill")
 pytestmark = pytest.mark.slow
 
@@ -77,7 +79,7 @@ def result(out):
 def points_of(names, count, seed):
     """Draw points of killing: `count`, of them at least a quarter inside saves."""
     generator = random.Random(seed)
-    inside = [n for n, name in enumerate(names) if name in ("open", "tensors", "written")]
+    inside = [n for n, name in enumerate(names) if name in INSIDE]
     chosen = set(generator.sample(inside, -(-count // 4)))
     while len(chosen) < count:
         chosen.add(generator.randrange(len(names)))
@@ -89,7 +91,7 @@ def test_killed_anywhere_and_run_again(run, tmp_path, stage):
     code, whole = run(stage, tmp_path / "whole")
     assert code == 0, Path(f"{tmp_path / 'whole'}.said").read_text()
     names = whole["names"]
-    kinds = ("SIGKILL", "torn", "SIGTERM", "SIGINT", "ENOSPC")
+    kinds, inside, twice, ended = ("SIGKILL", "torn", "SIGTERM", "SIGINT", "ENOSPC"), 0, 0, Counter()
     for number, place in enumerate(points_of(names, KILLS, seed=stage)):
         out, how = tmp_path / f"cut-{place}", kinds[number % len(kinds)]
         code, first = run(stage, out, place, how)
@@ -97,6 +99,8 @@ def test_killed_anywhere_and_run_again(run, tmp_path, stage):
         where = f"{stage}, point {place} of {len(names)} ({names[place]}), {how}"
         # told to stop after the last step, it may end; a full disk while old things are cleared away is no matter
         assert code in (expected, 0), where
+        inside += names[place] in INSIDE
+        ended[how] += 1
         if not out.exists() or json.loads((out / "stage.json").read_text())["status"] != "done":
             code, second = run(stage, out)
             assert code == 0, where
@@ -104,9 +108,13 @@ def test_killed_anywhere_and_run_again(run, tmp_path, stage):
                 done_twice = first["steps"] + second["steps"] - whole["steps"]
                 most = 0 if how in ("SIGTERM", "SIGINT") else killed_work.INTERVAL
                 assert 0 <= done_twice <= most, where
+                twice = max(twice, done_twice)
         assert result(out) == result(tmp_path / "whole"), where
         left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
         assert not left, where
+    kills = ", ".join(f"{how} {number}" for how, number in ended.items())
+    steps = f"{twice} of {whole['steps']}" if stage in TRAINS else "-"
+    print(f"| {stage} | {len(names)} | {sum(ended.values())} of {KILLS} | {inside} | {kills} | {steps} |")
 
 
 def test_no_memory_is_said_and_goes_on_with_more(run, tmp_path):

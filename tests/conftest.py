@@ -38,6 +38,41 @@ from polygraft.cli import app
 from polygraft.errors import RecipeError
 from polygraft.recipe_io import load_recipe
 
+# A worker gets the next test when it has finished one: with the longest first, all finish together. By seconds per
+# test; what is not named takes less than one. Tests that share what takes long to make have an xdist_group.
+LONGEST_FIRST = (
+    "test_readme", "test_pipeline", "test_needs", "test_check", "test_adapters", "test_real_vocabulary",
+    "test_checkpoints", "test_encoder_sources", "test_saved_folders", "test_machine", "test_distill", "test_encoder",
+    "test_shared_map", "test_cli_rank", "test_training",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def _must_run(report: Any, is_gpu_test: bool) -> None:
+    """Turn a skip into a failure where POLYGRAFT_NO_SKIPS is set: there, what is skipped has not been tested."""
+    if os.environ.get("POLYGRAFT_NO_SKIPS") and report.skipped and not is_gpu_test and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, but POLYGRAFT_NO_SKIPS is set: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    _must_run(report, item.get_closest_marker("gpu") is not None)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Any:
+    report = yield
+    _must_run(report, is_gpu_test=False)
+    return report
+
+
 SENTENCES = [
     "The library reads and writes compressed files. It supports many formats.",
     "This package contains the development files. You need it to build programs.",

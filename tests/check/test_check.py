@@ -197,7 +197,7 @@ def test_versions_that_are_too_old(data, monkeypatch):
     installed = importlib.metadata.version
     monkeypatch.setattr(check, "version", lambda name: "4.57.0" if name == "transformers" else installed(name))
     (problem,) = examine(data).problems
-    assert problem == "transformers 4.57.0 is installed, but polygraft needs >=5.5."
+    assert problem == "transformers 4.57.0 is installed, but polygraft needs >=5.6."
 
 
 def test_verb(data, tmp_path, invoke, monkeypatch):

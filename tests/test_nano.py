@@ -19,6 +19,7 @@ from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 
 LANGUAGES = ("fr", "de", "uk", "pl", "ko")
+DOCUMENTS = 16
 
 
 def test_layout_with_the_collision_of_mask_and_first_language():
@@ -58,28 +59,31 @@ def nats_by_frequency(tokenizer, language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_source_knows_much_more_than_frequencies(language):
-    model, tokenizer = (load("polygraft/nano-xlmr") for load in (checkpoints.load_masked_lm, checkpoints.load_tokenizer))
+    model, tokenizer = (
+        load("polygraft/nano-xlmr") for load in (checkpoints.load_masked_lm, checkpoints.load_tokenizer)
+    )
     objective = MaskedLM(tokenizer, 0.15, Noise(1, fixed=True))
-    ids = tokenizer(texts(language, "test", 48), add_special_tokens=False, truncation=True, max_length=126).input_ids
+    ids = tokenizer(
+        texts(language, "test", DOCUMENTS), add_special_tokens=False, truncation=True, max_length=126
+    ).input_ids
     data = TextDataset((np.asarray(one, dtype=np.int32), -1) for one in ids)
     batch = objective.collate([data[i] for i in range(len(data))])
     labels = batch["labels"][batch["labels"] != -100].numpy()
     with torch.inference_mode():
         loss = float(objective.loss(model.eval(), **batch)) / len(labels)
-    print("SOURCE", language, loss, nats_by_frequency(tokenizer, language)[labels].mean())
-    assert loss < nats_by_frequency(tokenizer, language)[labels].mean() - 1.5
+    assert loss < nats_by_frequency(tokenizer, language)[labels].mean() - 2.0  # measured: 2.9 to 3.6
 
 
 @pytest.fixture(scope="session")
 def denoised():
-    """Of each language: the target's loss per token, that with another document's source, on removed tokens, by frequency."""
+    """The target's loss per token, with another document's source, on removed tokens, and by their frequency."""
     model, tokenizer = (load("polygraft/nano-mbart") for load in (checkpoints.load_seq2seq, checkpoints.load_tokenizer))
     objective = Denoising(tokenizer, 0.35, 3.5, True, Noise(1, fixed=True))
     found = {}
-    for language in LANGUAGES:
+    for language in ("fr", "de", "uk", "ko"):
         code = tokenizer.convert_tokens_to_ids(to_code(language, tokenizer))
-        pieces = cut(tokenizer, texts(language, "test", 48), 126)
-        figures = denoising(model.eval(), objective, pieces, [code] * 48, 1)
+        pieces = cut(tokenizer, texts(language, "test", DOCUMENTS), 126)
+        figures = denoising(model.eval(), objective, pieces, [code] * DOCUMENTS, 1)
         missing = noisy(objective, pieces, 1)[1]
         removed = np.concatenate([piece.ids[lacks] for piece, lacks in zip(pieces, missing, strict=True)])
         labels = sum(len(piece) + 1 for piece in pieces)  # </s> included
@@ -93,15 +97,15 @@ def denoised():
 @pytest.mark.parametrize("language", ["fr", "de"])
 def test_target_restores_what_it_knows_by_reading_its_source(denoised, language):
     row = denoised[language]
-    print("KNOWN", language, row)
-    assert row["removed"] < row["by frequency"]
-    assert row["with another source"] > row["loss"] + 0.5
+    assert row["removed"] < row["by frequency"] - 1.0  # measured: 1.7 and 2.1
+    assert row["with another source"] > row["loss"] + 0.5  # measured: 3.3 and 3.5
 
 
 @pytest.mark.parametrize("language", ["uk", "ko"])
 def test_target_does_not_know_what_it_has_not_read(denoised, language):
-    print("UNKNOWN", language, denoised[language])
-    assert denoised[language]["loss"] > max(denoised[known]["loss"] for known in ("fr", "de")) + 1.0
+    assert (
+        denoised[language]["loss"] > max(denoised[known]["loss"] for known in ("fr", "de")) + 1.0
+    )  # measured: 6.3, 6.6
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

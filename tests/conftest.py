@@ -40,12 +40,26 @@ from polygraft.errors import RecipeError
 from polygraft.recipe_io import load_recipe
 
 # A worker gets the next test when it has finished one: with the longest first, all finish together. By seconds per
-# test; what is not named takes less than one. Tests that share what takes long to make have an xdist_group.
+# test; what is not named takes less than one.
 LONGEST_FIRST = (
-    "test_readme", "test_pipeline", "test_needs", "test_check", "test_adapters", "test_real_vocabulary",
-    "test_checkpoints", "test_encoder_sources", "test_saved_folders", "test_machine", "test_distill", "test_encoder",
-    "test_shared_map", "test_cli_rank", "test_training",
+    "test_readme", "test_pipeline", "test_needs", "test_check", "test_adapters", "test_checkpoints",
+    "test_encoder_sources", "test_saved_folders", "test_machine", "test_distill", "test_encoder", "test_shared_map",
+    "test_cli_rank", "test_training",
 )  # fmt: skip
+ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_nano")  # their tests share what takes long to make
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files first, where tests share what takes long to make; all other tests one by one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if Path(file).stem in ONE_WORKER else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)

@@ -18,7 +18,6 @@ from polygraft.recipe_io import arm_recipes, parse_recipe
 from polygraft.report import write
 from polygraft.settings import Diagnose
 
-pytestmark = pytest.mark.xdist_group("diagnose")  # what it shares is made by one worker
 ALL = Diagnose().placebos
 SHORT = {"budget": {"steps": 2}, "per_device_train_batch_size": 4, "max_length_tokens": 32}
 

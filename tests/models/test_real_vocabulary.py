@@ -12,7 +12,6 @@ from polygraft.models.tokenizers import keep_ids
 from polygraft.models.trimming import needed_ids, restore, trim
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies
 
-pytestmark = pytest.mark.xdist_group("real-vocabulary")  # what it shares is made by one worker
 MBARTS = ("mbart-large-cc25", "mbart-large-50")
 ODD_TEXT = "ﬁle ２ ① ㌔"  # only a tokenizer that normalizes knows these characters
 CLASSES = ("same", "moved", "pad", "language_code", "only_in_target", "unused")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -43,46 +44,86 @@ def shortened(recipe: Path) -> str:
     return " ".join(f"--set '{cut}'" for cut in cuts)
 
 
-def shell(command: str, cwd: Path) -> subprocess.CompletedProcess:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        ["bash", "-ec", command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def polygraft(invoke, tmp_path, monkeypatch):
+    """Runs a line of `polygraft ...` as a shell would, in this process and an empty folder; returns what it prints.
 
-
-def test_stage_commands_then_python(tmp_path):
-    (commands,) = [block for block in blocks("sh") if "polygraft adapt" in block]
-    result = shell(commands.replace("--steps 20", "--steps 2"), tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
-    (code,) = blocks("python")
-    result = shell(f"{sys.executable} - <<'CODE'\n{code}\nCODE", tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.startswith("[")
-
-
-def test_recipe_commands(tmp_path):
+    A process of its own would take four seconds, for imports. What is piped into the command is `echo`'s.
+    """
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    (commands,) = [block for block in blocks("sh") if "polygraft run" in block]
-    cuts = shortened(ROOT / "recipes" / "demo.yaml")
-    commands = commands.replace(
-        "polygraft diagnose", "polygraft diagnose --set 'diagnose={max_samples: 4, placebos: [untuned]}'"
+
+    def _run(line: str) -> str:
+        echoed, _, command = line.rpartition(" | ")
+        program, *arguments = shlex.split(command)
+        assert program == "polygraft"
+        stdin = None
+        if echoed:
+            echo, *words = shlex.split(echoed)
+            assert echo == "echo"
+            stdin = " ".join(words) + "\n"
+        result = invoke(*arguments, stdin=stdin)
+        assert result.exit_code == 0, result.output[-2000:]
+        return result.stdout
+
+    return _run
+
+
+def block(command: str) -> list[str]:
+    """The lines of the README's block that has the command."""
+    (found,) = [found.splitlines() for found in blocks("sh") if f"polygraft {command} " in found]
+    return found
+
+
+def test_stage_commands_then_python(polygraft, capsys):
+    for line in block("adapt"):
+        polygraft(line.replace("--steps 20", "--steps 2"))
+    (code,) = blocks("python")
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("[")
+
+
+def test_a_command_in_a_shell(tmp_path):
+    """The lines that the other tests run in their own process are such that a shell and the installed program run."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    (line,) = [line for line in block("trim") if "trim" in line]
+    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        ["bash", "-ec", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    commands = re.sub(r"(polygraft (?:run|diagnose).* recipes/\S+)", rf"\1 {cuts}", commands)
-    result = shell(commands, tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "Not enough evidence" in result.stdout  # one seed
-    assert (tmp_path / "outputs/demo/report.html").is_file()
+    assert (tmp_path / "outputs/uk/small/model.safetensors").is_file()
 
 
-def test_checkpoint_commands(tmp_path):
-    (commands,) = [block for block in blocks("sh") if "polygraft trim" in block]
-    result = shell(commands, tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
+# What goes on from what another command left stays in one test.
+RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run"))
+
+
+@pytest.mark.parametrize("verbs", RECIPE_COMMANDS, ids="-".join)
+def test_recipe_commands(polygraft, tmp_path, verbs):
+    printed, cuts = "", shortened(ROOT / "recipes" / "demo.yaml")
+    for line in block("run"):
+        verb = line.split()[1]
+        if verb in verbs:
+            few = " --set 'diagnose={max_samples: 4, placebos: [untuned]}'" * (verb == "diagnose")
+            printed += polygraft(line + (f" {cuts}{few}" if verb in ("diagnose", "run") else ""))
+    assert printed
+    if "run" in verbs:
+        assert "Not enough evidence" in printed  # one seed
+        assert (tmp_path / "outputs/demo/report.html").is_file()
+
+
+def test_every_recipe_command_is_in_one_of_those():
+    assert tuple(line.split()[1] for line in block("run")) == tuple(verb for verbs in RECIPE_COMMANDS for verb in verbs)
+
+
+def test_checkpoint_commands(polygraft, tmp_path):
+    for line in block("trim"):
+        polygraft(line)
     assert (tmp_path / "outputs/be/model.safetensors").is_file()
 
 
-def test_recipe_of_every_method(tmp_path):
+def test_recipe_of_every_method(polygraft, tmp_path):
     """Three of its ten arms, the ones that no other recipe has; all of them take minutes even when cut."""
     content = yaml.safe_load((ROOT / "recipes" / "methods.yaml").read_text(encoding="utf-8"))
     content["arms"] = {arm: content["arms"][arm] for arm in ("direct", "map", "encoder")}
@@ -90,21 +131,18 @@ def test_recipe_of_every_method(tmp_path):
     path = tmp_path / "methods.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     few = "--set diagnose='{max_samples: 4, placebos: []}' --set text.train_file=polygraft/sample/uk/validation.parquet"
-    result = shell(f"polygraft diagnose {path} {shortened(path)} {few}", tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.count("Open: ") + result.stdout.count("o-go: ") + result.stdout.count("Go: ") == 2
+    printed = polygraft(f"polygraft diagnose {path} {shortened(path)} {few}")
+    assert printed.count("Open: ") + printed.count("o-go: ") + printed.count("Go: ") == 2
 
 
 RUN_ABOVE = ("demo.yaml", "methods.yaml")
 
 
 @pytest.mark.parametrize("recipe", sorted({p.name for p in (ROOT / "recipes").glob("*.yaml")} - {*RUN_ABOVE}))
-def test_every_other_recipe(tmp_path, recipe):
-    path = ROOT / "recipes" / recipe
+def test_every_other_recipe(polygraft, recipe):
     nano = " ".join(f"--set {key}={value}" for key, value in NANO.items())
     small = "--set finetune.per_device_train_batch_size=4 --set finetune.gradient_accumulation_steps=1"
-    result = shell(f"polygraft run {path} {nano} {small} {shortened(path)}", tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
+    polygraft(f"polygraft run recipes/{recipe} {nano} {small} {shortened(ROOT / 'recipes' / recipe)}")
 
 
 def test_every_link_leads_somewhere():

@@ -10,6 +10,8 @@ import resource
 import sys
 from typing import Any
 
+from polygraft.errors import RecipeError
+
 KEPT_MODEL_BYTES = 2**28
 PACKAGES = (
     "polygraft",
@@ -25,9 +27,19 @@ PACKAGES = (
 
 
 def use_bf16(precision: str) -> bool:
-    """Decide on bf16 autocast: as asked, or with "auto" where the device multiplies bf16 matrices in hardware."""
+    """Decide on bf16 autocast: as asked, or with "auto" where the device multiplies bf16 matrices in hardware.
+
+    POLYGRAFT_PRECISION=fp32 or bf16 says what "auto" means, so that runs on unlike machines use one arithmetic.
+
+    Raises:
+        RecipeError: POLYGRAFT_PRECISION is something else.
+    """
     import torch
 
+    if precision == "auto":
+        precision = os.environ.get("POLYGRAFT_PRECISION") or "auto"
+        if precision not in ("auto", "fp32", "bf16"):
+            raise RecipeError(f"POLYGRAFT_PRECISION={precision} in the environment: give fp32, bf16 or auto.")
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():

@@ -138,7 +138,8 @@ class TrainingSection(Settings):
     """Train with only the rows of the vocabulary that the stage's text needs; the saved checkpoint is a full one, its
     other rows unchanged. Saves memory and time; the losses then normalise over fewer classes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward pass; "auto" is bf16 on a GPU that has it, else fp32. Weights stay fp32."""
+    """Arithmetic of the forward pass; "auto" is bf16 where the device has instructions for it, else fp32, or what the
+    variable POLYGRAFT_PRECISION says. Weights stay fp32."""
     trainable: Literal["all", "no_embeddings", "embeddings", "bridge"] = "all"
     """Which weights are trained: all, all but the embeddings (the matrix tied to the output layer, and positions), only
     these, or of a graft (transfer method `encoder`) the bridge and the cross-attention. The others get neither

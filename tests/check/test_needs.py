@@ -1,4 +1,4 @@
-"""Estimates against measurements, and what is proposed."""
+"""Estimates against what is counted while the same stage runs, and what is proposed."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import TypeAdapter
-from transformers import AutoConfig, XLMRobertaConfig, XLMRobertaForMaskedLM
+from transformers import AutoConfig, MBartConfig, MBartForConditionalGeneration, XLMRobertaConfig, XLMRobertaForMaskedLM
 
-from polygraft import machine
+from polygraft import adapt, machine, transfer
+from polygraft.check import needs
+from polygraft.check.memory import LiveBytes
 from polygraft.check.needs import Lengths, Probe, largest_batch, probe_machine, training_need, transfer_need
-from polygraft.models.checkpoints import load_tokenizer
+from polygraft.models.checkpoints import load_tokenizer, resolve
 from polygraft.models.graft import graft_config
-from polygraft.settings import MLM, Budget, Denoising
+from polygraft.settings import MLM, Budget, Denoising, TextData
 from polygraft.transfer_settings import Transfer
 
-MEASURED = """
-import json, sys
-from pathlib import Path
-from polygraft import adapt, machine
-from polygraft.settings import MLM, TextData
-settings, model, file, out = sys.argv[1:]
-adapt.run(MLM.model_validate_json(settings), model, TextData(train_file=file), 1, Path(out))
-print(machine.peak_memory_bytes())
-"""
-BASELINE = "from polygraft import machine; from polygraft.check import stages; print(machine.resident_bytes())"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OTHER = {"fp32": "bf16", "bf16": "fp32"}
+NOTHING_ELSE = Probe(10**11, 10**10, 8 * 10**9, 0)
 GB = 10**9
 
 
@@ -38,31 +34,103 @@ def shape(width, layers, rows):
     )  # fmt: skip
 
 
-# Large models first: their freed blocks go back to the system, so that what they take can be counted. Small ones keep
-# theirs, for speed, with gaps between. The real sizes: benchmarks/real_size.py.
+def seq2seq_shape(width, layers, rows):
+    return MBartConfig(
+        vocab_size=rows, d_model=width, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=8,
+        decoder_attention_heads=8, encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width, max_position_embeddings=256,
+        scale_embedding=True, decoder_start_token_id=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a model of a shape with a bundled tokenizer, and text; returns the folder and the data."""
+
+    def _write(config):
+        seq2seq = isinstance(config, MBartConfig)
+        (MBartForConditionalGeneration if seq2seq else XLMRobertaForMaskedLM)(config).save_pretrained(tmp_path / "m")
+        load_tokenizer(f"polygraft/nano-{'mbart' if seq2seq else 'xlmr'}").save_pretrained(tmp_path / "m")
+        words = ["Die", "Bibliothek", "liest", "und", "schreibt", "viele", "Dateien", "in", "allen", "Formaten", "."]
+        text = [" ".join(words[i % len(words) :] + words * 30) for i in range(12)]
+        (tmp_path / "text.txt").write_text("\n".join(text), encoding="utf-8")
+        return str(tmp_path / "m"), TextData(train_file=str(tmp_path / "text.txt"), lang="de")
+
+    return _write
+
+
+@pytest.fixture
+def dtypes():
+    """The types that linear layers give in passes with gradients: what arithmetic is really in force."""
+    seen = set()
+
+    def record(module, given, result):
+        if isinstance(module, torch.nn.Linear) and torch.is_grad_enabled():
+            seen.add(result.dtype)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(record)
+    yield seen
+    handle.remove()
+
+
+# Bytes of tensors, which depend neither on the allocator nor on the processor. Measured: 0.82 (denoising in fp32, whose
+# evaluation holds the logits of a batch at once) to 1.18.
+@pytest.mark.parametrize("asked", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("config", "batch", "tolerance"),
-    [(shape(512, 1, 130_000), 4, 0.15), (shape(256, 2, 80_000), 4, 0.25), (shape(256, 2, 9000), 32, 0.25)],
+    ("config", "batch", "precision"),
+    [(shape(128, 2, 40_000), 2, None), (shape(64, 2, 8100), 12, None), (shape(64, 2, 8100), 12, "auto"),
+     (seq2seq_shape(64, 1, 40_000), 2, None), (seq2seq_shape(64, 2, 8100), 6, None)],
+    ids=["mlm, weights", "mlm, activations", "auto", "denoising, weights", "denoising, activations"],
+)  # fmt: skip
+def test_tensors_are_those_that_a_stage_makes(config, batch, precision, asked, write, dtypes, tmp_path, monkeypatch):
+    monkeypatch.setattr(needs, "KEPT_GAPS", 1.0)  # between tensors; see the next test
+    precision = precision or asked
+    monkeypatch.setenv("POLYGRAFT_PRECISION", asked if precision == "auto" else OTHER[asked])
+    model, text = write(config)
+    section = Denoising if isinstance(config, MBartConfig) else MLM
+    settings = section(budget=Budget(steps=2), per_device_train_batch_size=batch, precision=precision)
+    need = training_need("adapt", settings, config, None, Lengths([256] * 12, None, 12), NOTHING_ELSE)
+    assert dtypes == {DTYPES[asked]}
+    dtypes.clear()
+    with LiveBytes() as counted:
+        adapt.run(settings, model, text, 1, tmp_path / "out")
+    assert dtypes == {DTYPES[asked]}
+    assert 0.7 < need.memory_bytes / counted.peak < 1.3, json.dumps(need.to_json())
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from polygraft import adapt, machine
+from polygraft.settings import MLM, TextData
+settings, model, file, out = sys.argv[1:]
+adapt.run(MLM.model_validate_json(settings), model, TextData(train_file=file), 1, Path(out))
+print(machine.peak_memory_bytes())
+"""
+BASELINE = "from polygraft import machine; from polygraft.check import stages; print(machine.resident_bytes())"
+
+
+# Resident memory, within a factor of two: beside the tensors it has what libraries keep, the heap's gaps and the pages
+# of files, which differ between machines. Freed blocks of the large model go back to the system, the small ones keep
+# theirs. The real sizes: benchmarks/real_size.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("config", "batch"),
+    [(shape(512, 1, 130_000), 4), (shape(256, 2, 80_000), 4), (shape(256, 2, 9000), 32)],
     ids=["large", "small, mostly weights", "small, mostly activations"],
 )
-def test_memory_is_what_a_stage_takes(config, batch, tolerance, tmp_path):
-    XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "model")
-    load_tokenizer("polygraft/nano-xlmr").save_pretrained(tmp_path / "model")
-    words = ["Die", "Bibliothek", "liest", "und", "schreibt", "viele", "Dateien", "in", "allen", "Formaten", "."]
-    text = [" ".join(words[i % len(words) :] + words * 30) for i in range(40)]
-    (tmp_path / "text.txt").write_text("\n".join(text), encoding="utf-8")
+def test_resident_memory_is_about_what_a_stage_takes(config, batch, precision, write, tmp_path):
+    model, text = write(config)
+    settings = MLM(budget=Budget(steps=3), per_device_train_batch_size=batch, precision=precision)
     (tmp_path / "out").mkdir()
-    settings = MLM(budget=Budget(steps=3), per_device_train_batch_size=batch)
-    command = [sys.executable, "-c", MEASURED, settings.model_dump_json(), str(tmp_path / "model")]
-    run = subprocess.run(
-        [*command, str(tmp_path / "text.txt"), str(tmp_path / "out")], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", MEASURED, settings.model_dump_json(), model, text.train_file]
+    run = subprocess.run([*command, str(tmp_path / "out")], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     measured = int(run.stdout.split()[-1])
     baseline = int(subprocess.run([sys.executable, "-c", BASELINE], capture_output=True, text=True, check=True).stdout)
-    probe = probe_machine(config, machine.use_bf16("auto"), baseline)
-    need = training_need("adapt", settings, config, None, Lengths([256] * 40, None, 40), probe)
-    assert need.memory_bytes == pytest.approx(measured, rel=tolerance), json.dumps(need.to_json())
+    probe = probe_machine(config, machine.use_bf16(precision), baseline)
+    need = training_need("adapt", settings, config, None, Lengths([256] * 12, None, 12), probe)
+    assert 0.5 < need.memory_bytes / measured < 2, json.dumps(need.to_json())
 
 
 @pytest.fixture
@@ -126,41 +194,54 @@ def test_largest_batch_is_that_of_the_longest_documents():
     assert (shape.batch, shape.source, shape.target, shape.labels) == (2, 50, 50, 100)
 
 
-BENCHMARKED: dict[str, dict] = {
+TRAINED = {"budget": {"steps": 2}, "per_device_train_batch_size": 8, "max_length_tokens": 128, "eval_steps": 1e6}
+CALIBRATED = {"calibration_tokens": 600}
+TRANSFERS = {
     "recentre": {"mode": "recentre"}, "repair": {"mode": "repair"}, "delta": {"mode": "delta"},
-    "map": {"method": "map"}, "bottleneck": {"method": "bottleneck"}, "bottleneck, of LoRA": {"method": "bottleneck"},
-    "encoder": {"method": "encoder"}, "distill": {"method": "distill"},
+    "bottleneck": {"method": "bottleneck", **CALIBRATED}, "bottleneck, of LoRA": {"method": "bottleneck", **CALIBRATED},
+    "encoder": {"method": "encoder", **CALIBRATED},
+    **{f"map, {how}": {"method": "map", "precision": how, **TRAINED} for how in DTYPES},
+    **{f"distill, {how}": {"method": "distill", "precision": how, **CALIBRATED, **TRAINED} for how in DTYPES},
 }  # fmt: skip
+NANO = ("polygraft/nano-xlmr", "polygraft/nano-mbart")
+TEXT = TextData(train_file="polygraft/sample/uk/validation.parquet", lang="uk")
 
 
-def benchmarked():
-    """What docs/benchmarks.md says of transfers at real size: source, method, FLOPs if counted, peak in GB."""
-    section = Path("docs/benchmarks.md").read_text(encoding="utf-8").partition("\n## transfer\n")[2]
-    source = ""
-    for line in section.partition("\n## ")[0].splitlines():
-        if line.endswith("into mbart-large-50:"):
-            source = line.split()[0]
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if cells[0] in BENCHMARKED:
-            yield source, cells[0], float(cells[3] or 0), float(cells[4].removesuffix(" GiB")) * 2**30
+@pytest.fixture(scope="session")
+def adapted(tmp_path_factory):
+    """The nano source, trained with an adapter."""
+    made = {}
+
+    def _adapted(kind):
+        if kind not in made:
+            made[kind] = str(tmp_path_factory.mktemp(kind))
+            how = {"budget": {"steps": 1}, "per_device_train_batch_size": 2, "max_length_tokens": 32, "eval_steps": 1e6}
+            settings = MLM.model_validate({"adapter": {"type": kind}, "learning_rate": 1e-2, **how})
+            adapt.run(settings, NANO[0], TEXT, 1, Path(made[kind]))
+        return made[kind]
+
+    return _adapted
 
 
-@pytest.mark.parametrize(("source", "method", "flops", "measured"), benchmarked())
-def test_transfers_at_real_size_take_what_the_benchmark_measured(source, method, flops, measured):
-    configs = Path("tests/fixtures/published")
-    one, target = (AutoConfig.from_pretrained(configs / f"{name}.json") for name in (source, "mbart-large-50"))
-    training = {"budget": {"steps": 3}, "per_device_train_batch_size": 8, "max_length_tokens": 128}
-    trained = training if method in ("map", "distill") else {}
-    calibrated = {"calibration_tokens": 5000} if method.startswith(("bottleneck", "encoder", "distill")) else {}
-    settings = TypeAdapter(Transfer).validate_python(BENCHMARKED[method] | trained | calibrated)
-    sources = [one] * len({"source_before", "source_after"} & set(settings.required_inputs))
-    result = graft_config(one, target, 512) if method == "encoder" else target
-    need = transfer_need(settings, sources, target, result, Probe(10**11, 10**9, 24 * GB, round(0.4 * GB)))
-    assert 0.9 < need.memory_bytes / measured < 1.3  # measured: 0.97 to 1.25
-    if flops and not trained:
-        assert 0.75 < (need.flops or 0.0) / flops < 1.25  # of calibration alone; measured: 0.81 to 1.21
-
-
-def test_the_benchmark_has_been_run_for_every_method():
-    assert {method for _, method, *_ in benchmarked()} == set(BENCHMARKED)
-    assert {source for source, *_ in benchmarked()} == {"xlm-roberta-large", "xlm-roberta-base"}
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_transfers_take_what_is_counted(name, adapted, dtypes, tmp_path, monkeypatch):
+    settings = TypeAdapter(Transfer).validate_python(TRANSFERS[name])
+    precision = getattr(settings, "precision", None)
+    if precision:
+        monkeypatch.setenv("POLYGRAFT_PRECISION", OTHER[precision])
+    adapters = {"bottleneck": "bottleneck", "bottleneck, of LoRA": "lora", "delta": "lora"}
+    after = adapted(adapters[name]) if name in adapters else NANO[0]
+    given = (None, None) if name == "recentre" else (NANO[0], after)
+    source, target = (AutoConfig.from_pretrained(resolve(model)) for model in NANO)
+    result = graft_config(source, target, 512) if name == "encoder" else target
+    dtypes.clear()
+    sources = [source] * len({"source_before", "source_after"} & set(settings.required_inputs))
+    need = transfer_need(settings, sources, target, result, NOTHING_ELSE)
+    assert dtypes == ({DTYPES[precision]} if precision else set())
+    dtypes.clear()
+    with LiveBytes() as counted:
+        found = transfer.run(settings, *given, NANO[1], TEXT, tmp_path / "out")
+    assert dtypes == ({DTYPES[precision]} if precision else set())
+    assert 0.6 < need.memory_bytes / counted.peak < 1.35  # measured: 0.70 to 1.23
+    if found.get("flops") and not precision:
+        assert 0.6 < (need.flops or 0.0) / found["flops"] < 1.35  # of calibration alone; measured: 0.80 to 1.03

@@ -196,6 +196,7 @@ def test_deep_copies_checkpointing_compiling_and_autocast(model):
     assert all(torch.equal(plain[name], again[name]) for name in plain)
     assert all(float(g.abs().max()) > 0 for g in plain.values())
     model.gradient_checkpointing_disable()
+    model.disable_input_require_grads()  # which transformers 5.6 leaves on, and torch 2.8 cannot compile
     model.eval()
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager", fullgraph=True)

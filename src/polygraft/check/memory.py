@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -121,6 +122,12 @@ def parameters_of(config: PreTrainedConfig) -> int:
         return sum(parameter.numel() for parameter in make_model(config).parameters())
 
 
+def _never_dropped(size: list[int]) -> float:
+    """What LayerDrop draws: transformers 5.6 asks whether it is below a share of 0, and fake tensors have no value."""
+    assert size == []
+    return 1.0
+
+
 def measure_pass(
     config: PreTrainedConfig, shape: Shape, bf16: bool, accumulated: int = 1, settings: Training | None = None
 ) -> Pass:
@@ -138,6 +145,7 @@ def measure_pass(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with (
+        patch.object(torch, "rand", _never_dropped),
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.device(device),
         torch.autocast(device, torch.bfloat16, enabled=bf16),

@@ -31,8 +31,12 @@ PROBE_ROWS, PROBE_TOKENS, PROBE_RUNS = 2000, 2048, 3
 ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
-KEPT_GAPS = 1.5  # of a small model's heap: 1.3 to 1.8 measured, since what is freed is kept (machine.keep_freed_memory)
-PADDED = 1.4  # attention and padding, over weights and real tokens alone: 1.4 to 1.5 in benchmarks/transfer.py
+# Two shares that no shape gives. Gaps in a small model's heap, since what is freed is kept (machine.keep_freed_memory):
+# resident memory was 1.3 to 1.8 times the tensors of stages that tests/check/test_needs.py runs as processes.
+KEPT_GAPS = 1.5
+# Attention and padding, over weights and real tokens alone: 1.4 to 1.5 where benchmarks/transfer.py calibrated at real
+# size; that the estimates are right is tested at a small one.
+PADDED = 1.4
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
 

@@ -83,6 +83,26 @@ def test_whole_recipe_and_what_reruns(recipe_data, tmp_path):
     assert changed == {f"{arm}/seed-1/evaluate" for arm in ("plain", "direct", "detour")}, "contents count, not names"
 
 
+def test_a_stage_that_was_taken_out_costs_nothing_and_is_not_shown(recipe_data, tmp_path, capsys):
+    """It stays where it is, and is named: the verdict used to charge the arm for it."""
+    short = recipe_data["finetune"]
+    recipe_data["arms"] = {"direct": {}, "detour": {"adapt_target": short}}
+    before = run(recipe_data)
+    assert before["verdict"]["cost"]["detour"]["tokens"] > 0
+    capsys.readouterr()
+    recipe_data["arms"]["detour"] = {"finetune": {**short, "learning_rate": 1e-4}}
+    after = run(recipe_data)
+    left = tmp_path / "out" / "tiny" / "detour" / "seed-1" / "adapt_target"
+    assert left.is_dir()
+    assert capsys.readouterr().err.count(f"{left}: is not of this recipe; it is left alone and not counted.") == 1
+    assert after["verdict"]["cost"]["detour"] == {"seconds": 0.0, "flops": 0.0, "tokens": 0.0}
+    took = sum(pipeline.read_record(left.with_name(stage))["seconds"] for stage in ("finetune", "evaluate"))
+    assert next(row for row in after["table"] if row["arm"] == "detour")["seconds"] == pytest.approx(took)
+    report = Path(after["report"]).read_text(encoding="utf-8")
+    assert "detour/seed-1/adapt_target is not of this recipe" in report
+    assert "Adapting the target" not in report
+
+
 def test_arms_share_equal_stages(recipe_data, tmp_path):
     recipe_data["arms"] = {"one": recipe_data["arms"]["direct"], "two": recipe_data["arms"]["direct"]}
     del recipe_data["verdict"]
@@ -90,7 +110,7 @@ def test_arms_share_equal_stages(recipe_data, tmp_path):
     real = records.write_record
 
     def counting(folder, record):
-        if record["status"] == "running":
+        if record["status"] == "done":
             calls.append(f"{folder.parent.parent.name}/{folder.name}")
         real(folder, record)
 

@@ -42,7 +42,7 @@ def run(model, tokenizer, data, out_dir, objective=None, keep_best=False, **chan
     how = settings(**changes)
     result = train(model, tokenizer, how, objective, validation, data, seed=0, out_dir=out_dir, keep_best=keep_best)
     checkpoints.save(model, tokenizer, out_dir)
-    training.remove_checkpoints(out_dir)
+    shutil.rmtree(out_dir / training.CHECKPOINTS)
     return result
 
 

@@ -20,7 +20,7 @@ from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.settings import MLM, TextData
 from polygraft.settings import Denoising as DenoisingSettings
-from polygraft.training import remove_checkpoints, train
+from polygraft.training import train
 
 EVAL_NOISE = Noise(seed=1, fixed=True)  # the same corruption of the validation text in every evaluation, arm and seed
 
@@ -55,7 +55,6 @@ def run(settings: MLM | DenoisingSettings, model: str, text: TextData, seed: int
         kept = full_ids(tokenizer, full_tokenizer)
         result |= quieten_others(network, kept, make(full_tokenizer, EVAL_NOISE), held_out, mass)
     checkpoints.save(network, full_tokenizer, out_dir, languages)
-    remove_checkpoints(out_dir)
     return result
 
 

@@ -16,7 +16,7 @@ from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.seq2seq import Seq2Seq
 from polygraft.settings import Finetune, PairData
-from polygraft.training import remove_checkpoints, train
+from polygraft.training import train
 
 
 def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Path) -> dict[str, Any]:
@@ -52,5 +52,4 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
         kept = full_ids(tokenizer, full_tokenizer)
         result |= quieten_others(network, kept, Seq2Seq(full_tokenizer), held_out, mass)
     checkpoints.save(network, full_tokenizer, out_dir, languages)
-    remove_checkpoints(out_dir)
     return result

@@ -62,8 +62,7 @@ def run_stage(
         task = processes.by_main(lambda: Task.of(stage, settings, inputs, seed))
         record = processes.by_main(lambda: _open(out_dir, task, replace))
         if record["status"] == DONE:
-            if processes.is_main():
-                remove(set_aside(out_dir))
+            _clear_up(out_dir)
             return record
         if processes.is_main():
             print(f"== {'/'.join(out_dir.parts[-3:]) if replace else stage}", file=sys.stderr, flush=True)
@@ -83,8 +82,7 @@ def run_stage(
                 end()
             raise
         end(status=DONE, peak_memory_bytes=machine.peak_memory_bytes(), result=result)
-        if processes.is_main():
-            remove(set_aside(out_dir))
+        _clear_up(out_dir)
         return processes.agreed(record)
 
 
@@ -198,7 +196,8 @@ def _open(out_dir: Path, task: Task, replace: bool) -> dict[str, Any]:
             shutil.copytree(shared, hidden, copy_function=_link, dirs_exist_ok=True)
         return read_record(out_dir) or {}
     record = task.record()
-    write_record(out_dir, record)
+    with appearing(out_dir) as hidden:
+        write_record(hidden, record)
     return record
 
 
@@ -235,6 +234,13 @@ def _make_room(out_dir: Path, task: Task, found: dict[str, Any] | None, replace:
         )
     else:
         remove(out_dir)
+
+
+def _clear_up(out_dir: Path) -> None:
+    """Remove what is of no use once a stage is done and its record says so: what it replaced, and its checkpoints."""
+    if processes.is_main():
+        remove(set_aside(out_dir))
+        shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
 
 
 def set_aside(out_dir: Path) -> Path:

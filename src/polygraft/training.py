@@ -296,10 +296,10 @@ def train(
 ) -> dict[str, Any]:
     """Train a model, in place, on (training, validation) data until the budget is spent.
 
-    An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints; `remove_checkpoints` once the model is
-    saved. With `keep_best` the model ends as it was at the lowest validation loss. Writes metrics.jsonl as it goes;
-    returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first step), and
-    `classes`, the vocabulary that the losses normalise over.
+    An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints, which are for the caller to remove once
+    the result is safe. With `keep_best` the model ends as it was at the lowest validation loss. Writes metrics.jsonl as
+    it goes; returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first
+    step), and `classes`, the vocabulary that the losses normalise over.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step was saved.
@@ -385,12 +385,6 @@ def checkpoints_in(out_dir: Path) -> list[Path]:
 def last_checkpoint(out_dir: Path) -> Path | None:
     """Return the newest complete checkpoint of an interrupted run."""
     return next(reversed(checkpoints_in(out_dir)), None)
-
-
-def remove_checkpoints(out_dir: Path) -> None:
-    """Remove what only an interrupted run needs."""
-    if processes.is_main():
-        shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
 
 
 def _summary(trainer: StageTrainer, keep_best: bool) -> dict[str, Any]:

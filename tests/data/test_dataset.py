@@ -1,12 +1,13 @@
 """Text datasets: tokens on disk, whatever the size of the text."""
 
+import json
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from polygraft.data.dataset import TextDataset, text_dataset
-from polygraft.settings import TextData
+from polygraft.data.dataset import TextDataset, pair_dataset, read_pairs, read_text, text_dataset
+from polygraft.settings import PairData, TextData
 
 
 def test_items_are_the_pieces_that_went_in():
@@ -19,6 +20,24 @@ def test_items_are_the_pieces_that_went_in():
         assert item["language"] == language
     assert data.lengths.tolist() == [[7], [3], [32], [2], [4]]
     assert len(TextDataset([])) == 0
+
+
+def test_pieces_and_pairs_know_their_rows(tmp_path, xlmr_tokenizer, mbart_tokenizer):
+    """What an error names: long documents have several pieces, ids are the rows' own or their numbers."""
+    rows = [
+        {"text": "файл " * (1 + 30 * (i % 2)), "summary": "x", **({"id": "own"} if i == 3 else {})} for i in range(6)
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = TextData(train_file=str(tmp_path / "t.jsonl"), validation_split=0.2, lang="uk")
+    read, _ = read_text(text, 1)
+    data = text_dataset(read, text, xlmr_tokenizer, 16, coded=False)
+    assert len(data) > len(read)
+    names = data.names(range(len(data)))
+    assert names == [f"row {row['id']}" for row in read]
+    pairs = PairData(train_file=str(tmp_path / "t.jsonl"), source_lang="uk", validation_split=0.2)
+    read, _ = read_pairs(pairs, 1)
+    made = pair_dataset(read, pairs, mbart_tokenizer, 16, 16)
+    assert made.names([2, 0]) == [f"row {read[2]['id']}", f"row {read[0]['id']}"]
 
 
 def test_memory_does_not_grow_with_the_text():

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from polygraft import machine, report
+from polygraft import machine, processes, report
 from polygraft.data.files import write_atomically
 from polygraft.diagnose import held_out, layers
 from polygraft.diagnose.held_out import HeldOut, Losses
@@ -85,7 +85,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     targets = {states[TARGET].folder: states[TARGET] for states in reversed(found.values())}  # the first of equal ones
     shown: list[tuple[State, str | None]] = [(state, None) for states in found.values() for state in _changed(states)]
     shown += [(s, name) for name, of_arm in rivals.items() for states in of_arm.values() for s in _changed(states)]
-    compared, notes = layers.compare(next(iter(transfers.values())), seed)
+    compared, notes = processes.by_main(lambda: layers.compare(next(iter(transfers.values())), seed))
     used = dict.fromkeys(name.rpartition("+")[2] for of_arm in rivals.values() for name in of_arm)
     result = {
         "documents": len(next(iter(targets.values())).losses.languages), "seed": seed, "direct": direct,
@@ -94,9 +94,13 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "layers": compared, "notes": notes, "placebos": {name: EXPLANATIONS[name] for name in used},
         "machine": machine.describe(), "versions": machine.versions(),
     }  # fmt: skip
+    return result | {"report": processes.by_main(lambda: _write(folder, recipe, result))}
+
+
+def _write(folder: Path, recipe: Recipe, result: dict[str, Any]) -> str:
     write_atomically(folder / FILE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
-    return result | {"report": str(report.write(folder))}
+    return str(report.write(folder))
 
 
 def _held_out(arms: Mapping[str, Recipe], seed: int, max_samples: int) -> tuple[TextData, HeldOut]:

@@ -30,7 +30,6 @@ from polygraft.models.checkpoints import tied_names
 from polygraft.models.graft import is_graft
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, token_counts, tokens_by_id
 from polygraft.settings import TextData
-from polygraft.training import remove_checkpoints
 from polygraft.transfer import bottleneck, distill, embeddings, encoder, none, shared_map
 from polygraft.transfer.plan import Inputs, check_plan, format_plan
 from polygraft.transfer_settings import Transfer, name_of
@@ -101,7 +100,6 @@ def run(
     if (ties := tied_names(changes.model)) != plan.tied:
         raise TransferError(f"the target ties {ties} after the transfer, planned were {plan.tied}.")
     checkpoints.save(changes.model, inputs.target_tokenizer, out_dir)
-    remove_checkpoints(out_dir)
     write_atomically(out_dir / "diagnostics.json", json.dumps(diagnostics, indent=1) + "\n")
     write_atomically(out_dir / "plan.json", json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
     spent = {"flops": fitted.flops} if hasattr(fitted, "flops") else {}

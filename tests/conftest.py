@@ -46,7 +46,8 @@ LONGEST_FIRST = (
     "test_encoder_sources", "test_saved_folders", "test_machine", "test_distill", "test_encoder", "test_shared_map",
     "test_cli_rank", "test_training",
 )  # fmt: skip
-ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano")  # their tests share what takes long to make
+# Their tests share what takes long to make.
+ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano")
 
 
 @pytest.hookimpl(optionalhook=True)

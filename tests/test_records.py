@@ -189,3 +189,12 @@ def test_bundled_models_have_fingerprints_of_their_own():
     names = ("polygraft/nano-xlmr", "polygraft/nano-mbart")
     assert all(nano.bundled(name) for name in names)
     assert len({fingerprint_of(name) for name in names}) == 2
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_a_precision_that_the_environment_names_is_a_setting(monkeypatch, precision):
+    def fingerprint(named):
+        monkeypatch.setenv("POLYGRAFT_PRECISION", named)
+        return records.Task.of("adapt", settings(precision=precision), [], 1).fingerprint
+
+    assert len({fingerprint(named) for named in ("", "auto", "fp32", "bf16")}) == (3 if precision == "auto" else 1)

@@ -37,14 +37,24 @@ def use_bf16(precision: str) -> bool:
     import torch
 
     if precision == "auto":
-        precision = os.environ.get("POLYGRAFT_PRECISION") or "auto"
-        if precision not in ("auto", "fp32", "bf16"):
-            raise RecipeError(f"POLYGRAFT_PRECISION={precision} in the environment: give fp32, bf16 or auto.")
+        precision = named_precision()
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported()
+
+
+def named_precision() -> str:
+    """Return what POLYGRAFT_PRECISION says that "auto" means; "auto" if nothing.
+
+    Raises:
+        RecipeError: it is neither fp32, bf16 nor auto.
+    """
+    precision = os.environ.get("POLYGRAFT_PRECISION") or "auto"
+    if precision not in ("auto", "fp32", "bf16"):
+        raise RecipeError(f"POLYGRAFT_PRECISION={precision} in the environment: give fp32, bf16 or auto.")
+    return precision
 
 
 def keep_freed_memory(model_bytes: int) -> None:

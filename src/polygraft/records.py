@@ -139,9 +139,11 @@ class Task:
     @classmethod
     def of(cls, stage: str, settings: Settings, inputs: Sequence[str | Settings | None], seed: int | None) -> Task:
         """Take the fingerprints of all inputs: their contents count, not their names."""
-        names = _flat(inputs)
+        names, wanted = _flat(inputs), settings.model_dump()
+        if wanted.get("precision") == "auto":  # another one that the environment names is another setting
+            wanted["precision"] = machine.named_precision()
         content = {
-            "format": FORMAT, "stage": stage, "settings": settings.model_dump(), "seed": seed,
+            "format": FORMAT, "stage": stage, "settings": wanted, "seed": seed,
             "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip

@@ -296,8 +296,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a model, in place, on (training, validation) data until the budget is spent.
 
-    An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints, which are for the caller to remove once
-    the result is safe. With `keep_best` the model ends as it was at the lowest validation loss. Writes metrics.jsonl as
+    An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints; the caller removes these once the
+    result is safe. With `keep_best` the model ends as it was at the lowest validation loss. Writes metrics.jsonl as
     it goes; returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first
     step), and `classes`, the vocabulary that the losses normalise over.
 

@@ -251,7 +251,8 @@ def test_sources_longer_than_the_encoder_reads_are_refused(pair_dirs, tmp_path, 
     run(pair_dirs)
     long = " ".join(sentences)
     (tmp_path / "long.jsonl").write_text("\n".join([json.dumps({"text": long, "summary": "s"})] * 2), encoding="utf-8")
-    pairs = PairData(train_file=str(tmp_path / "long.jsonl"), test_file=str(tmp_path / "long.jsonl"), source_lang="uk")
+    file = str(tmp_path / "long.jsonl")
+    pairs = PairData(train_file=file, test_file=file, source_lang="uk", target_lang="uk")
     message = r"sources are longer than the 40 tokens .* Set max_source_length_tokens: 40 to have their ends cut off"
     settings = Finetune(budget={"steps": 1})
     with pytest.raises(DataError, match=message):
@@ -259,9 +260,9 @@ def test_sources_longer_than_the_encoder_reads_are_refused(pair_dirs, tmp_path, 
     with pytest.raises(DataError, match=message):
         evaluate.run(Evaluate(), str(pair_dirs.out), pairs, tmp_path / "scores")
     with pytest.raises(DataError, match=message):
-        generate_texts(str(pair_dirs.out), [long], "uk", None, Evaluate(max_new_tokens=2))
+        generate_texts(str(pair_dirs.out), [long], "uk", "uk", Evaluate(max_new_tokens=2))
     cut = Evaluate(max_new_tokens=2, max_source_length_tokens=40, num_beams=1)
-    assert len(generate_texts(str(pair_dirs.out), [long, sentences[0]], "uk", None, cut)) == 2
+    assert len(generate_texts(str(pair_dirs.out), [long, sentences[0]], "uk", "uk", cut)) == 2
 
 
 def test_cc25_is_read_as_it_writes(tiny_xlmr, tiny_mbart, xlmr_tokenizer, pieces, tmp_path, sentences, caplog):

@@ -8,9 +8,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from polygraft import trim
+from polygraft.data.reading import Rows
 from polygraft.models.trimming import needed_ids
-from polygraft.settings import TextData, Trim
+from polygraft.settings import TextData
 from polygraft.transfer import load_inputs
 from polygraft.transfer.alignment import align
 from polygraft.transfer.distill import texts_of
@@ -50,7 +50,7 @@ def grows(texts, work) -> float:
 
 def test_trim(texts, mbart_tokenizer):
     def work(file):
-        needed_ids(mbart_tokenizer, trim._texts(Trim(train_file=[file])))
+        needed_ids(mbart_tokenizer, (row["text"] for row in Rows(file, ["text"], ["text"])))
 
     assert grows(texts, work) < GROWTH
 

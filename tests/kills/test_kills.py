@@ -44,6 +44,9 @@ def inputs(tmp_path_factory, write_tiny_models, sentences):
 
 @pytest.fixture(scope="module")
 def server():
+    """Processes that begin with everything imported; before Python 3.13 the server takes its path from here alone."""
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed_work"])
     return context

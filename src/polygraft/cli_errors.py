@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from polygraft import processes, stopping
-from polygraft.errors import PolygraftError
+from polygraft.errors import PolygraftError, is_out_of_memory
 
 INTERRUPTED = 130
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -27,8 +26,6 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _RESUME = "Run the same command again to resume: finished stages are kept, training goes on from its last checkpoint."
 _SMALLER = "Lower per_device_train_batch_size (gradient_accumulation_steps can make up for it) or max_length_tokens."
 _NO_SPACE = "No space left on device"
-# What torch, safetensors and C++ say on a CPU, where they raise RuntimeError or OSError.
-_NO_MEMORY = re.compile(r"not enough memory|[Cc]annot allocate memory|std::bad_alloc")
 
 
 class Commands(TyperGroup):
@@ -85,7 +82,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"polygraft: {place}the disk is full. Free space, or choose another --output-dir, and run again.", 1
     if isinstance(error, OSError) and error.errno in _DENIED:
         return f"polygraft: {error.filename or 'a file'}: {_denied(error)}", 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         return f"polygraft: out of memory. {_SMALLER}", 1
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"polygraft: unexpected error: {what}\nPOLYGRAFT_DEBUG=1 shows where it happened; please report it.", 1

@@ -5,6 +5,22 @@
 
 from __future__ import annotations
 
+import re
+
+# What torch, safetensors, C++ and threads say on a CPU, where they raise RuntimeError or OSError.
+_NO_MEMORY = re.compile(
+    r"not enough memory|[Cc]annot allocate memory|unable to mmap|std::bad_alloc|can't start new thread"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception, of whatever library, says that there is no memory left."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (not isinstance(error, PolygraftError) and bool(_NO_MEMORY.search(str(error))))
+    )
+
 
 class PolygraftError(Exception):
     """The base of all errors raised on purpose."""

@@ -37,7 +37,7 @@ def stages(folder: Path, out: Path) -> dict[str, tuple]:
     xlmr, tuned, mbart = (str(folder / name) for name in ("xlmr", "xlmr-tuned", "mbart"))
     text = TextData(train_file=str(folder / "text.txt"), lang="uk")
     files = {f"{part}_file": str(folder / "pairs.jsonl") for part in ("train", "test")}
-    pairs = PairData(**files, source_lang="uk")
+    pairs = PairData(**files, source_lang="uk", target_lang="uk")
     rows, moved = Embeddings(mode="repair"), Distill(**SHORT, general=text)
     scoring = Evaluate(num_beams=2, max_new_tokens=4, max_samples=8)
     tune = Finetune(**SHORT, adapter=Lora(r=2))

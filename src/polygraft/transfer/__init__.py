@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from polygraft import processes
 from polygraft.data.dataset import texts_of
 from polygraft.data.files import write_atomically
 from polygraft.data.notices import count_unwritable
@@ -100,8 +101,9 @@ def run(
     if (ties := tied_names(changes.model)) != plan.tied:
         raise TransferError(f"the target ties {ties} after the transfer, planned were {plan.tied}.")
     checkpoints.save(changes.model, inputs.target_tokenizer, out_dir)
-    write_atomically(out_dir / "diagnostics.json", json.dumps(diagnostics, indent=1) + "\n")
-    write_atomically(out_dir / "plan.json", json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
+    if processes.is_main():
+        write_atomically(out_dir / "diagnostics.json", json.dumps(diagnostics, indent=1) + "\n")
+        write_atomically(out_dir / "plan.json", json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
     spent = {"flops": fitted.flops} if hasattr(fitted, "flops") else {}
     spent |= getattr(changes, "trained", {})
     return result | spent | {"diagnostics": diagnostics, "plan": "plan.json"}

@@ -138,6 +138,12 @@ class StageTrainer(Trainer):
         if self.asked_to_stop or (self.spending.request.signal and self.accelerator.num_processes == 1):
             raise stopping.Stopped(self.spending.request.signal or signal.SIGTERM)
 
+    def heed_together(self) -> None:
+        """Raise Stopped in all processes if any was asked to: nothing comes after this in which it would be heeded."""
+        (asked,) = self._over_processes([self.spending.request.signal])
+        self.asked_to_stop = asked > 0
+        self._heed()
+
     def _over_processes(self, values: list[float]) -> list[float]:
         """Return the values summed over all processes."""
         if self.accelerator.num_processes == 1:

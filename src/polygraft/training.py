@@ -98,6 +98,7 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
                 trainer.write_metrics()
             with spending.progress:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.heed_together()
         except stopping.Stopped:
             trainer.save_where_it_stopped()
             raise

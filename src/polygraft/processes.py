@@ -20,9 +20,12 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # the others wait while the main process transfers or evaluates; launchers end dead runs
 
 
+_alone = False  # whether the main process is at what it does alone: nothing in it waits for the others
+
+
 def count() -> int:
-    """Return how many processes share the run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes share the run, or what the main one does alone."""
+    return 1 if _alone else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
@@ -67,14 +70,18 @@ def wait() -> None:
 
 def by_main(work: Callable[[], T]) -> T:
     """Have the main process alone do `work`; return its result, or raise its error, in all processes."""
+    global _alone
     if count() == 1:
         return work()
     value, error = None, None
     if is_main():
+        _alone = True
         try:
             value = work()
         except Exception as raised:
             error = raised
+        finally:
+            _alone = False
     value, told = agreed((value, _portable(error)))
     if error is not None:
         raise error

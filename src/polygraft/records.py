@@ -105,7 +105,7 @@ def _same_stage(out_dir: Path, fingerprint: str) -> Path | None:
     """Find the same finished stage in another arm or seed of this recipe: <name>/<arm>/seed-<n>/<stage>."""
     for path in sorted(out_dir.parents[2].glob(f"*/seed-*/{out_dir.name}/{STAGE_FILE}")):
         record = read_record(path.parent)
-        if record and record["fingerprint"] == fingerprint and record["status"] == "done":
+        if record and record["fingerprint"] == fingerprint and record["status"] == DONE:
             return path.parent
     return None
 

@@ -15,6 +15,7 @@ import yaml
 from transformers import T5Config, T5ForConditionalGeneration
 
 from polygraft import check, cli_check, machine
+from polygraft.check import models
 from polygraft.errors import CheckpointError, DataError
 from polygraft.recipe_io import parse_recipe
 
@@ -121,6 +122,19 @@ def test_hub_names_are_refused_offline_unless_cached(data):
     data["target"] = "somebody/mbart"
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
         examine(data)
+
+
+def test_weights_of_a_pinned_revision_are_looked_for_there(monkeypatch):
+    asked = []
+
+    def look(hub, file, revision):
+        asked.append((hub, revision))
+        return "model.safetensors"
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
+    models._assert_published("owner/model@v1")
+    models._assert_published("owner/model")
+    assert asked == [("owner/model", "v1"), ("owner/model", None)]
 
 
 def test_a_source_that_no_arm_reads_is_not_opened(data):

@@ -18,12 +18,12 @@ def files(tmp_path_factory, write_tiny_models, sentences):
     (folder / "broken.jsonl").write_text('{"text": "a", "summary": "b"}\n{"text"')
     short = {"budget": {"steps": 4}, "per_device_train_batch_size": 2, "precision": "fp32"}
     recipe = {
-        "name": "r", "output_dir": "out", "source": "xlmr", "target": "mbart",
+        "name": "r", "output_dir": "out", "source": "xlmr", "target": "mbart", "add_languages": {"be_BY": "uk_UA"},
         "text": {"train_file": "text.txt", "lang": "uk"},
         "pairs": {"train_file": "pairs.jsonl", "test_file": "pairs.jsonl", "source_lang": "uk"},
         "finetune": short, "evaluate": {"num_beams": 1, "max_new_tokens": 4, "max_samples": 4},
         "arms": {
-            "direct": {"adapt_target": short},
+            "direct": {"transfer": {"mode": "recentre"}, "adapt_target": short},
             "detour": {"adapt": short, "transfer": {"method": "distill", **short}, "adapt_target": short},
         },
         "verdict": {"treatment": "detour", "control": "direct"},
@@ -94,6 +94,9 @@ def test_a_whole_recipe(files, torchrun):
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("Report: ") == 1
     assert run.stderr.count("== r/detour/seed-1") == 0
+    # what the main process does alone saves checkpoints, too, for which nobody else waits
+    for stage in ("add_languages", "transfer", "adapt_target", "finetune", "evaluate"):
+        assert json.loads((files / f"out/r/direct/seed-1/{stage}/stage.json").read_text())["status"] == "done"
     for stage in ("adapt", "transfer", "adapt_target", "finetune", "evaluate"):
         assert run.stderr.count(f"== detour/seed-1/{stage}\n") == 1
         record = json.loads((files / f"out/r/detour/seed-1/{stage}/stage.json").read_text())

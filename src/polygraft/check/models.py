@@ -88,12 +88,13 @@ def _open(name: str, role: str) -> Opened:
 
 def _assert_published(name: str) -> None:
     """Look for the weights of a hub name: in the cache, and unless the hub is off, there."""
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in WEIGHTS):
+    hub, revision = checkpoints.split_revision(name)
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(hub, file, revision=revision), str) for file in WEIGHTS):
         return
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise CheckpointError(f"{name}: its weights are not in the cache, and HF_HUB_OFFLINE is set. Unset it once.")
     try:
-        published = any(huggingface_hub.file_exists(name, file) for file in WEIGHTS)
+        published = any(huggingface_hub.file_exists(hub, file, revision=revision) for file in WEIGHTS)
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise CheckpointError(f"{name}: the hub cannot be asked for its weights: {error}.") from None
     if not published:

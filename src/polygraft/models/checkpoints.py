@@ -221,11 +221,7 @@ def mend_generation_config(config: GenerationConfig, name: str) -> str | None:
 
 def generation_config_note(name: str) -> str | None:
     """Say what `mend_generation_config` will say of a checkpoint when it is loaded."""
-    try:
-        config = GenerationConfig.from_pretrained(local_folder(name))
-    except OSError:  # it has none
-        return None
-    return mend_generation_config(config, name)
+    return mend_generation_config(load_generation_config(name), name)
 
 
 def _generation_problem(config: GenerationConfig) -> str | None:
@@ -242,7 +238,8 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
     path = resolve(name)
     if not Path(path).exists():
         path = split_revision(name)[0]
-        kwargs.setdefault("revision", commit_of(name) if "revision" not in kwargs else None)
+        if "revision" not in kwargs:
+            kwargs["revision"] = commit_of(name)
     try:
         return kind.from_pretrained(path, trust_remote_code=False, **kwargs)
     except UnpicklingError as error:

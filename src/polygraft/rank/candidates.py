@@ -91,7 +91,9 @@ def open_candidate(name: str, role: Role) -> Candidate:
 def licence(name: str) -> str | None:
     """Return the licence that the model card states, in the checkpoint's folder or the hub's cache; None if none."""
     folder = Path(checkpoints.resolve(name))
-    card = folder / "README.md" if folder.is_dir() else huggingface_hub.try_to_load_from_cache(name, "README.md")
+    hub, revision = checkpoints.split_revision(name)
+    cached = huggingface_hub.try_to_load_from_cache
+    card = folder / "README.md" if folder.is_dir() else cached(hub, "README.md", revision=revision)
     if not isinstance(card, str | Path) or not Path(card).is_file():
         return None
     found = FRONT_MATTER.match(Path(card).read_text(encoding="utf-8", errors="replace"))

@@ -254,9 +254,13 @@ def test_licence(tiny_xlmr_dir, card, stated):
 
 def test_licence_of_a_hub_name_from_the_cache(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
-    cached = {("some/model", "README.md"): str(tmp_path / "README.md")}
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *what: cached.get(what))
-    assert licence("some/model") == "mit"
+    known = {("some/model", None), ("pinned/model", "v1")}
+
+    def look(hub, file, revision):
+        return str(tmp_path / file) if (hub, revision) in known else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
+    assert licence("some/model") == licence("pinned/model@v1") == "mit"
     assert licence("another/model") is None
 
 

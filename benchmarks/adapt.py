@@ -28,8 +28,8 @@ def prepare(args: argparse.Namespace) -> None:
     texts = side_by_side.rows("adapt", 10**6, ["text"])
     side_by_side.write_rows(args.folder / "adapt.jsonl", texts[: args.documents])
     if not (args.folder / TRIMMED / "model.safetensors").is_file():
-        from polygraft import trim
         from polygraft.settings import Trim
+        from polygraft.stages import trim
 
         folder = real_size.random_checkpoint(args.folder, args.model, "source")
         file = side_by_side.write_rows(args.folder / "vocabulary.jsonl", texts)
@@ -37,8 +37,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def polygraft(args: argparse.Namespace, precision: str, trimmed: bool) -> dict[str, float]:
-    from polygraft import adapt
     from polygraft.settings import MLM, Budget, TextData
+    from polygraft.stages import adapt
 
     file = str(args.folder / "adapt.jsonl")
     settings = MLM(

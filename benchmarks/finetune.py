@@ -29,8 +29,8 @@ def prepare(args: argparse.Namespace) -> None:
     side_by_side.write_rows(args.folder / "pairs.jsonl", pairs[: args.documents])
     side_by_side.write_rows(args.folder / "held-out.jsonl", pairs[args.documents : args.documents + 5])
     if not (args.folder / TRIMMED / "model.safetensors").is_file():
-        from polygraft import trim
         from polygraft.settings import Trim
+        from polygraft.stages import trim
 
         folder = real_size.random_checkpoint(args.folder, args.model, "target")
         file = side_by_side.write_rows(args.folder / "all-pairs.jsonl", pairs)
@@ -38,8 +38,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def polygraft(args: argparse.Namespace, precision: str, trimmed: bool, **how: Any) -> dict[str, float]:
-    from polygraft import finetune
     from polygraft.settings import Budget, Finetune, PairData
+    from polygraft.stages import finetune
 
     pairs = PairData(
         train_file=str(args.folder / "pairs.jsonl"), validation_file=str(args.folder / "held-out.jsonl"),

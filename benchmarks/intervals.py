@@ -20,7 +20,7 @@ import page
 import scipy
 from scipy import special, stats
 
-from polygraft.comparison import DocumentScores, compare, standard_error
+from polygraft.scoring.comparison import DocumentScores, compare, standard_error
 
 HEADING = "How often the verdict's intervals hold the truth"
 SEEDS, DOCUMENTS = (3, 5, 10), (30, 100, 300, 1000)

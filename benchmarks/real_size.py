@@ -124,7 +124,7 @@ def estimate(folder: Path) -> dict[str, Any]:
 
 def run_stage(folder: Path, stage: str, trimmed: bool) -> dict[str, Any]:
     """One stage on the checkpoints in `folder`; what the stage itself returns."""
-    from polygraft import adapt, evaluate, finetune, transfer
+    from polygraft.stages import adapt, evaluate, finetune, transfer
 
     recipe, out = recipe_of(folder, trimmed), folder / "out"
     shutil.rmtree(out, ignore_errors=True)

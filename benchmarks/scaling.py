@@ -27,8 +27,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace, size: int) -> dict[str, float]:
-    from polygraft import adapt
     from polygraft.settings import MLM, Budget, TextData
+    from polygraft.stages import adapt
 
     text = TextData(
         train_file=str(args.folder / f"text-{size}.jsonl"), validation_file=str(args.folder / "text-held-out.jsonl")

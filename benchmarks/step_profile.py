@@ -74,10 +74,10 @@ def training_step(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any], i
     from polygraft import machine
     from polygraft.data.batching import make_batches
     from polygraft.data.dataset import pair_dataset, read_pairs
-    from polygraft.dropout import FastDropout
     from polygraft.models import adapters, checkpoints
     from polygraft.objectives.seq2seq import Seq2Seq
     from polygraft.settings import Finetune, PairData
+    from polygraft.training.dropout import FastDropout
 
     name = str(args.folder / finetune.TRIMMED)
     model, tokenizer = checkpoints.load_seq2seq(name), checkpoints.load_tokenizer(name)

@@ -75,9 +75,9 @@ def is_published(name: str) -> bool:
 
 def run_method(folder: Path, name: str, source: str, target: str) -> dict[str, Any]:
     """One transfer, or the warm-up of the graft that the one before made."""
-    from polygraft import adapt, transfer
     from polygraft.recipe import Recipe
-    from polygraft.transfer import bottleneck
+    from polygraft.stages import adapt, transfer
+    from polygraft.transfer.states import bottleneck
 
     recipe = Recipe.model_validate({
         "name": "transfer", "text": {"train_file": str(folder / "text.jsonl"), "lang_column": "lang"},

@@ -37,7 +37,7 @@ from typer.testing import CliRunner
 import polygraft
 from polygraft.cli import app
 from polygraft.errors import RecipeError
-from polygraft.recipe_io import load_recipe
+from polygraft.recipe.reading import load_recipe
 
 # A worker gets the next test when it has finished one: with the longest first, all finish together. By seconds per
 # test; what is not named takes less than one.

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from polygraft.comparison import Comparison, Word
 from polygraft.diagnose.judge import Against, _decide, _reading
-from polygraft.figures import apart, exactly, level, p_text, rounded
-from polygraft.measure.intervals import Estimate, ratio
 from polygraft.report import formats
 from polygraft.report.plots import Estimate as Drawn
 from polygraft.report.verdict_view import _comparison_rows, _estimate
-from polygraft.verdict_words import sentence
+from polygraft.scoring.comparison import Comparison, Word
+from polygraft.scoring.figures import apart, exactly, level, p_text, rounded
+from polygraft.scoring.intervals import Estimate, ratio
+from polygraft.scoring.words import sentence
 
 MINUS = "\N{MINUS SIGN}"
 NUMBER = rf"[+{MINUS}]?\d[\d.]*(?:e[+{MINUS}]\d+)?"

@@ -16,8 +16,8 @@ import torch
 from bundle import arguments, measure_source
 from gates import add_to_card
 
-from polygraft import adapt
 from polygraft.settings import MLM, Budget, TextData
+from polygraft.stages import adapt
 
 TOKENS = 1_500_000
 HEADING = "## Short runs of the second phase, one setting changed at a time"

@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from bundle import ALL_LANGUAGES, arguments, batches, held_out, markdown, read, tokenized
 from transformers import AutoModelForMaskedLM
 
-from polygraft import evaluate, finetune
-from polygraft.comparison import CHRF, ROUGE_L, compare_resampled
 from polygraft.data.dataset import pair_dataset
 from polygraft.data.layout import IGNORED
 from polygraft.data.reading import read_rows
-from polygraft.metrics import Bootstrap
 from polygraft.models import checkpoints
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import Seq2Seq, token_losses
+from polygraft.scoring.comparison import CHRF, ROUGE_L, compare_resampled
+from polygraft.scoring.metrics import Bootstrap
+from polygraft.scoring.verdict import ArmScores
 from polygraft.settings import Budget, Evaluate, Finetune, PairData
-from polygraft.verdict import ArmScores
+from polygraft.stages import evaluate, finetune
 
 PROBE_DOCUMENTS, PROBE_EPOCHS, PROBE_RATES = 200, 4, (3e-4, 1e-3, 3e-3)  # documents per language
 LANGUAGE, TEST_DOCUMENTS = "fr", 400

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from polygraft import diagnose
-from polygraft.measure.intervals import Estimate
-from polygraft.recipe_io import load_recipe
+from polygraft.recipe.reading import load_recipe
 from polygraft.report.formats import MINUS
+from polygraft.scoring.intervals import Estimate
 
 TEXTS = {"uk": "Ukrainian", "pl": "Polish", "ko": "Korean", "pl-stories": "Polish, a game's stories"}
 STORIES = [  # news to the source, which gets more of the budget; only methods that move a change are of interest

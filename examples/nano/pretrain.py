@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from polygraft import adapt
 from polygraft.settings import MLM, Budget, Denoising, TextData, Training
+from polygraft.stages import adapt
 
 # fp32 on every machine, so that a run may go on elsewhere; a kill costs 200 steps, some 5 minutes of one core.
 SHARED: dict[str, Any] = {

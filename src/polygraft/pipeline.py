@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from polygraft import processes
-from polygraft.budget import Cost, cost_of, target_denoising
 from polygraft.data.files import only_one, write_atomically
 from polygraft.recipe import Recipe
-from polygraft.recipe_io import arm_recipes
-from polygraft.records import STAGE_FILE, fingerprint_of, read_record, run_stage
+from polygraft.recipe.reading import arm_recipes
+from polygraft.run.budget import Cost, cost_of, target_denoising
+from polygraft.run.records import STAGE_FILE, fingerprint_of, read_record, run_stage
 from polygraft.settings import AddLanguages, PairData, Settings
-from polygraft.transfer_settings import depends_on_seed
+from polygraft.transfer.methods import depends_on_seed
 
 __all__ = ["adapt_arm", "fingerprint_of", "read_record", "run", "run_arm", "run_stage"]
 
@@ -54,7 +54,8 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
 
 
 def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[str, Any]:
-    from polygraft import report, verdict
+    from polygraft import report
+    from polygraft.scoring import verdict
 
     outcome = None
     if recipe.verdict is not None:
@@ -77,7 +78,8 @@ def left_over(folder: Path, arms: Mapping[str, Recipe], seeds: Sequence[int]) ->
 
 def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
     """Run the stages of one arm in order; absent sections are skipped."""
-    from polygraft import evaluate, finetune, report
+    from polygraft import report
+    from polygraft.stages import evaluate, finetune
 
     *_, model = adapt_arm(recipe, seed, folder).values()
     pairs, tuned, scored = recipe.pairs, folder / "finetune", folder / "evaluate"
@@ -92,7 +94,7 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
 
 def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
     """Run the stages of an arm that come before fine-tuning; returns the target as it was, and after each of them."""
-    from polygraft import adapt, add_languages, transfer
+    from polygraft.stages import adapt, add_languages, transfer
 
     costs: dict[str, Cost] = {}
 

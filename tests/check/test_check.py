@@ -14,10 +14,11 @@ import pytest
 import yaml
 from transformers import T5Config, T5ForConditionalGeneration
 
-from polygraft import check, cli_check, machine
+from polygraft import check, machine
 from polygraft.check import models
+from polygraft.cli import check as cli_check
 from polygraft.errors import CheckpointError, DataError
-from polygraft.recipe_io import parse_recipe
+from polygraft.recipe.reading import parse_recipe
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from polygraft.check.data import check_data
 from polygraft.data.reading import read_rows
 from polygraft.errors import DataError
-from polygraft.recipe_io import arm_recipes, parse_recipe
+from polygraft.recipe.reading import arm_recipes, parse_recipe
 
 SAMPLE = "polygraft/sample/{}/{}.parquet"
 LANGUAGES = ["de", "fr", "ko", "pl", "uk"]

@@ -12,14 +12,15 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoConfig, MBartConfig, MBartForConditionalGeneration, XLMRobertaConfig, XLMRobertaForMaskedLM
 
-from polygraft import adapt, machine, transfer
+from polygraft import machine
 from polygraft.check import needs
 from polygraft.check.memory import LiveBytes
 from polygraft.check.needs import Lengths, Probe, largest_batch, probe_machine, training_need, transfer_need
 from polygraft.models.checkpoints import load_tokenizer, resolve
 from polygraft.models.graft import graft_config
 from polygraft.settings import MLM, Budget, Denoising, TextData
-from polygraft.transfer_settings import Transfer
+from polygraft.stages import adapt, transfer
+from polygraft.transfer.methods import Transfer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OTHER = {"fp32": "bf16", "bf16": "fp32"}

@@ -14,7 +14,7 @@ from polygraft.diagnose.held_out import HeldOut, Losses
 from polygraft.diagnose.placebos import placebos
 from polygraft.errors import RecipeError
 from polygraft.models.checkpoints import resolve
-from polygraft.recipe_io import arm_recipes, parse_recipe
+from polygraft.recipe.reading import arm_recipes, parse_recipe
 from polygraft.report import write
 from polygraft.settings import Diagnose
 
@@ -108,7 +108,7 @@ def test_held_out_documents_are_in_no_training(done):
 
 def test_again_nothing_is_run(done, monkeypatch):
     folder, found = done
-    monkeypatch.setattr("polygraft.transfer.run", lambda *a, **k: pytest.fail("ran again"))
+    monkeypatch.setattr("polygraft.stages.transfer.run", lambda *a, **k: pytest.fail("ran again"))
     monkeypatch.setattr("polygraft.diagnose.held_out.run", lambda *a, **k: pytest.fail("measured again"))
     again = diagnose.run(recipe(folder.parent))
     assert again["states"] == found["states"]

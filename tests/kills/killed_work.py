@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-from polygraft import adapt, evaluate, finetune, stopping, transfer
-from polygraft.cli_errors import explain
-from polygraft.records import run_stage
+from polygraft.cli.errors import explain
+from polygraft.run.records import run_stage
 from polygraft.settings import MLM, Denoising, Evaluate, Finetune, Lora, PairData, TextData
-from polygraft.spending import Spending
-from polygraft.transfer_settings import Distill, Embeddings
+from polygraft.stages import adapt, evaluate, finetune, transfer
+from polygraft.training import stopping
+from polygraft.training.spending import Spending
+from polygraft.transfer.methods import Distill, Embeddings
 
 STEPS, INTERVAL = 9, 3
 SHORT: dict[str, Any] = {

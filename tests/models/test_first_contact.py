@@ -14,7 +14,7 @@ from polygraft.check import first_contact
 from polygraft.check.first_contact import Findings, look_at_model
 from polygraft.check.first_contact_vocabulary import SENTENCES, look_at_vocabularies
 from polygraft.models.untied import untie_output, whole_state
-from polygraft.recipe_io import parse_recipe
+from polygraft.recipe.reading import parse_recipe
 
 STAGES = ["adapt", "transfer", "adapt_target", "finetune", "evaluate", "generate"]
 

@@ -7,12 +7,12 @@ import json
 import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from polygraft import add_languages, evaluate, finetune, trim
 from polygraft.errors import DataError, RecipeError
 from polygraft.inference.generate import generate_texts
 from polygraft.models import checkpoints
 from polygraft.models.recorded import KEY, choose, completed, languages_of, record
 from polygraft.settings import Budget, Evaluate, Finetune, PairData, Trim
+from polygraft.stages import add_languages, evaluate, finetune, trim
 
 TUNE = Finetune(budget=Budget(steps=1), per_device_train_batch_size=2)
 GREEDY = Evaluate(num_beams=1, max_new_tokens=6)

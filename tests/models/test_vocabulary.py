@@ -7,13 +7,7 @@ import pytest
 from transformers import XLMRobertaTokenizer
 
 from polygraft.errors import TransferError
-from polygraft.models.vocabulary import (
-    alike_share,
-    check_vocabularies,
-    map_vocabularies,
-    script_of,
-    token_counts,
-)
+from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, script_of, token_counts
 
 CLASSES = ("same", "moved", "pad", "language_code", "only_in_target", "unused")
 

@@ -75,7 +75,7 @@ def test_an_error_in_one_process_ends_the_other(files, torchrun):
     script = files / "one_fails.py"
     script.write_text(
         "import os, sys\n"
-        "import polygraft.finetune as stage\n"
+        "import polygraft.stages.finetune as stage\n"
         "from polygraft.cli import main\n"
         "if os.environ['RANK'] == '1':\n"
         "    def load(name): raise MemoryError\n"

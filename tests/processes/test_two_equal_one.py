@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from polygraft import spending
+from polygraft.training import spending
 
 WORKER = Path(__file__).parent / "worker.py"
 spec = importlib.util.spec_from_file_location("worker", WORKER)

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import torch
 
-from polygraft import adapt, finetune, processes, spending, training
+from polygraft import processes
 from polygraft.settings import MLM, Denoising, Finetune, PairData, TextData
-from polygraft.training import StageTrainer
+from polygraft.stages import adapt, finetune
+from polygraft.training import spending
+from polygraft.training import train as training
+from polygraft.training.train import StageTrainer
 
 STEPS = 8  # the epoch has six
 HOW = {

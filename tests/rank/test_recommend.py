@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from polygraft.measure.intervals import ratio
 from polygraft.rank.pairs import Pair
 from polygraft.rank.recommend import recommend
 from polygraft.rank.report import CandidateReport, Figures
 from polygraft.rank.score import Cost, Scored
+from polygraft.scoring.intervals import ratio
 
 DOCUMENTS = 20
 

@@ -10,9 +10,9 @@ import torch
 
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
 from polygraft.settings import TextData
-from polygraft.transfer import embeddings
+from polygraft.transfer.methods import Embeddings
 from polygraft.transfer.plan import Inputs
-from polygraft.transfer_settings import Embeddings
+from polygraft.transfer.rows import embeddings
 
 
 @pytest.fixture

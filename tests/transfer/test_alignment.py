@@ -9,7 +9,7 @@ from transformers import MBartTokenizer
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 
 from polygraft.errors import DataError
-from polygraft.transfer.alignment import align, batches
+from polygraft.transfer.states.alignment import align, batches
 
 
 @pytest.fixture

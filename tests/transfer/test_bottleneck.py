@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from torch.nn.functional import layer_norm
 from transformers import AutoModelForSeq2SeqLM, XLMRobertaForMaskedLM
 
-from polygraft import adapt, finetune, transfer
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck, checkpoints
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
 from polygraft.report.transfer_view import explain
 from polygraft.settings import MLM, Bottleneck, Budget, Finetune, PairData, TextData
-from polygraft.transfer import bottleneck as method
-from polygraft.transfer.calibration import Calibration, Site
+from polygraft.stages import adapt, finetune, transfer
+from polygraft.transfer.methods import BottleneckTransfer, Embeddings
 from polygraft.transfer.plan import Inputs, check_plan, format_plan
-from polygraft.transfer_settings import BottleneckTransfer, Embeddings
+from polygraft.transfer.states import bottleneck as method
+from polygraft.transfer.states.calibration import Calibration, Site
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 from transformers import BertConfig, BertModel, XLMRobertaXLConfig, XLMRobertaXLModel
 
 from polygraft.errors import TransferError
-from polygraft.transfer import calibration
-from polygraft.transfer.calibration import Calibration, Shuffled, Site, match_layers, states
+from polygraft.transfer.methods import Embeddings
 from polygraft.transfer.plan import Inputs
-from polygraft.transfer_settings import Embeddings
+from polygraft.transfer.states import calibration
+from polygraft.transfer.states.calibration import Calibration, Shuffled, Site, match_layers, states
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from torch.nn.functional import layer_norm
 
 from polygraft.models.bottleneck import Adapter
 from polygraft.settings import Bottleneck
-from polygraft.transfer import carry_bottleneck, carry_lora
-from polygraft.transfer.bottleneck import source_layers
-from polygraft.transfer.calibration import Calibration, Change, Read, Shuffled, Site
 from polygraft.transfer.controls import cycle
+from polygraft.transfer.states import carry_bottleneck, carry_lora
+from polygraft.transfer.states.bottleneck import source_layers
+from polygraft.transfer.states.calibration import Calibration, Change, Read, Shuffled, Site
 
 A, B, H, TOKENS, SIZE = 32, 48, 64, 2000, 6
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from polygraft.models.checkpoints import load_masked_lm, load_seq2seq, load_tokenizer
-from polygraft.transfer.dead_rows import find_dead_rows
+from polygraft.transfer.rows.dead_rows import find_dead_rows
 
 INITIAL = 0.02  # standard deviation of initial noise
 

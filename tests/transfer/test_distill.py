@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from polygraft import transfer
 from polygraft.models import bottleneck, checkpoints
 from polygraft.settings import TextData
-from polygraft.transfer import calibration, distill
-from polygraft.transfer.calibration import Site, states
+from polygraft.stages import transfer
+from polygraft.transfer.methods import Distill
 from polygraft.transfer.plan import Inputs
-from polygraft.transfer_settings import Distill
+from polygraft.transfer.states import calibration, distill
+from polygraft.transfer.states.calibration import Site, states
 
 BUDGET = {
     "budget": {"steps": 3}, "per_device_train_batch_size": 4, "learning_rate": 1e-3,

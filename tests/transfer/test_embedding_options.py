@@ -11,15 +11,15 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForSeq2SeqLM
 
-from polygraft import adapt, add_languages, finetune, transfer
 from polygraft.errors import CheckpointError, TransferError
 from polygraft.models import adapters, checkpoints, graft
 from polygraft.models.checkpoints import tied_names
 from polygraft.models.trimming import restore, trim
 from polygraft.settings import Denoising, Finetune, PairData
-from polygraft.transfer import embeddings
+from polygraft.stages import adapt, add_languages, finetune, transfer
+from polygraft.transfer.methods import Embeddings
 from polygraft.transfer.plan import check_plan
-from polygraft.transfer_settings import Embeddings
+from polygraft.transfer.rows import embeddings
 
 OUTPUT, SHARED = "lm_head.weight", "model.shared.weight"
 

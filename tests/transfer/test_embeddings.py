@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from polygraft.errors import TransferError
-from polygraft.transfer import embeddings
 from polygraft.transfer.plan import check_plan, format_plan
+from polygraft.transfer.rows import embeddings
 
 SHARED = "model.shared.weight"
 

@@ -20,15 +20,15 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 
-from polygraft import adapt, evaluate, finetune, transfer
 from polygraft.data.dataset import texts_of
 from polygraft.errors import CheckpointError, DataError, TransferError
 from polygraft.inference.generate import generate_texts
 from polygraft.models import checkpoints, graft
 from polygraft.models.trimming import trim
 from polygraft.settings import Evaluate, Finetune, PairData, TextData
-from polygraft.transfer import calibration
-from polygraft.transfer_settings import Encoder, WarmUp
+from polygraft.stages import adapt, evaluate, finetune, transfer
+from polygraft.transfer.methods import Encoder, WarmUp
+from polygraft.transfer.states import calibration
 
 IDS = torch.tensor([[9, 5, 6, 7, 8, 2], [9, 10, 11, 2, 1, 1]])
 MASK = (IDS != 1).long()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
-from polygraft import transfer
-from polygraft import trim as trim_stage
 from polygraft.models import checkpoints, graft
 from polygraft.settings import TextData, Trim
-from polygraft.transfer_settings import Encoder
+from polygraft.stages import transfer
+from polygraft.stages import trim as trim_stage
+from polygraft.transfer.methods import Encoder
 
 
 def test_a_bert_class_source(tiny_mbart, mbart_tokenizer, xlmr_tokenizer, tmp_path, sentences):

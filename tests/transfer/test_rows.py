@@ -7,10 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from polygraft.transfer import distill, embeddings, encoder, rows
+from polygraft.transfer.methods import Distill, Embeddings, Encoder
 from polygraft.transfer.plan import check_plan
-from polygraft.transfer.row_plan import REPAIR
-from polygraft.transfer_settings import Distill, Embeddings, Encoder
+from polygraft.transfer.rows import embeddings
+from polygraft.transfer.rows import mended as rows
+from polygraft.transfer.rows.sorting import REPAIR
+from polygraft.transfer.states import distill, encoder
 
 
 @pytest.mark.parametrize("mode", ["repair", "recentre"])

@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from polygraft import transfer
-from polygraft.adapt import EVAL_NOISE
 from polygraft.data.dataset import texts_of
 from polygraft.errors import TransferError
 from polygraft.models.vocabulary import token_counts
 from polygraft.settings import TextData
-from polygraft.transfer import shared_map
+from polygraft.stages import transfer
+from polygraft.stages.adapt import EVAL_NOISE
+from polygraft.transfer.methods import Embeddings, SharedMap
 from polygraft.transfer.plan import check_plan
-from polygraft.transfer_settings import Embeddings, SharedMap
+from polygraft.transfer.states import shared_map
 
 BUDGET = {"budget": {"steps": 3}, "per_device_train_batch_size": 4, "eval_steps": 1e6, "ridge_lambda": 0.0}
 READERS = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")

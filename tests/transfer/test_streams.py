@@ -11,10 +11,10 @@ import pytest
 from polygraft.data.reading import Rows
 from polygraft.models.trimming import needed_ids
 from polygraft.settings import TextData
-from polygraft.transfer import load_inputs
-from polygraft.transfer.alignment import align
-from polygraft.transfer.distill import texts_of
-from polygraft.transfer_settings import Embeddings
+from polygraft.stages.transfer import load_inputs
+from polygraft.transfer.methods import Embeddings
+from polygraft.transfer.states.alignment import align
+from polygraft.transfer.states.distill import texts_of
 
 SMALL = 1200
 GROWTH = 1.5e6  # bytes; the rest of the long text's rows would be 4 MB and more, as lists of strings alone
@@ -72,7 +72,7 @@ def test_alignment_of_some_tokens(texts, xlmr_tokenizer, mbart_tokenizer):
 
 
 def test_streams_are_aligned_as_lists_are(texts, xlmr_tokenizer, mbart_tokenizer, monkeypatch):
-    monkeypatch.setattr("polygraft.transfer.alignment.PER_PASS", 64)
+    monkeypatch.setattr("polygraft.transfer.states.alignment.PER_PASS", 64)
     stream, languages = texts_of(TextData(train_file=str(texts / "short.jsonl"), lang_column="lang"), 1)
     listed = list(stream), list(languages)
     assert len(stream) == len(listed[0]) == SMALL - SMALL // 20

@@ -17,10 +17,10 @@ from transformers import (
     XLMRobertaForMaskedLM,
 )
 
-from polygraft import transfer
 from polygraft.errors import TransferError
-from polygraft.transfer import embeddings
-from polygraft.transfer_settings import Embeddings, NoTransfer, Transfer
+from polygraft.stages import transfer
+from polygraft.transfer.methods import Embeddings, NoTransfer, Transfer
+from polygraft.transfer.rows import embeddings
 
 SHARED = "model.shared.weight"
 

@@ -17,10 +17,10 @@ from packaging.requirements import Requirement
 from polygraft import machine
 from polygraft.check.data import DataReport, check_data
 from polygraft.data.reading import iter_rows, label
-from polygraft.figures import apart
 from polygraft.recipe import Recipe
-from polygraft.recipe_io import arm_recipes
-from polygraft.transfer_settings import DEFAULT_METHOD
+from polygraft.recipe.reading import arm_recipes
+from polygraft.scoring.figures import apart
+from polygraft.transfer.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:  # they import torch and transformers, which a wrong file name need not wait for
     from polygraft.check.models import ModelReport, Opened

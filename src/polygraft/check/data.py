@@ -6,12 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from polygraft.check.language import (
-    Identifier,
-    LanguageReport,
-    language_warnings,
-    report_language,
-)
+from polygraft.check.language import Identifier, LanguageReport, language_warnings, report_language
 from polygraft.check.scan import EXAMPLES, FileReport, Scan, Table
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe

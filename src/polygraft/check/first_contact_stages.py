@@ -16,7 +16,7 @@ from polygraft.check.first_contact import Findings
 from polygraft.check.first_contact_vocabulary import SENTENCES
 from polygraft.recipe import Recipe
 from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, PairData, TextData
-from polygraft.transfer_settings import Embeddings
+from polygraft.transfer.methods import Embeddings
 
 KNOWS = 0.8  # a pretrained model's loss is well below that of guessing, ln V; published ones are at a third of it
 LANGUAGE = "en"  # every mBART has it
@@ -24,8 +24,8 @@ LANGUAGE = "en"  # every mBART has it
 
 def look_at_stages(findings: Findings, recipe: Recipe, folder: Path, say: Callable[[], None]) -> None:
     """Adapt, transfer, adapt_target, finetune, evaluate, generate; what a stage no longer needs is deleted."""
-    from polygraft import adapt, evaluate, finetune, transfer
     from polygraft.inference.generate import generate_texts
+    from polygraft.stages import adapt, evaluate, finetune, transfer
 
     file = folder / "sentences.jsonl"
     rows = [{"text": text, "summary": text.split()[0] or text, "lang": LANGUAGE} for _, text, _ in SENTENCES]

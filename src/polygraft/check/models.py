@@ -18,8 +18,8 @@ from polygraft.errors import CheckpointError, DataError, PolygraftError
 from polygraft.models import checkpoints
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies
 from polygraft.recipe import Recipe
-from polygraft.transfer import SAMPLE_TEXTS
-from polygraft.transfer_settings import Encoder
+from polygraft.stages.transfer import SAMPLE_TEXTS
+from polygraft.transfer.methods import Encoder
 
 WEIGHTS = (*checkpoints.WEIGHTS, *checkpoints.PICKLED)
 

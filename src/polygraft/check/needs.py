@@ -17,13 +17,13 @@ import torch
 from transformers import PreTrainedConfig
 
 from polygraft import machine
-from polygraft.budget import Cost
 from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
-from polygraft.evaluate import LOGITS_PER_BATCH
 from polygraft.models.checkpoints import decoder_config
+from polygraft.run.budget import Cost
 from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, Training
-from polygraft.transfer.calibration import CKA_BATCHES, CKA_TOKENS
-from polygraft.transfer_settings import BottleneckTransfer, Distill, Encoder, SharedMap, Transfer
+from polygraft.stages.evaluate import LOGITS_PER_BATCH
+from polygraft.transfer.methods import BottleneckTransfer, Distill, Encoder, SharedMap, Transfer
+from polygraft.transfer.states.calibration import CKA_BATCHES, CKA_TOKENS
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
 MAX_PROPOSED = 512

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from polygraft import adapt, evaluate, finetune, machine, transfer  # noqa: F401  (for what they take in memory)
-from polygraft.budget import target_denoising
+from polygraft import machine
 from polygraft.check.models import Opened, needs_source
 from polygraft.check.needs import (
     Lengths,
@@ -31,8 +30,10 @@ from polygraft.errors import PolygraftError
 from polygraft.models.graft import graft_config
 from polygraft.models.trimming import needed_ids
 from polygraft.recipe import Recipe
+from polygraft.run.budget import target_denoising
 from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, TextData
-from polygraft.transfer_settings import Encoder
+from polygraft.stages import adapt, evaluate, finetune, transfer  # noqa: F401  (for what they take in memory)
+from polygraft.transfer.methods import Encoder
 
 SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
 

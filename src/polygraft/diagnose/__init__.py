@@ -24,7 +24,7 @@ from polygraft.diagnose.placebos import EXPLANATIONS, is_placebo, placebos
 from polygraft.errors import RecipeError
 from polygraft.pipeline import TARGET, adapt_arm, fingerprint_of, run_stage
 from polygraft.recipe import Recipe
-from polygraft.recipe_io import arm_recipes, dump_recipe
+from polygraft.recipe.reading import arm_recipes, dump_recipe
 from polygraft.settings import Diagnose, TextData
 
 FILE, FOLDER = "diagnose.json", "diagnose"

@@ -23,7 +23,6 @@ from polygraft.data.dataset import read_text
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout
 from polygraft.inference.generate import best_device
-from polygraft.measure.intervals import Ratio, ratio
 from polygraft.measure.losses import NOISE, denoising
 from polygraft.measure.pieces import Piece, cut
 from polygraft.models import checkpoints
@@ -32,8 +31,9 @@ from polygraft.models.vocabulary import map_vocabularies, script_of, token_count
 from polygraft.objectives.denoising import Denoising
 from polygraft.objectives.noise import Noise
 from polygraft.progress import Progress
+from polygraft.scoring.intervals import Ratio, ratio
 from polygraft.settings import TextData
-from polygraft.transfer.row_plan import dead_rows_of
+from polygraft.transfer.rows.sorting import dead_rows_of
 
 MAX_TOKENS = 254  # of a piece, special tokens aside
 LOSSES, STATES = "losses.npz", "states.npy"

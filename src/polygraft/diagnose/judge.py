@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from polygraft.diagnose.held_out import Losses
-from polygraft.measure.intervals import CONFIDENCE, Estimate, Ratio
+from polygraft.scoring.intervals import CONFIDENCE, Estimate, Ratio
 
 Reading = Literal["better", "worse", "not told apart"]
 Decision = Literal["go", "no-go", "open"]

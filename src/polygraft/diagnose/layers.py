@@ -6,9 +6,10 @@ from typing import Any
 
 from polygraft.errors import DataError, TransferError
 from polygraft.recipe import Recipe
-from polygraft.transfer import load_inputs, rows
-from polygraft.transfer.calibration import Calibration, match_layers
-from polygraft.transfer_settings import Encoder
+from polygraft.stages.transfer import load_inputs
+from polygraft.transfer.methods import Encoder
+from polygraft.transfer.rows import mended as rows
+from polygraft.transfer.states.calibration import Calibration, match_layers
 
 TOKENS = 20_000
 

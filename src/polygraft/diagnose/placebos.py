@@ -7,7 +7,7 @@ from typing import Any
 
 from polygraft.recipe import Recipe
 from polygraft.settings import Placebo
-from polygraft.transfer_settings import Embeddings
+from polygraft.transfer.methods import Embeddings
 
 EXPLANATIONS: dict[str, str] = {
     "recentre": "never-learned rows lose their common drift, and nothing is transferred",

@@ -15,10 +15,10 @@ from transformers import PreTrainedConfig
 from polygraft.check.memory import parameters_of
 from polygraft.data.languages import language_codes, match_code
 from polygraft.errors import CheckpointError, DataError
-from polygraft.metrics import UnicodeTokenizer
 from polygraft.models import checkpoints
 from polygraft.models.vocabulary import token_counts
 from polygraft.rank.text import LanguageText, count_scripts
+from polygraft.scoring.metrics import UnicodeTokenizer
 
 Role = Literal["source", "target"]
 MAX_TOKENS = 256  # of a piece that a model reads, special tokens included

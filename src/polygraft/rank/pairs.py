@@ -11,9 +11,10 @@ from transformers import PreTrainedConfig
 
 from polygraft.errors import TransferError
 from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, marks_insides, tokens_by_id
-from polygraft.transfer import SAMPLE_TEXTS, embeddings
+from polygraft.stages.transfer import SAMPLE_TEXTS
+from polygraft.transfer.methods import Embeddings
 from polygraft.transfer.plan import Inputs
-from polygraft.transfer_settings import Embeddings
+from polygraft.transfer.rows import embeddings
 
 PROBE_CHARACTERS = 300
 

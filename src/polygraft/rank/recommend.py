@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from polygraft.comparison import holm_levels
-from polygraft.figures import level
-from polygraft.measure.intervals import Estimate
 from polygraft.rank.candidates import Role
 from polygraft.rank.notes import near_chance
 from polygraft.rank.pairs import Pair
 from polygraft.rank.report import CandidateReport, Recommendation
 from polygraft.rank.score import Scored
+from polygraft.scoring.comparison import holm_levels
+from polygraft.scoring.figures import level
+from polygraft.scoring.intervals import Estimate
 
 ALPHA = 0.05
 LITTLE_TO_REPAIR = 0.01

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from polygraft.measure.intervals import Estimate
 from polygraft.rank.candidates import Role
 from polygraft.rank.pairs import Pair
 from polygraft.rank.score import Cost
+from polygraft.scoring.intervals import Estimate
 
 ALL = "all"
 

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from polygraft.errors import CheckpointError
 from polygraft.inference.generate import best_device
-from polygraft.measure.intervals import Ratio, ratio
 from polygraft.measure.losses import (
     HIDDEN_EVERY,
     NOISE,
@@ -32,9 +31,10 @@ from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import make_batch, token_losses
 from polygraft.rank.candidates import Candidate, language_code
 from polygraft.rank.text import LanguageText
-from polygraft.transfer import embeddings
-from polygraft.transfer.dead_rows import find_dead_rows
+from polygraft.scoring.intervals import Ratio, ratio
 from polygraft.transfer.plan import Inputs
+from polygraft.transfer.rows import embeddings
+from polygraft.transfer.rows.dead_rows import find_dead_rows
 
 COST_PIECES, MIN_RUNS, MAX_RUNS, COST_SECONDS = 8, 2, 5, 1.0
 OnWork = Callable[[float], None]  # called with the operations done since the last call

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from polygraft.figures import MINUS, p_text, rounded, with_sign
 from polygraft.report.folder import number
+from polygraft.scoring.figures import MINUS, p_text, rounded, with_sign
 
 MISSING = "\N{EN DASH}"
 

@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from polygraft.figures import exactly
 from polygraft.report.formats import MINUS, count, decimal
+from polygraft.scoring.figures import exactly
 
 ARM_COLOURS = 6
 MARKERS = "osD^vPX*"

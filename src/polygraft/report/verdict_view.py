@@ -6,10 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from polygraft.figures import level
 from polygraft.report import plots
 from polygraft.report.folder import Run, Stage, mapping, number
 from polygraft.report.formats import MISSING, count, effect, flops, p_value, plain, plural, seconds
+from polygraft.scoring.figures import level
 
 # Word of a verdict: CSS class of its badge, and a sign that also stands without colour.
 BADGES = {

@@ -1,0 +1,180 @@
+"""The command line: verbs to functions. The only place that catches errors, prints to people and exits.
+
+Exit codes: 0 ok, 1 failure, 2 usage or recipe, 3 data, 130 interrupted,
+143 ended by SIGTERM. Imports that the help does not need
+(torch, transformers, YAML) happen inside the verbs, so that `polygraft --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polygraft import __version__
+from polygraft.cli import (
+    checkpoints as cli_checkpoints,
+)
+from polygraft.cli import (
+    diagnose as cli_diagnose,
+)
+from polygraft.cli import (
+    rank as cli_rank,
+)
+from polygraft.cli import (
+    stages as cli_stages,
+)
+from polygraft.cli.errors import Commands, Verb, without_shard_bars
+from polygraft.recipe import Recipe
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adapt a masked language model to your text, transfer it into mBART, fine-tune, and see whether it helped.",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe: a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: adapt.learning_rate=1e-4, seeds=[1,2]."),
+]
+OutputDir = Annotated[str | None, typer.Option("--output-dir", help="Where all results live (output_dir).")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"polygraft {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]
+
+
+@app.callback()
+def _polygraft(version: Version = False) -> None:
+    """Settings of all verbs; what the verbs share is done in `Commands`."""
+
+
+@app.command(cls=Verb)
+def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None) -> None:
+    """Run a recipe: adapt, transfer, finetune, evaluate, report. Run again, it continues; what is done is kept."""
+    settings = _load(recipe, set_, output_dir)
+    from polygraft import pipeline
+    from polygraft.recipe.reading import dump_recipe
+
+    without_shard_bars()
+    _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings)))
+
+
+@app.command(cls=Verb)
+def check(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    output_dir: OutputDir = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+    first_contact: Annotated[
+        bool,
+        typer.Option("--first-contact", help="Load the two models, look at them, take a step of each stage; no data."),
+    ] = False,
+) -> None:
+    """Check a recipe without running it: settings, data, checkpoints; memory, disk and time of every stage."""
+    settings = _load(recipe, set_, output_dir)
+    if first_contact:
+        from polygraft.check import first_contact as contact
+
+        block = contact.run(settings, lambda line: typer.echo(str(line), err=True))
+        typer.echo(block)
+        raise typer.Exit(int("\nfailed" in block))
+    from polygraft import check as examination
+
+    found = examination.run(settings)
+    from polygraft.cli import check as cli_check
+
+    typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if json_ else cli_check.text(found))
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command(cls=Verb)
+def diagnose(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    output_dir: OutputDir = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print everything that was measured as JSON.")] = False,
+) -> None:
+    """Say before fine-tuning whether the transfer helps, and by what the source knows: placebos, go or no-go."""
+    settings = _load(recipe, set_, output_dir)
+    from polygraft import diagnose as diagnosis
+
+    without_shard_bars()
+    found = diagnosis.run(settings)
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else cli_diagnose.text(found))
+
+
+@app.command(cls=Verb)
+def schema() -> None:
+    """Print the JSON schema of recipes, every setting with its meaning; editors complete and check YAML with it."""
+    from polygraft.recipe.reading import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command(cls=Verb)
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo.")],
+) -> None:
+    """Write the report of a run again, from what is in its folder."""
+    from polygraft.report import write
+
+    typer.echo(str(write(run_dir)))
+
+
+for stage_verb in (
+    cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
+    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_rank.rank,
+):  # fmt: skip
+    app.command(cls=Verb)(stage_verb)
+
+
+def main() -> None:
+    """The entry point of the `polygraft` command."""
+    app(prog_name="polygraft")
+
+
+def _load(path: Path, overrides: list[str] | None, output_dir: str | None) -> Recipe:
+    from polygraft.recipe.reading import load_recipe
+
+    extra = [] if output_dir is None else [f"output_dir={json.dumps(output_dir)}"]
+    return load_recipe(path, [*(overrides or []), *extra])
+
+
+def _print_run(result: dict[str, Any]) -> None:
+    """A table of arms and scores, then the verdict's sentence, then where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    rows: list[dict[str, Any]] = result["table"]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = Table()
+    for column in columns:
+        numeric = any(isinstance(row.get(column), int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    if rows:
+        console.print(table)
+    if result["verdict"]:
+        console.print(result["verdict"]["sentence"], markup=False, highlight=False)
+    console.print(f"Report: {result['report']}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

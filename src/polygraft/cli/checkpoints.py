@@ -1,0 +1,51 @@
+"""The verbs that change a checkpoint without training it: trim, restore, add-language."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from polygraft.cli import options as o
+from polygraft.cli.stages import run_verb
+from polygraft.errors import RecipeError
+from polygraft.settings import AddLanguages, Settings, Trim
+
+TrimFiles = Annotated[
+    list[str], typer.Option("--train-file", metavar="FILE", help="Text whose tokens are kept; give it once per file.")
+]
+TrimColumns = Annotated[
+    list[str] | None,
+    typer.Option("--text-column", metavar="COLUMN", help="A column to read; once per column (default: text)."),
+]
+Full = Annotated[str, typer.Option("--full", help="The checkpoint that was trimmed, as it was before.")]
+Languages = Annotated[
+    list[str],
+    typer.Option("--language", metavar="NEW=KNOWN", help="da_DK=sv_SE: the new code, and whose row it starts from."),
+]
+
+
+def trim(model: o.Model, train_file: TrimFiles, output_dir: o.OutputDir, text_column: TrimColumns = None) -> None:
+    """Keep only the vocabulary that a text needs: a smaller, faster checkpoint that plain transformers loads."""
+    (section,) = o.settings("polygraft trim", [(Trim, {"train_file": train_file, "text_column": text_column})])
+    from polygraft.stages import trim as stage
+
+    run_verb("trim", output_dir, section, [model, section], None, lambda: stage.run(section, model, output_dir))
+
+
+def restore(model: o.Model, full: Full, output_dir: o.OutputDir) -> None:
+    """Write what a trimmed checkpoint has learned back into the full one; all other rows stay bit by bit."""
+    from polygraft.stages import trim as stage
+
+    run_verb("restore", output_dir, Settings(), [model, full], None, lambda: stage.run_restore(model, full, output_dir))
+
+
+def add_language(model: o.Model, language: Languages, output_dir: o.OutputDir) -> None:
+    """Give an mBART the code of a language that it does not have, starting from a related one."""
+    pairs = dict(item.partition("=")[::2] for item in language)
+    if wrong := [item for item in language if not all(item.partition("="))]:
+        raise RecipeError(f"polygraft add-language: --language {wrong[0]}: write new=known, such as da_DK=sv_SE.")
+    from polygraft.stages import add_languages as stage
+
+    section = AddLanguages(relatives=pairs)
+    run_verb("add_languages", output_dir, section, [model], None, lambda: stage.run(pairs, model, output_dir))

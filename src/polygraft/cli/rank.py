@@ -1,0 +1,168 @@
+"""`polygraft rank`: which model is best to start from, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from polygraft.cli import options as o
+from polygraft.cli.errors import without_shard_bars
+from polygraft.errors import RecipeError
+from polygraft.settings import TextData
+
+if TYPE_CHECKING:  # they import torch
+    from polygraft.rank.pairs import Pair
+    from polygraft.rank.report import CandidateReport, Figures, RankReport
+    from polygraft.scoring.intervals import Estimate
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--source", metavar="MODEL", help="A masked language model to rank; once per candidate."),
+]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", metavar="MODEL", help="An mBART to rank; once per candidate.")
+]
+TextFiles = Annotated[
+    list[str], typer.Option("--train-file", metavar="FILE", help="The text that you would adapt to; once per file.")
+]
+Langs = Annotated[
+    list[str] | None,
+    typer.Option("--lang", metavar="LANG", help="Language of the text; once, or once per file in their order."),
+]
+LangColumn = Annotated[str | None, o.option(TextData, "lang_column", metavar="COLUMN")]
+MaxSamples = Annotated[
+    int, typer.Option("--max-samples", min=2, metavar="NUMBER", help="Documents that models read, over all languages.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything that was measured as JSON.")]
+DEFAULT_SAMPLES = 60
+
+
+def rank(
+    train_file: TextFiles,
+    source: Sources = None,
+    target: Targets = None,
+    lang: Langs = None,
+    lang_column: LangColumn = None,
+    text_column: o.TextColumn = None,
+    max_samples: MaxSamples = DEFAULT_SAMPLES,
+    json_: AsJson = False,
+) -> None:
+    """Say which model is best to start from for a text, without training: one table, one recommendation."""
+    given = lang or []
+    if len(given) > 1 and len(given) != len(train_file):
+        raise RecipeError(
+            f"polygraft rank: {len(given)} --lang for {len(train_file)} --train-file. Give one for all, or one each."
+        )
+    data = []
+    for number, file in enumerate(train_file):
+        values = {
+            "train_file": file, "text_column": text_column, "lang_column": lang_column,
+            "lang": given[number] if len(given) > 1 else given[0] if given else None,
+        }  # fmt: skip
+        data += o.settings("polygraft rank", [(TextData, values)])
+    if not given and lang_column is None:
+        raise RecipeError(
+            "polygraft rank: --lang: is missing (Language of the text), or --lang-column, which names it."
+        )
+    from polygraft import rank as ranking
+
+    without_shard_bars()
+    report = ranking.run(source or [], target or [], data, max_samples)
+    typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False) if json_ else text(report))
+    if all(one.refused for one in report.candidates):
+        raise typer.Exit(1)
+
+
+def text(report: RankReport) -> str:
+    """The report for people: the text, the table, notes, and the recommendation with its reasons."""
+    blocks = [_text(report), _table(report), _notes(report), _recommendation(report)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _text(report: RankReport) -> str:
+    lines = []
+    for one in report.text:
+        scripts = ", ".join(f"{script.capitalize()} {share:.0%}" for script, share in one.scripts.items())
+        lines.append(
+            f"{one.language}: {one.documents:,} documents ({scripts}), {one.counted_documents:,} tokenized, "
+            f"{one.scored_documents} read by the models ({one.scored_characters:,} characters)"
+        )
+    return "\n".join(lines)
+
+
+HEAD = (
+    "MODEL", "role", "text", "code", "tokens/word", "unknown", "unlearned", "bits/char", "whole", "reliance", "size",
+    "TFLOP/M", "s/M", "licence",
+)  # fmt: skip
+LEFT = (0, 1, 2, 3, -1)
+LEGEND = """\
+bits/char: of hidden words (source), of removed spans (target), with 95% interval; lower is better. whole: of the whole
+text to restore; reliance: how much that rises with another document's source. unlearned: the text's tokens whose rows
+training never gave a meaning. TFLOP/M, s/M: a forward pass over a million tokens, on this machine."""
+
+
+def _table(report: RankReport) -> str:
+    rows: list[tuple[str, ...]] = [HEAD]
+    below: dict[int, list[str]] = {}  # what stands under a row, across the columns
+    for one in report.candidates:
+        if one.refused:
+            rows.append((one.name, one.role, "refused", *[""] * (len(HEAD) - 3)))
+            below[len(rows)] = [f"  {one.refused}"]
+            continue
+        for figures in one.figures:
+            facts = _facts(one) if figures is one.overall else ("", "", "", "")
+            first = (one.name, one.role) if figures is one.overall else ("", "")
+            rows.append((*first, *_figures(figures, one.role), *facts))
+        below[len(rows)] = [_map(pair) for pair in report.pairs if one.role == "source" and pair.source == one.name]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        for place in LEFT:
+            cells[place] = row[place].ljust(widths[place])
+        lines += ["  ".join(cells).rstrip(), *below.get(number, [])]
+    return "\n".join([*lines, "", LEGEND])
+
+
+def _figures(one: Figures, role: str) -> tuple[str, ...]:
+    code = (one.code or "none") if role == "target" and one.language != "all" else ""
+    bits = one.bits_per_character.text() if one.bits_per_character else "-"
+    return (
+        one.language, code, f"{one.tokens_per_word:.2f}", f"{one.unknown_share:.1%}", f"{one.never_learned_share:.1%}",
+        bits, _value(one.whole_bits_per_character), _value(one.source_reliance),
+    )  # fmt: skip
+
+
+def _facts(one: CandidateReport) -> tuple[str, ...]:
+    cost = (f"{one.cost.tflop:.3g}", f"{one.cost.seconds:.0f}") if one.cost else ("", "")
+    return (f"{(one.parameters or 0) / 1e6:,.1f} M", *cost, one.licence or "not stated")
+
+
+def _value(estimate: Estimate | None) -> str:
+    return "" if estimate is None else estimate.text().split(" ")[0]
+
+
+def _map(pair: Pair) -> str:
+    start = f"  into {pair.target}:"
+    if pair.refused is not None:
+        return f"{start} refused: {pair.refused}"
+    return (
+        f"{start} {pair.shared_share:.1%} of its tokens shared ({pair.alike_share:.0%} of texts split alike), "
+        f"R2 {pair.heldout_r2:.2f}, precision@1 {pair.csls_precision_at_1:.2f} on held-out rows, "
+        f"{pair.repairable_share:.1%} of the text can be repaired"
+    )
+
+
+def _notes(report: RankReport) -> str:
+    notes = [f"  {one.name} ({one.role}) {note}" for one in report.candidates for note in one.notes]
+    return "\n".join(["NOTES", *notes]) if notes else ""
+
+
+def _recommendation(report: RankReport) -> str:
+    found = report.recommendation
+    lines = [f"RECOMMENDATION: {found.sentence}", *(f"  {reason}" for reason in found.reasons)]
+    if found.cautions:
+        lines += ["But:", *(f"  {caution}" for caution in found.cautions)]
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""The whole of a recipe: its sections, its arms, and what is compared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PositiveFloat
+
+from polygraft.settings import MLM, Budget, DenoisingSection, Diagnose, Evaluate, Finetune, PairData, Settings, TextData
+from polygraft.transfer.methods import DEFAULT_METHOD, Transfer, WarmUp
+
+
+class Verdict(Settings):
+    """Which arms are compared, and how large a difference matters."""
+
+    treatment: str
+    """The arm whose benefit is in question."""
+    control: str
+    """The arm that it has to beat."""
+    margin: PositiveFloat = 0.05
+    """Arms are equivalent if the interval of their difference in loss (nats per reference token) lies within ± this."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Level of the intervals."""
+
+
+def _with_method(section: Any) -> Any:
+    """Name the transfer's method where the recipe leaves it out."""
+    return {"method": DEFAULT_METHOD, **section} if isinstance(section, dict) else section
+
+
+class Recipe(Settings):
+    """The whole way from text to verdict."""
+
+    name: str
+    """Results go to `output_dir`/`name`."""
+    output_dir: str = "outputs"
+    """Where all results live."""
+    seeds: list[int] = Field([1])
+    """The whole recipe is run once per seed; a verdict needs several."""
+    source: str | None = None
+    """The masked language model that learns from the text: hub name, folder, or polygraft/nano-xlmr."""
+    target: str = "polygraft/nano-mbart"
+    """The sequence-to-sequence model that is fine-tuned: hub name, folder, or polygraft/nano-mbart."""
+    add_languages: dict[str, str] | None = None
+    """Languages to add to the target, each with the known one whose row it starts from: {da_DK: sv_SE}."""
+    text: TextData | None = None
+    """Monolingual text; needed by `adapt` and `adapt_target`."""
+    pairs: PairData
+    """Labelled pairs; needed by `finetune` and `evaluate`."""
+    adaptation_budget: Budget | None = None
+    """What `adapt`, `transfer`, `warm_up` and `adapt_target` of an arm may spend together, in flops, minutes or tokens;
+    `adapt_target`, then without a budget of its own, gets what the others leave."""
+    adapt: MLM | None = None
+    """Stage 1: continued pretraining of the source on the text. Leave out to use the source as it is."""
+    transfer: Annotated[Transfer | None, BeforeValidator(_with_method)] = Field(None, discriminator="method")
+    """Stage 2: from the source into the target. Leave out to use the target as it is."""
+    warm_up: WarmUp | None = None
+    """With `transfer: {method: encoder}`: denoising on the text that trains only what reads the encoder."""
+    adapt_target: DenoisingSection | None = None
+    """Continued pretraining of the target on the text, before fine-tuning (with `transfer`: after it)."""
+    diagnose: Diagnose | None = None
+    """Measure before fine-tuning whether the transfers help, placebos beside them (as `polygraft diagnose` does)."""
+    finetune: Finetune
+    """Stage 3: fine-tuning on the pairs."""
+    evaluate: Evaluate = Evaluate()
+    """Stage 4: decoding and scoring the test pairs."""
+    arms: dict[str, dict[str, Any]] = Field({})
+    """Named variants of this recipe: each overrides sections (null leaves a stage out). Without arms: one, `main`."""
+    verdict: Verdict | None = None
+    """Stage 5: the comparison that the report leads with."""

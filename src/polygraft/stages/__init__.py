@@ -1,0 +1,1 @@
+"""The stages: one function each, called by the command line and from Python alike."""

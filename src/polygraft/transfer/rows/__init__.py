@@ -1,0 +1,1 @@
+"""Transfer by rows of the embedding matrices."""

@@ -1,0 +1,1 @@
+"""Transfer by what the layers make of a text."""

@@ -1,0 +1,341 @@
+"""The verbs of single stages: what each hands to its stage, and what it refuses."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from polygraft.cli import app
+from polygraft.data import notices
+from polygraft.settings import MLM, Denoising, Evaluate, Lora, PairData, TextData
+from polygraft.transfer.methods import Encoder, NoTransfer
+
+
+@pytest.fixture
+def stage(fake, tmp_path, monkeypatch):
+    """Replaces a stage function (the pipeline around it is the real one); gives back the arguments of its last call."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("t.txt", "p.jsonl", "t.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    calls: dict[str, Any] = {"count": 0}
+
+    def _stage(name: str, **result: Any) -> dict[str, Any]:
+        def run(*arguments: Any, **named: Any) -> dict[str, Any]:
+            calls.update(arguments=arguments, count=calls["count"] + 1, **named)
+            return result
+
+        fake(name, run=run)
+        monkeypatch.setattr("polygraft.models.checkpoints.commit_of", lambda name: "c0ffee")  # "m" is no model of a hub
+        return calls
+
+    return _stage
+
+
+def test_adapt_hands_over_settings_and_text(stage, tmp_path, invoke):
+    calls = stage("adapt", steps=5, eval_loss=1.23456, eval_loss_first=None)
+    out = tmp_path / "out"
+    result = invoke(
+        "adapt", "--model", "m", "--train-file", "t.txt", "--output-dir", str(out), "--lang", "no", "--tokens", "2e6",
+        "--learning-rate", "1e-4", "--set", "mlm_probability=0.2", "--set", "validation_split=0.5", "--seed", "7",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    settings, model, text, seed, out_dir = calls["arguments"]
+    assert settings == MLM.model_validate(
+        {"budget": {"tokens": 2_000_000}, "learning_rate": 1e-4, "mlm_probability": 0.2}
+    )
+    assert text == TextData(train_file="t.txt", lang="no", validation_split=0.5)
+    assert (model, seed, out_dir) == ("m", 7, out)
+    assert "steps: 5\neval_loss: 1.235\n" in result.stdout
+    assert "eval_loss_first" not in result.stdout
+
+
+def test_adapt_by_denoising_for_three_epochs_unless_told_otherwise(stage, tmp_path, invoke):
+    calls = stage("adapt")
+    invoke(
+        "adapt", "--model", "m", "--train-file", "t.txt", "--output-dir", str(tmp_path / "o"),
+        "--objective", "denoising", "--lang", "uk", "--set", "permute_sentences=false",
+    )  # fmt: skip
+    assert calls["arguments"][0] == Denoising.model_validate({"budget": {"epochs": 3}, "permute_sentences": False})
+
+
+@pytest.mark.parametrize("verb", ["adapt", "finetune"])
+def test_an_adapter_by_set(verb, stage, invoke):
+    calls = stage(verb)
+    command = [verb, "--model", "m", "--train-file", "t.jsonl", "--output-dir", "o"]
+    command += ["--source-lang", "uk"] if verb == "finetune" else []
+    result = invoke(
+        *command, "--set", "adapter.type=lora", "--set", "adapter.r=8", "--set", "adapter.target_modules=[q]"
+    )
+    assert result.exit_code == 0, result.output
+    assert calls["arguments"][0].adapter == Lora(r=8, target_modules=["q"])
+    wrong = invoke(*command, "--set", "adapter.type=lora", "--set", "adapter.bottleneck_size=8")
+    assert wrong.exit_code == 2 and "--set adapter.bottleneck_size = 8: no such key of `lora`" in wrong.stderr
+
+
+def test_a_finished_stage_is_not_run_again_nor_replaced(stage, tmp_path, invoke):
+    calls = stage("adapt", steps=5)
+    command = ["adapt", "--model", "m", "--train-file", "t.txt", "--output-dir", "o"]
+    first, again = invoke(*command), invoke(*command)
+    assert (first.exit_code, again.exit_code, calls["count"]) == (0, 0, 1)
+    assert first.stdout == again.stdout == "steps: 5\nadapt: done, in o\n"
+    other = invoke(*command, "--seed", "2")
+    assert other.exit_code == 1
+    assert calls["count"] == 1
+    assert "o holds the finished result of 'adapt'" in other.stderr
+    assert json.loads((tmp_path / "o" / "stage.json").read_text())["settings"]["seed"] == 1
+
+
+STAGE_PROBLEMS = {
+    "all at once": (
+        ["--learning-rate", "fast", "--epochs", "-1", "--set", "mlm_probabilty=1", "--set", "validation_splt=1"],
+        [
+            "polygraft adapt: 4 problems",
+            "--learning-rate = fast: must be a number",
+            "--epochs = -1: must be greater than 0",
+            "--set mlm_probabilty = 1: no such key; did you mean `mlm_probability`?",
+            "--set validation_splt = 1: no such key; did you mean `validation_split`?",
+        ],
+    ),
+    "two units": (["--epochs", "1", "--steps", "2"], ["--epochs, --steps", "give exactly one of"]),
+    "--set without value": (["--set", "weight_decay"], ["--set weight_decay: write key=value"]),
+    "denoising's setting for mlm": (["--set", "mask_ratio=0.1"], ["--set mask_ratio = 0.1: no such key"]),
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), STAGE_PROBLEMS.values(), ids=STAGE_PROBLEMS)
+def test_bad_options_of_a_stage(options, expected, invoke):
+    result = invoke("adapt", "--model", "m", "--train-file", "t.txt", "--output-dir", "o", *options)
+    assert result.exit_code == 2, result.output
+    for part in expected:
+        assert part in result.stderr
+
+
+def test_finetune_hands_over_settings_and_pairs(stage, tmp_path, invoke):
+    calls = stage("finetune")
+    result = invoke(
+        "finetune", "--model", "m", "--train-file", "p.jsonl", "--text-column", "body", "--summary-column", "head",
+        "--source-lang", "uk", "--target-lang", "en", "--output-dir", str(tmp_path / "o"), "--steps", "9",
+        "--per-device-train-batch-size", "4", "--set", "max_train_samples=5", "--set", "budget.steps=8",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    settings, model, pairs, seed, _ = calls["arguments"]
+    assert (settings.budget.steps, settings.per_device_train_batch_size, model, seed) == (8, 4, "m", 1)
+    assert pairs == PairData(
+        train_file="p.jsonl", text_column="body", summary_column="head", source_lang="uk", target_lang="en",
+        max_train_samples=5,
+    )  # fmt: skip
+
+
+def test_evaluate_hands_over_settings_and_pairs(stage, tmp_path, invoke):
+    calls = stage("evaluate", systems={"model": {"all": {"chrf++": {"score": 31.24567, "low": 30.0, "high": 33.5}}}})
+    result = invoke(
+        "evaluate", "--model", "m", "--test-file", "t.jsonl", "--output-dir", str(tmp_path / "o"), "--num-beams", "1",
+        "--set", "lead_tokens=4",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    settings, model, pairs, out_dir = calls["arguments"]
+    assert settings == Evaluate(num_beams=1, lead_tokens=4)
+    assert pairs.test_file == "t.jsonl"
+    assert model == "m"
+    assert out_dir == tmp_path / "o"
+    cells = [cell.strip() for cell in result.stdout.splitlines()[3].split("│")[1:-1]]
+    assert cells == ["model", "all", "chrf++", "31.25", "30 to 33.5"]
+
+
+def test_transfer_hands_over_both_sources(stage, tmp_path, invoke):
+    calls = stage("transfer", plan="plan.json")
+    result = invoke(
+        "transfer", "--source", "after", "--source-before", "before", "--target", "t", "--mode", "delta",
+        "--train-file", "t.txt", "--set", "alpha=2", "--output-dir", str(tmp_path / "o"), "--dry-run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    settings, before, after, target, text, out_dir = calls["arguments"]
+    assert (settings.mode, settings.alpha, before, after, target) == ("delta", 2.0, "before", "after", "t")
+    assert text == TextData(train_file="t.txt")
+    assert calls["dry_run"] is True
+    assert out_dir == tmp_path / "o"
+
+
+def test_transfer_without_dry_run_and_without_text(stage, tmp_path, invoke):
+    calls = stage("transfer")
+    result = invoke("transfer", "--target", "t", "--mode", "recentre", "--output-dir", str(tmp_path / "o"))
+    assert result.exit_code == 0, result.output
+    assert calls["arguments"][1:5] == (None, None, "t", None)
+    assert calls["dry_run"] is False
+
+
+def test_transfer_of_nothing_needs_no_source_and_no_text(stage, tmp_path, invoke):
+    calls = stage("transfer")
+    result = invoke("transfer", "--target", "t", "--method", "none", "--output-dir", str(tmp_path / "o"))
+    assert result.exit_code == 0, result.output
+    assert calls["arguments"][:5] == (NoTransfer(), None, None, "t", None)
+
+
+def test_transfer_takes_the_settings_of_its_method(stage, tmp_path, invoke):
+    calls = stage("transfer")
+    result = invoke(
+        "transfer", "--method", "encoder", "--source", "s", "--target", "t", "--train-file", "t.txt", "--lang", "uk",
+        "--set", "control=random", "--seed", "3", "--output-dir", str(tmp_path / "o"),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert calls["arguments"][0] == Encoder(control="random")
+    assert calls["seed"] == 3
+
+
+TRANSFER_PROBLEMS = {
+    "encoder": (["--method", "encoder"], ["--source: is missing", "--train-file: is missing; method encoder compares"]),
+    "distill": (["--method", "distill", "--source", "s"], ["--source-before: is missing", "--train-file: is missing"]),
+    "map": (["--method", "map", "--source", "s"], ["--train-file: is missing; method map trains the map on it"]),
+    "no such method": (["--method", "mapp"], ["--method = mapp: must be embeddings or bottleneck or encoder or"]),
+    "mode of no mode": (["--method", "encoder", "--mode", "delta"], ["--mode: is of method embeddings"]),
+    "repair": ([], ["--source: is missing; mode repair transfers from it"]),
+    "delta": (["--mode", "delta"], ["--source: is missing", "--source-before: is missing", "--train-file: is missing"]),
+    "a column of no file": (["--text-column", "x"], ["--train-file: is missing"]),
+    "mode": (["--mode", "delt"], ["--mode = delt: must be repair or recentre or delta or replace; did you mean"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("adapt --objective denoising --train-file t.txt", "polygraft adapt: --lang: is missing (Language of the text"),
+        ("finetune --train-file t.csv --target-lang uk", "polygraft finetune: --source-lang: is missing (Language of"),
+        ("transfer --method map --source s --train-file t.txt", "polygraft transfer: --lang: is missing"),
+        ("rank --train-file t.txt --target m", "polygraft rank: --lang: is missing"),
+    ],
+)
+def test_no_language_is_assumed(command, expected, invoke):
+    verb = command.split()[0]
+    model = {"rank": [], "transfer": ["--target", "m", "--output-dir", "o"]}
+    model = model.get(verb, ["--model", "m", "--output-dir", "o"])
+    result = invoke(*command.split(), *model)
+    assert (result.exit_code, expected in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "column"),
+    [("adapt --objective denoising", "lang_column"), ("adapt", "text_column"), ("finetune", "source_lang_column")],
+)
+def test_a_column_of_languages_will_do(command, column, stage, invoke):
+    calls = stage(command.split()[0])
+    options = ["--model", "m", "--train-file", "t.jsonl", "--output-dir", "o", "--set", f"{column}=tongue"]
+    assert invoke(*command.split(), *options).exit_code == 0
+    assert getattr(calls["arguments"][2], column) == "tongue"
+
+
+@pytest.mark.parametrize(("options", "expected"), TRANSFER_PROBLEMS.values(), ids=TRANSFER_PROBLEMS)
+def test_bad_options_of_transfer(options, expected, invoke):
+    result = invoke("transfer", "--target", "t", "--output-dir", "o", *options)
+    assert result.exit_code == 2, result.output
+    assert all(part in result.stderr for part in expected)
+
+
+@pytest.fixture
+def shout(fake):
+    """A model that shouts, in two lines where the input says so."""
+    calls: dict[str, Any] = {}
+
+    def generate_texts(model, texts, source_lang, target_lang, settings):
+        calls.update(model=model, texts=texts, source_lang=source_lang, target_lang=target_lang, settings=settings)
+        return [text.upper().replace(" / ", "\n") for text in texts]
+
+    fake("inference.generate", generate_texts=generate_texts)
+    return calls
+
+
+def test_generate_from_stdin_keeps_one_line_per_line(shout, invoke):
+    result = invoke("generate", "--model", "m", "--source-lang", "no", "--num-beams", "2", stdin="привіт\n\na / b\n")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "ПРИВІТ\n\nA B\n"
+    assert shout["texts"] == ["привіт", "", "a / b"]
+    assert shout["settings"] == Evaluate(num_beams=2)
+    assert (shout["source_lang"], shout["target_lang"]) == ("no", None)
+
+
+def test_generate_from_file_to_file(shout, tmp_path, invoke):
+    source, out = tmp_path / "in.txt", tmp_path / "new" / "out.txt"
+    source.write_bytes(b"\xef\xbb\xbfone\r\ntwo")
+    result = invoke(
+        "generate", "--model", "m", "--input-file", str(source), "--output-file", str(out), "--batch-size", "3"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert out.read_text() == "ONE\nTWO\n"
+    assert shout["settings"].per_device_eval_batch_size == 3
+
+
+GENERATE_PROBLEMS = {
+    "missing": (["--input-file", "nowhere.txt"], b"", 3, "nowhere.txt: no such file"),
+    "empty": ([], b"\n \n", 3, "holds no text"),
+    "not UTF-8": ([], b"ok\ncaf\xe9\n", 3, "-, line 2, byte 4 (0xe9): not UTF-8"),
+    "beams": (["--num-beams", "0"], b"x\n", 2, "--num-beams = 0: must be greater than 0"),
+    "batch size": (["--batch-size", "x"], b"x\n", 2, "--batch-size = x: must be a whole number"),
+}
+
+
+@pytest.mark.parametrize(("options", "stdin", "code", "message"), GENERATE_PROBLEMS.values(), ids=GENERATE_PROBLEMS)
+def test_bad_input_of_generate(shout, options, stdin, code, message, invoke):
+    result = invoke("generate", "--model", "m", *options, stdin=stdin)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "texts" not in shout
+
+
+def test_output_is_utf8_whatever_the_locale(shout, monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("ї\n".encode())))
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(SystemExit) as end:
+        app(["generate", "--model", "m"])
+    stdout.flush()
+    assert end.value.code == 0
+    assert stdout.buffer.getvalue() == "Ї\n".encode()
+
+
+@pytest.mark.parametrize("verb", ["adapt", "finetune", "transfer", "evaluate", "trim"])
+def test_several_files(stage, verb, tmp_path, invoke):
+    (tmp_path / "more.jsonl").write_text("{}\n")
+    calls = stage(verb, systems={})
+    option = "--test-file" if verb == "evaluate" else "--train-file"
+    required = {"transfer": ["--target", "m", "--method", "none"]}.get(verb, ["--model", "m"])
+    required += ["--source-lang", "uk"] if verb in ("finetune", "evaluate") else []
+    files = [option, "t.jsonl", option, "more.jsonl"]
+    result = invoke(verb, *required, *files, "--output-dir", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    given = [*calls["arguments"], *calls.values()]
+    found = {getattr(one, option[2:].replace("-", "_"), None) for one in given}
+    assert ("t.jsonl", "more.jsonl") in found
+    record = json.loads((tmp_path / "out/stage.json").read_text())
+    assert [name for name in record["inputs"] if name.startswith("file:")] == ["file:t.jsonl", "file:more.jsonl"]
+    (tmp_path / "more.jsonl").write_text("{} \n")
+    again = invoke(verb, *required, *files, "--output-dir", str(tmp_path / "out"))
+    assert "holds the finished result" in again.stderr  # of other contents
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [(b"a\r\nb\r\n", ["a", "b"]), (b"a\rb", ["a", "b"]), ("\ufeffa\u2028b\n\x0cc".encode(), ["a\u2028b", "\x0cc"])],
+)
+@pytest.mark.parametrize("way", ["stdin", "file", "gz"])
+def test_lines_of_generate_are_those_of_every_file(shout, content, lines, way, tmp_path, invoke):
+    if way == "stdin":
+        result = invoke("generate", "--model", "m", stdin=content)
+    else:
+        path = tmp_path / ("in.txt" if way == "file" else "in.txt.gz")
+        path.write_bytes(content if way == "file" else gzip.compress(content))
+        result = invoke("generate", "--model", "m", "--input-file", str(path))
+    assert result.exit_code == 0
+    assert shout["texts"] == lines
+
+
+def test_blank_lines_of_generate_are_counted(shout, invoke):
+    notices.say.cache_clear()
+    result = invoke("generate", "--model", "m", stdin="a\n\n \nb\n")
+    assert "-: 2 of 4 lines are blank, and so are their outputs." in result.stderr
+    assert len(result.stdout.splitlines()) == 4

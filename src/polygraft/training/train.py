@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerState
 
 from polygraft import machine, processes
 from polygraft.data.batching import make_batches
-from polygraft.objectives import Objective, SizedDataset
+from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.settings import Training
 from polygraft.training import stopping
 from polygraft.training.spending import Spending, learning_rate_factor

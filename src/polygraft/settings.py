@@ -76,8 +76,8 @@ class OneOf:
             return kind.model_validate(section)
         if self.key not in section and self.default is None:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": f"'{self.key}'"})
-        named = {"discriminator": f"'{self.key}'", "tag": str(section.get(self.key)), "expected_tags": ", ".join(self.kinds)}
-        raise PydanticKnownError("union_tag_invalid", named)
+        named = {"discriminator": f"'{self.key}'", "tag": str(section.get(self.key))}
+        raise PydanticKnownError("union_tag_invalid", named | {"expected_tags": ", ".join(self.kinds)})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.read)
@@ -148,6 +148,7 @@ class Bottleneck(Settings):
     """Whether D reads h as a LayerNorm makes it, and the change is scaled back: for mBART, whose h have any scale."""
 
 
+Trainable = Literal["all", "no_embeddings", "embeddings", "bridge"]
 ADAPTERS: dict[str, type[Settings]] = {"lora": Lora, "bottleneck": Bottleneck}
 
 
@@ -182,6 +183,7 @@ class Optimization(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; "auto" is bf16 where the device has instructions for it, else fp32, or what the
     variable POLYGRAFT_PRECISION says. Weights stay fp32."""
+
     @property
     def training_budget(self) -> Budget:
         """The budget.
@@ -200,7 +202,7 @@ class Training(Optimization):
     trim_vocabulary: bool = False
     """Train with only the rows of the vocabulary that the stage's text needs; the saved checkpoint is a full one, its
     other rows unchanged. Saves memory and time; the losses then normalise over fewer classes."""
-    trainable: Literal["all", "no_embeddings", "embeddings", "bridge"] = "all"
+    trainable: Trainable = "all"
     """Which weights are trained: all, all but the embeddings (the matrix tied to the output layer, and positions), only
     these, or of a graft (transfer method `encoder`) the bridge and the cross-attention. The others get neither
     gradients nor optimizer states."""
@@ -245,7 +247,7 @@ class TextData(Settings):
 class PairData(Settings):
     """Labelled pairs: text and summary, or source and translation."""
 
-    train_file: Files
+    train_file: Files | None = None
     """A .jsonl, .json, .csv, .tsv, .parquet or .arrow file, also compressed; parallel files of lines as train.{en,uk};
     a folder, a glob, hf://datasets/…, a bundled polygraft/sample/… name, or a list of these: see docs/files.md."""
     validation_file: Files | None = None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # what reads settings does without torch
 class TextTask(Training):
     """Continued pretraining on plain text."""
 
+    objective: str
+    """The training task."""
     max_length_tokens: PositiveInt = 256
     """Longer documents are cut into pieces of at most this length, special tokens included."""
 

@@ -36,9 +36,6 @@ class Objective(Protocol):
     def loss(self) -> Callable[..., Tensor]:
         """A function of a model and, by keywords, a batch's tensors: the loss in nats, summed over labels."""
 
-    def label_logits(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
-        """Return the fp32 logits [N, V] at the positions that have a label, in their order."""
-
     def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return sums and counts, whose quotients are reported; `eval_loss` is one of them."""
 

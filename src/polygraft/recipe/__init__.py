@@ -6,9 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from polygraft.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, TextTask
-from polygraft.objectives.denoising import WarmUp
-from polygraft.objectives.mlm import MLM
+from polygraft.objectives import DEFAULT_OBJECTIVE, MLM, OBJECTIVES, TextTask, WarmUp
 from polygraft.settings import Budget, Diagnose, Evaluate, Finetune, OneOf, PairData, Settings, TextData, Verdict
 from polygraft.transfer.methods import DEFAULT_METHOD, METHODS, Method
 

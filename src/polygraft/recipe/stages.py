@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from polygraft.recipe import Recipe
 
 
 class Stage(NamedTuple):
@@ -30,6 +32,6 @@ UNITS = ("tokens", "minutes", "flops")
 """What stages on different models can spend from one purse."""
 
 
-def stages_of(arm: Mapping[str, Any]) -> list[str]:
-    """Name the stages that an arm has, by its sections."""
-    return [stage.name for stage in STAGES if arm.get(stage.name) or stage.name in ("finetune", "evaluate")]
+def stages_of(arm: Recipe) -> list[str]:
+    """Name the stages that an arm has, in order."""
+    return [stage.name for stage in STAGES if getattr(arm, stage.name)]

@@ -19,8 +19,8 @@ from polygraft.recipe import Recipe
 from polygraft.recipe import yaml as recipe_yaml
 from polygraft.recipe.problems import EMPTY_SECTION, Finding, Problem, keys_of, problems_error, unknown_key, validate
 from polygraft.recipe.rules import SHARED_KEYS, arm_rules, recipe_rules
+from polygraft.recipe.yaml import Lines
 from polygraft.recipe.yaml import Path as KeyPath
-from polygraft.recipe.yaml import Places
 from polygraft.transfer.methods import DEFAULT_METHOD
 
 T = TypeVar("T", bound=BaseModel)
@@ -49,7 +49,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
     """The recipe that plain data describes; `where` names its origin in the RecipeError that lists all problems."""
-    return _Draft(data, Places(None)).finish(where)
+    return _Draft(data, Lines()).finish(where)
 
 
 def arm_recipes(recipe: Recipe) -> dict[str, Recipe]:
@@ -59,9 +59,9 @@ def arm_recipes(recipe: Recipe) -> dict[str, Recipe]:
     without arms is its own single arm, `main`. Raises RecipeError, placed like `arms.detour.adapt.learning_rte`.
     """
     if not recipe.arms:
-        _Draft(_plain(recipe), Places(None)).finish(f"recipe {recipe.name}")
+        _Draft(_plain(recipe), Lines()).finish(f"recipe {recipe.name}")
         return {"main": recipe}
-    draft = _Draft(_plain(recipe), Places(None))
+    draft = _Draft(_plain(recipe), Lines())
     draft.finish(f"recipe {recipe.name}")
     return {arm: Recipe.model_validate(merged) for arm, merged in _merged_arms(draft.data).items()}
 
@@ -126,7 +126,7 @@ class _Draft:
     """A recipe being read: its plain data, where each part of it comes from, and what is wrong so far."""
 
     data: Any
-    places: Places
+    places: Lines
     problems: list[Problem] = field(default_factory=list)
     overrides: dict[KeyPath, str] = field(default_factory=dict)
 

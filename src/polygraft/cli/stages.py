@@ -272,18 +272,16 @@ def _print_result(result: dict[str, Any]) -> None:
 
 def _print_scores(result: dict[str, Any]) -> None:
     """A table of scores with their intervals, the model beside the lead baseline."""
-    from rich.console import Console
-    from rich.table import Table
+    from polygraft.cli.table import table
 
-    systems: dict[str, dict[str, Any]] = result["systems"]
-    table = Table("system", "language", "score", "value", "interval")
-    for system, languages in systems.items():
+    rows = [["system", "language", "score", "value", "interval"]]
+    for system, languages in result["systems"].items():
         for language, scores in languages.items():
             for name, score in scores.items():
                 low, high = score.get("low"), score.get("high")
                 interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
-                table.add_row(system, language, name, f"{score['score']:.4g}", interval)
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+                rows.append([system, language, name, f"{score['score']:.4g}", interval])
+    typer.echo("\n".join(table(rows)))
 
 
 def _flat(result: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:

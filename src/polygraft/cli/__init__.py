@@ -14,18 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__
-from polygraft.cli import (
-    checkpoints as cli_checkpoints,
-)
-from polygraft.cli import (
-    diagnose as cli_diagnose,
-)
-from polygraft.cli import (
-    rank as cli_rank,
-)
-from polygraft.cli import (
-    stages as cli_stages,
-)
+from polygraft.cli import checkpoints, rank, stages
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
 from polygraft.recipe import Recipe
@@ -134,10 +123,8 @@ def report(
     typer.echo(str(write(run_dir)))
 
 
-for stage_verb in (
-    cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
-    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_rank.rank,
-):  # fmt: skip
+of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)
+for stage_verb in (*of_stages, checkpoints.trim, checkpoints.restore, checkpoints.add_language, rank.rank):
     app.command(cls=Verb)(stage_verb)
 
 

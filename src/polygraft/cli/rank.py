@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polygraft.cli import options as o
 from polygraft.cli.errors import without_shard_bars
 from polygraft.cli.table import table
 from polygraft.errors import RecipeError
@@ -32,7 +31,10 @@ Langs = Annotated[
     list[str] | None,
     typer.Option("--lang", metavar="LANG", help="Language of the text; once, or once per file in their order."),
 ]
-LangColumn = Annotated[str | None, o.option(TextData, "lang_column", metavar="COLUMN")]
+TextColumn = Annotated[str, typer.Option(metavar="COLUMN", help=TextData.model_fields["text_column"].description)]
+LangColumn = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help=TextData.model_fields["lang_column"].description)
+]
 MaxSamples = Annotated[
     int, typer.Option("--max-samples", min=2, metavar="NUMBER", help="Documents that models read, over all languages.")
 ]
@@ -46,23 +48,21 @@ def rank(
     target: Targets = None,
     lang: Langs = None,
     lang_column: LangColumn = None,
-    text_column: o.TextColumn = None,
+    text_column: TextColumn = "text",
     max_samples: MaxSamples = DEFAULT_SAMPLES,
     json_: AsJson = False,
 ) -> None:
     """Say which model is best to start from for a text, without training: one table, one recommendation."""
-    given = lang or []
+    given: list[str | None] = [*(lang or [])]
     if len(given) > 1 and len(given) != len(train_file):
         raise RecipeError(
             f"polygraft rank: {len(given)} --lang for {len(train_file)} --train-file. Give one for all, or one each."
         )
-    data = []
-    for number, file in enumerate(train_file):
-        values = {
-            "train_file": file, "text_column": text_column, "lang_column": lang_column,
-            "lang": given[number] if len(given) > 1 else given[0] if given else None,
-        }  # fmt: skip
-        data += o.settings("polygraft rank", [(TextData, values)])
+    langs = given * len(train_file) if len(given) == 1 else given or [None] * len(train_file)
+    data = [
+        TextData(train_file=file, text_column=text_column, lang=one, lang_column=lang_column)
+        for file, one in zip(train_file, langs, strict=True)
+    ]
     if not given and lang_column is None:
         raise RecipeError(
             "polygraft rank: --lang: is missing (Language of the text), or --lang-column, which names it."

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -28,11 +28,10 @@ from polygraft.recipe.problems import (
     unknown_key,
     validate,
 )
+from polygraft.recipe.problems import Path as KeyPath
 from polygraft.recipe.rules import SHARED_KEYS, arm_rules, recipe_rules
 from polygraft.recipe.yaml import Lines
-from polygraft.recipe.yaml import Path as KeyPath
 
-T = TypeVar("T", bound=BaseModel)
 BUDGETS = ("budget", "adaptation_budget")  # of one unit each: another one replaces it
 
 
@@ -85,28 +84,6 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
 
 
-def build_settings(sections: Mapping[type[T], Mapping[str, Any]], places: Mapping[str, str], where: str) -> list[Any]:
-    """The settings of a single stage, from command-line options: one instance per class, in the order given.
-
-    `places` names the option behind each dotted key (`budget.steps` -> `--steps`); a key without an option was given by
-    `--set`. Raises one RecipeError for the problems of all sections; `where` names the command in it.
-    """
-    built: list[Any] = []
-    problems: list[Problem] = []
-    for model, values in sections.items():
-        settings, findings = validate(model, values, lambda path: None)
-        built.append(settings)
-        problems += [_option_problem(finding, places) for finding in findings]
-    if problems:
-        raise problems_error(problems, where)
-    return built
-
-
-def _option_problem(finding: Finding, places: Mapping[str, str]) -> Problem:
-    key = ".".join(finding.path)
-    return Problem(places.get(key, f"--set {key}"), finding.reason, finding.value)
-
-
 def parse_assignment(text: str) -> tuple[KeyPath, Any]:
     """The key path and the value of `key=value`, the value read as YAML; raises RecipeError."""
     key, equals, written = text.partition("=")
@@ -150,8 +127,7 @@ class _Draft:
         try:
             path, value = parse_assignment(text)
         except RecipeError as error:
-            place, _, reason = str(error).rpartition(": ")
-            self.problems.append(Problem(place, reason))
+            self.problems.append(Problem("", str(error)))
             return
         for depth, key in enumerate(path):
             siblings = list(self.data.get("arms") or {}) if path[:depth] == ("arms",) else keys_of(Recipe, path[:depth])

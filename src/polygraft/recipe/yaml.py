@@ -15,8 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-Path = tuple[str, ...]
-"""A place in a recipe: ("adapt", "budget", "steps") is written adapt.budget.steps; list items count from 0."""
+from polygraft.recipe.problems import Path
 
 MAX_DEPTH, MAX_VALUES = 50, 50_000
 """How deep a text may nest, and how many values it may hold when all aliases are written out."""

@@ -22,6 +22,9 @@ from polygraft.cli import (
     diagnose as cli_diagnose,
 )
 from polygraft.cli import (
+    env as cli_env,
+)
+from polygraft.cli import (
     rank as cli_rank,
 )
 from polygraft.cli import (
@@ -137,6 +140,7 @@ def report(
 for stage_verb in (
     cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
     cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_rank.rank,
+    cli_env.env,
 ):  # fmt: skip
     app.command(cls=Verb)(stage_verb)
 

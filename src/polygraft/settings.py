@@ -1,11 +1,12 @@
 """The sections of a recipe: one frozen model per section, one docstring per field.
 
-The YAML file of a recipe, the command line's options and ``polygraft schema`` are all read off these classes; those of
-a transfer are in transfer_settings.py, the whole in recipe.py.
+The YAML file of a recipe, the command line's options and ``polygraft schema`` are all read off these classes. Those of
+training tasks are in objectives/, those of transfers in transfer/methods/, the whole in recipe/.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,12 +14,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError, core_schema
+
+from polygraft.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -44,6 +49,43 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True
     )
+
+
+class OneOf:
+    """Marks a section that is of one of several kinds, each a class of its own.
+
+    `key` is the field that names the kind, `kinds` the table of them, looked up whenever a section is read; a section
+    that does not name its kind is of the `default` one.
+    """
+
+    def __init__(self, key: str, kinds: Mapping[str, type[Settings]], default: str | None = None) -> None:
+        self.key, self.kinds, self.default = key, kinds, default
+
+    def kind_of(self, section: Mapping[str, Any]) -> type[Settings] | None:
+        """The class that reads a section; None where it names no kind that there is."""
+        name = section.get(self.key, self.default)
+        return self.kinds.get(name) if isinstance(name, str) else None
+
+    def read(self, section: Any) -> Settings:
+        """Validate a section by the class of its kind."""
+        if isinstance(section, Settings) and type(section) in self.kinds.values():
+            return section
+        if not isinstance(section, Mapping):
+            raise PydanticKnownError("dict_type")
+        if (kind := self.kind_of(section)) is not None:
+            return kind.model_validate(section)
+        if self.key not in section and self.default is None:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": f"'{self.key}'"})
+        named = {"discriminator": f"'{self.key}'", "tag": str(section.get(self.key))}
+        raise PydanticKnownError("union_tag_invalid", named | {"expected_tags": ", ".join(self.kinds)})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        for kind in self.kinds.values():
+            kind.model_rebuild()  # which `defer_build` has left for its first use
+        return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in self.kinds.values()]}
 
 
 class Budget(Settings):
@@ -106,11 +148,15 @@ class Bottleneck(Settings):
     """Whether D reads h as a LayerNorm makes it, and the change is scaled back: for mBART, whose h have any scale."""
 
 
-class TrainingSection(Settings):
-    """What every training stage shares, as a recipe may write it. Names are those of the Hugging Face Trainer."""
+Trainable = Literal["all", "no_embeddings", "embeddings", "bridge"]
+ADAPTERS: dict[str, type[Settings]] = {"lora": Lora, "bottleneck": Bottleneck}
+
+
+class Optimization(Settings):
+    """How a model is trained, and for how long. Names are those of the Hugging Face Trainer."""
 
     budget: Budget | None = None
-    """How long to train; without it, for what the arm's earlier stages leave of `adaptation_budget`."""
+    """How long to train; `adapt_target` without it: for what the arm's earlier stages leave of `adaptation_budget`."""
     learning_rate: PositiveFloat = 5e-5
     """Peak learning rate of AdamW."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
@@ -134,65 +180,40 @@ class TrainingSection(Settings):
     """Optimizer steps between evaluations on the validation data; below 1, a share of the budget."""
     save_steps: PositiveFloat = 0.25
     """Optimizer steps between checkpoints to resume from; below 1, a share of the budget."""
-    trim_vocabulary: bool = False
-    """Train with only the rows of the vocabulary that the stage's text needs; the saved checkpoint is a full one, its
-    other rows unchanged. Saves memory and time; the losses then normalise over fewer classes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; "auto" is bf16 where the device has instructions for it, else fp32, or what the
     variable POLYGRAFT_PRECISION says. Weights stay fp32."""
-    trainable: Literal["all", "no_embeddings", "embeddings", "bridge"] = "all"
+
+    @property
+    def training_budget(self) -> Budget:
+        """The budget.
+
+        Raises:
+            RecipeError: there is none.
+        """
+        if self.budget is None:
+            raise RecipeError("budget: is missing (How long to train.)")
+        return self.budget
+
+
+class Training(Optimization):
+    """What every stage that trains a model shares."""
+
+    trim_vocabulary: bool = False
+    """Train with only the rows of the vocabulary that the stage's text needs; the saved checkpoint is a full one, its
+    other rows unchanged. Saves memory and time; the losses then normalise over fewer classes."""
+    trainable: Trainable = "all"
     """Which weights are trained: all, all but the embeddings (the matrix tied to the output layer, and positions), only
     these, or of a graft (transfer method `encoder`) the bridge and the cross-attention. The others get neither
     gradients nor optimizer states."""
-    adapter: Lora | Bottleneck | None = Field(None, discriminator="type")
+    adapter: Annotated[Lora | Bottleneck, OneOf("type", ADAPTERS)] | None = None
     """Train an adapter, `type: lora` or `type: bottleneck`, and nothing else."""
 
     @model_validator(mode="after")
-    def _one_choice_of_weights(self) -> TrainingSection:
+    def _one_choice_of_weights(self) -> Training:
         if self.adapter is not None and self.trainable != "all":
             raise ValueError(f"an adapter is trained alone: leave out `trainable: {self.trainable}`, or `adapter`")
         return self
-
-
-class Training(TrainingSection):
-    """What every training stage shares once it is known how long it trains."""
-
-    budget: Budget
-    """How long to train."""
-
-
-class MLM(Training):
-    """Continued pretraining of an encoder by masked language modelling."""
-
-    objective: Literal["mlm"] = "mlm"
-    """The training task."""
-    mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
-    """Share of real tokens chosen for prediction: 80% become <mask>, 10% another token, 10% stay (BERT)."""
-    max_length_tokens: PositiveInt = 256
-    """Longer documents are cut into pieces of at most this length, special tokens included."""
-
-
-class DenoisingSection(TrainingSection):
-    """Continued pretraining of a sequence-to-sequence model by mBART's denoising task, as a recipe may write it."""
-
-    objective: Literal["denoising"] = "denoising"
-    """The training task."""
-    mask_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.35
-    """Share of tokens removed by span infilling (mBART: 0.35)."""
-    poisson_lambda: PositiveFloat = 3.5
-    """Mean length, in tokens, of the removed spans; each span becomes one <mask>."""
-    permute_sentences: bool = True
-    """Whether the sentences of a document are shuffled in the input."""
-    max_length_tokens: PositiveInt = 256
-    """Longer documents are cut into pieces of at most this length, special tokens included."""
-
-    def within(self, budget: Budget | None) -> Denoising:
-        """The same settings with that budget."""
-        return Denoising.model_validate({**dict(self), "budget": budget})
-
-
-class Denoising(Training, DenoisingSection):  # in this order: the budget is Training's
-    """Continued pretraining of a sequence-to-sequence model by mBART's denoising task."""
 
 
 class TextData(Settings):
@@ -226,7 +247,7 @@ class TextData(Settings):
 class PairData(Settings):
     """Labelled pairs: text and summary, or source and translation."""
 
-    train_file: Files
+    train_file: Files | None = None
     """A .jsonl, .json, .csv, .tsv, .parquet or .arrow file, also compressed; parallel files of lines as train.{en,uk};
     a folder, a glob, hf://datasets/…, a bundled polygraft/sample/… name, or a list of these: see docs/files.md."""
     validation_file: Files | None = None
@@ -320,3 +341,16 @@ class Evaluate(Settings):
     """Score only the first so many test pairs."""
     lead_tokens: PositiveInt = 16
     """Length of the lead baseline: the first so many tokens of the input."""
+
+
+class Verdict(Settings):
+    """Which arms are compared, and how large a difference matters."""
+
+    treatment: str
+    """The arm whose benefit is in question."""
+    control: str
+    """The arm that it has to beat."""
+    margin: PositiveFloat = 0.05
+    """Arms are equivalent if the interval of their difference in loss (nats per reference token) lies within ± this."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Level of the intervals."""

@@ -20,7 +20,6 @@ from polygraft.data.reading import iter_rows, label
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.scoring.figures import apart
-from polygraft.transfer.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:  # they import torch and transformers, which a wrong file name need not wait for
     from polygraft.check.models import ModelReport, Opened
@@ -95,8 +94,7 @@ def run(recipe: Recipe) -> Report:
 def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:
     """Each language that an arm's data is declared to be in and that the target must have: where it is declared."""
     files = {label(names) for names in (recipe.pairs.train_file, recipe.pairs.validation_file, recipe.pairs.test_file)}
-    transfer = recipe.transfer
-    compared = transfer is not None and transfer.method != DEFAULT_METHOD and transfer.required_inputs
+    compared = recipe.transfer is not None and recipe.transfer.compares_states
     if recipe.text and (recipe.adapt_target or recipe.warm_up or compared):
         files |= {label(names) for names in (recipe.text.train_file, recipe.text.validation_file)}
     return {report.declared: report.declared_by for report in data.language if report.file in files}

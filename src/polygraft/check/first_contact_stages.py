@@ -14,9 +14,10 @@ from typing import Any
 from polygraft import machine
 from polygraft.check.first_contact import Findings
 from polygraft.check.first_contact_vocabulary import SENTENCES
+from polygraft.objectives import MLM, Denoising
 from polygraft.recipe import Recipe
-from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, PairData, TextData
-from polygraft.transfer.methods import Embeddings
+from polygraft.settings import Budget, Evaluate, Finetune, PairData, TextData
+from polygraft.transfer.methods import EmbeddingsTransfer
 
 KNOWS = 0.8  # a pretrained model's loss is well below that of guessing, ln V; published ones are at a third of it
 LANGUAGE = "en"  # every mBART has it
@@ -50,7 +51,7 @@ def look_at_stages(findings: Findings, recipe: Recipe, folder: Path, say: Callab
     if source:
         mlm = MLM(**one, max_length_tokens=64)
         adapted = stage("adapt", lambda out: adapt.run(mlm, source, text, 1, Path(out)))
-        repair = Embeddings(mode="repair")
+        repair = EmbeddingsTransfer(mode="repair")
         moved = stage(
             "transfer", lambda out: transfer.run(repair, source, adapted or source, model, text, Path(out), seed=1)
         )

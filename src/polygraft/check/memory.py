@@ -23,9 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from polygraft.models import adapters
-from polygraft.models.untied import share_inputs
+from polygraft.objectives import TextTask
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.seq2seq import summed_loss
+from polygraft.objectives.task import BatchShape
 from polygraft.settings import Training
 
 BYTES = 4  # weights, gradients and optimizer states are fp32
@@ -57,41 +58,24 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The largest batch of a stage: `target` is None for a masked language model, `labels` counts predictions."""
-
-    batch: int
-    source: int
-    target: int | None
-    labels: int
-
-    def scaled(self, factor: float) -> Shape:
-        """The same with another number of documents."""
-        return Shape(max(1, round(self.batch * factor)), self.source, self.target, max(1, round(self.labels * factor)))
-
-    @property
-    def padded_tokens(self) -> int:
-        return self.batch * (self.source + (self.target or 0))
-
-    def make(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """A batch of that shape, as the objectives make them, of tokens without a meaning."""
-        target = self.target or self.source
-        batch = {
-            "input_ids": torch.full((self.batch, self.source), 5, device=device),
-            "attention_mask": torch.ones((self.batch, self.source), dtype=torch.int64, device=device),
-            "labels": torch.full((self.batch, target), 5, device=device),
-            "label_positions": torch.arange(self.labels, device=device) % (self.batch * target),
-        }
-        if self.target is None:
-            batch["token_positions"] = torch.arange(self.batch * self.source, device=device)
-        else:
-            batch["decoder_input_ids"] = torch.full((self.batch, target), 5, device=device)
-        return batch
+def make_batch(shape: BatchShape, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """A batch of that shape, as the objectives make them, of tokens without a meaning."""
+    target = shape.target or shape.source
+    batch = {
+        "input_ids": torch.full((shape.batch, shape.source), 5, device=device),
+        "attention_mask": torch.ones((shape.batch, shape.source), dtype=torch.int64, device=device),
+        "labels": torch.full((shape.batch, target), 5, device=device),
+        "label_positions": torch.arange(shape.labels, device=device) % (shape.batch * target),
+    }
+    if shape.target is None:
+        batch["token_positions"] = torch.arange(shape.batch * shape.source, device=device)
+    else:
+        batch["decoder_input_ids"] = torch.full((shape.batch, target), 5, device=device)
+    return batch
 
 
 @dataclass(frozen=True)
-class Pass:
+class PassCost:
     """What one pass costs: bytes beyond the weights at the peak of training and of evaluation, and operations.
 
     Of the `parameters`, adapters included, `trained` have gradients and optimizer states.
@@ -104,8 +88,10 @@ class Pass:
     flops: int
 
 
-def loss_of(config: PreTrainedConfig) -> Callable[..., Tensor]:
+def loss_of(config: PreTrainedConfig, settings: Training | None = None) -> Callable[..., Tensor]:
     """The summed loss that a stage minimises on such a model."""
+    if isinstance(settings, TextTask):
+        return settings.loss_of(coded=config.is_encoder_decoder)
     return summed_loss if config.is_encoder_decoder else MaskedLM.loss
 
 
@@ -129,19 +115,20 @@ def _never_dropped(size: list[int]) -> float:
 
 
 def measure_pass(
-    config: PreTrainedConfig, shape: Shape, bf16: bool, accumulated: int = 1, settings: Training | None = None
-) -> Pass:
+    config: PreTrainedConfig, shape: BatchShape, bf16: bool, accumulated: int = 1, settings: Training | None = None
+) -> PassCost:
     """Count a training step's passes over a batch (`accumulated` of them), and an evaluation's of twice the size.
 
     With `settings` only what they train is trained, beside their adapter; else everything.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loss = loss_of(config)
+    loss = loss_of(config, settings)
     with torch.device("meta"):  # PEFT moves its modules, which fake tensors do not let it
         model = make_model(config)
-        share_inputs(model)  # in memory; the file has a copy for each name
         if settings:
-            adapters.prepare(model, settings)
+            adapters.prepare(model, settings.adapter, settings.trainable)
+        for part in settings.idle(model) if isinstance(settings, TextTask) else ():
+            adapters.freeze(part, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with (
@@ -152,7 +139,7 @@ def measure_pass(
     ):
         model.to_empty(device=device)
         model.tie_weights()
-        batch, larger = shape.make(device), shape.scaled(2).make(device)
+        batch, larger = make_batch(shape, device), make_batch(shape.scaled(2), device)
         with LiveBytes() as evaluating, torch.no_grad():
             loss(model.eval(), **larger)
         model.train()
@@ -160,4 +147,4 @@ def measure_pass(
             for _ in range(min(2, accumulated)):  # from the second on, there are gradients from the start
                 with FlopCounterMode(display=False) as counter:
                     loss(model, **batch).backward()
-    return Pass(parameters, trained, training.peak, evaluating.peak, counter.get_total_flops())
+    return PassCost(parameters, trained, training.peak, evaluating.peak, counter.get_total_flops())

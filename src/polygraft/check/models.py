@@ -16,10 +16,8 @@ from polygraft.check.memory import parameters_of
 from polygraft.data.languages import language_codes, match_code
 from polygraft.errors import CheckpointError, DataError, PolygraftError
 from polygraft.models import checkpoints
-from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies
+from polygraft.models.vocabulary import SAMPLE_TEXTS, alike_share, check_vocabularies, map_vocabularies
 from polygraft.recipe import Recipe
-from polygraft.stages.transfer import SAMPLE_TEXTS
-from polygraft.transfer.methods import Encoder
 
 WEIGHTS = (*checkpoints.WEIGHTS, *checkpoints.PICKLED)
 
@@ -69,7 +67,7 @@ def open_models(arms: Mapping[str, Recipe]) -> dict[str, Opened]:
 
 def needs_source(recipe: Recipe) -> bool:
     """Whether an arm reads its source at all."""
-    transfer = recipe.transfer is not None and "source_after" in recipe.transfer.required_inputs
+    transfer = recipe.transfer is not None and recipe.transfer.needs.source
     return recipe.adapt is not None or transfer
 
 
@@ -134,7 +132,7 @@ def _length_warnings(arm: str, recipe: Recipe, opened: Mapping[str, Opened]) -> 
         ("finetune.max_target_length_tokens", recipe.finetune.max_target_length_tokens, recipe.target),
         ("evaluate.max_source_length_tokens", recipe.evaluate.max_source_length_tokens, recipe.target),
     ]
-    if isinstance(recipe.transfer, Encoder):  # which reads sources from then on
+    if recipe.transfer and recipe.transfer.replaces_encoder:  # by the source's, which reads from then on
         wanted += [(key, tokens, recipe.source) for key, tokens, _ in wanted if "source_length" in key]
     for key, tokens, model in wanted:
         limit = opened[str(model)].report.max_positions if model in opened else None

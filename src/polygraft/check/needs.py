@@ -17,13 +17,14 @@ import torch
 from transformers import PreTrainedConfig
 
 from polygraft import machine
-from polygraft.check.memory import BYTES, Pass, Shape, loss_of, make_model, measure_pass, parameters_of
+from polygraft.check.memory import BYTES, PassCost, loss_of, make_batch, make_model, measure_pass, parameters_of
 from polygraft.models.checkpoints import decoder_config
-from polygraft.run.budget import Cost
-from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, Training
+from polygraft.objectives import TextTask
+from polygraft.objectives.task import BatchShape
+from polygraft.run.costs import Cost
+from polygraft.settings import Budget, Evaluate, Training
 from polygraft.stages.evaluate import LOGITS_PER_BATCH
-from polygraft.transfer.methods import BottleneckTransfer, Distill, Encoder, SharedMap, Transfer
-from polygraft.transfer.states.calibration import CKA_BATCHES, CKA_TOKENS
+from polygraft.transfer.methods import Method, Sizes
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
 MAX_PROPOSED = 512
@@ -34,9 +35,6 @@ KEPT_CHECKPOINTS = 3  # two, and the third while it is written
 # Two shares that no shape gives. Gaps in a small model's heap, since what is freed is kept (machine.keep_freed_memory):
 # resident memory was 1.3 to 1.8 times the tensors of stages that tests/check/test_needs.py runs as processes.
 KEPT_GAPS = 1.5
-# Attention and padding, over weights and real tokens alone: 1.4 to 1.5 where benchmarks/transfer.py calibrated at real
-# size; that the estimates are right is tested at a small one.
-PADDED = 1.4
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
 
@@ -50,7 +48,7 @@ class Probe:
     baseline_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Need:
     """One stage's needs; None where it cannot be told.
 
@@ -76,7 +74,7 @@ class Need:
     @property
     def cost(self) -> Cost:
         """What it spends of an `adaptation_budget`; what cannot be told counts as nothing."""
-        return {"tokens": self.tokens or 0.0, "minutes": (self.seconds or 0.0) / 60, "flops": self.flops or 0.0}
+        return Cost(self.tokens or 0.0, self.flops or 0.0, (self.seconds or 0.0) / 60, self.seconds or 0.0)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,9 +103,9 @@ def probe_machine(config: PreTrainedConfig, bf16: bool, baseline_bytes: int) -> 
             setattr(small, key, 1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     target = 128 if config.is_encoder_decoder else None
-    shape = Shape(PROBE_TOKENS // 128, 128, target, PROBE_TOKENS // 8)
+    shape = BatchShape(PROBE_TOKENS // 128, 128, target, PROBE_TOKENS // 8)
     flops = measure_pass(small, shape, bf16).flops
-    model, batch, seconds = make_model(small).to(device), shape.make(device), []
+    model, batch, seconds = make_model(small).to(device), make_batch(shape, device), []
     for _ in range(1 + PROBE_RUNS):
         started = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
@@ -135,19 +133,19 @@ def documents_per_batch(settings: Training, width: float) -> int:
     return settings.per_device_train_batch_size if tokens is None else max(1, int(tokens // width))
 
 
-def largest_batch(settings: Training, lengths: Lengths, batch: int) -> Shape:
-    """The batch of the longest documents, which grouping by length makes."""
+def largest_batch(settings: Training, lengths: Lengths, batch: int, coded: bool) -> BatchShape:
+    """The batch of the longest documents, which grouping by length makes; `coded`: of a sequence-to-sequence model."""
     source = max(lengths.source)
     batch = min(batch, len(lengths.source))
-    if isinstance(settings, MLM):
-        return Shape(batch, source, None, max(1, round(settings.mlm_probability * batch * source)))
+    if isinstance(settings, TextTask):
+        return settings.shape(batch, source, coded)
     target = max(lengths.target or lengths.source)
-    return Shape(batch, source, target, batch * target)
+    return BatchShape(batch, source, target, batch * target)
 
 
 def training_need(
     stage: str,
-    settings: MLM | Denoising | Finetune,
+    settings: Training,
     config: PreTrainedConfig,
     rows_kept: int | None,
     lengths: Lengths,
@@ -165,7 +163,7 @@ def training_need(
     bf16 = machine.use_bf16(settings.precision)
     width = max(lengths.source) + max(lengths.target or [0])
     batch = documents_per_batch(settings, width)
-    shape = largest_batch(settings, lengths, batch)
+    shape = largest_batch(settings, lengths, batch, config.is_encoder_decoder)
     step = measure_pass(trained, shape, bf16, settings.gradient_accumulation_steps, settings)
     full = parameters_of(config)
     memory = _training_memory(step, full, probe)
@@ -175,8 +173,9 @@ def training_need(
     peak = written + KEPT_CHECKPOINTS * BYTES * (step.parameters + ADAM_STATES * step.trained)
     in_tokens = proposed * width if proposed and settings.per_device_train_batch_tokens else None
     return Need(
-        stage, step.parameters, memory, written, peak, seconds, flops, batch, proposed, step.trained, in_tokens, tokens,
-        _words(settings.budget),
+        stage=stage, parameters=step.parameters, memory_bytes=memory, disk_bytes=written, disk_peak_bytes=peak,
+        seconds=seconds, flops=flops, batch_size=batch, proposed_batch_size=proposed, trained_parameters=step.trained,
+        proposed_batch_tokens=in_tokens, tokens=tokens, budget=_words(settings.training_budget),
     )  # fmt: skip
 
 
@@ -184,7 +183,7 @@ def _words(budget: Budget) -> str:
     return f"{budget.amount:.4g} {budget.unit}"
 
 
-def _training_memory(step: Pass, full: int, probe: Probe) -> int:
+def _training_memory(step: PassCost, full: int, probe: Probe) -> int:
     """Bytes at the worst moment: a step once Adam has its states, an evaluation beside them, loading, or saving."""
     weights, trained = BYTES * step.parameters, BYTES * step.trained
     states = weights + ADAM_STATES * trained
@@ -197,12 +196,12 @@ def _training_memory(step: Pass, full: int, probe: Probe) -> int:
 
 
 def propose(
-    settings: MLM | Denoising | Finetune,
+    settings: Training,
     config: PreTrainedConfig,
     lengths: Lengths,
     probe: Probe,
     full: int,
-    known: tuple[Shape, Pass],
+    known: tuple[BatchShape, PassCost],
 ) -> int | None:
     """The largest power of two, up to 512, whose batches fit into 85% of the memory; None if one document does not.
 
@@ -210,13 +209,13 @@ def propose(
     """
     bf16, accumulated = machine.use_bf16(settings.precision), settings.gradient_accumulation_steps
     shape, step = known
-    other = largest_batch(settings, lengths, 1 if shape.batch > 1 else 8)
+    other = largest_batch(settings, lengths, 1 if shape.batch > 1 else 8, config.is_encoder_decoder)
     another = measure_pass(config, other, bf16, accumulated, settings)
     span = shape.batch - other.batch or 1  # 0 where there is one document in all
     best, size = None, 1
     while size <= MAX_PROPOSED:
         share = (size - other.batch) / span
-        between = Pass(
+        between = PassCost(
             step.parameters,
             step.trained,
             round(another.training_bytes + share * (step.training_bytes - another.training_bytes)),
@@ -229,14 +228,17 @@ def propose(
     return best
 
 
-def _cost(settings: Training, step: Pass, shape: Shape, lengths: Lengths, probe: Probe) -> tuple[float, float, float]:
+def _cost(
+    settings: Training, step: PassCost, shape: BatchShape, lengths: Lengths, probe: Probe
+) -> tuple[float, float, float]:
     """Operations, seconds and tokens read of the whole budget."""
     per_token = step.flops / shape.padded_tokens
-    per_document = lengths.mean * (2 if isinstance(settings, Denoising) else 1)  # read and restored
+    width = max(lengths.source) + max(lengths.target or [0])
+    per_document = lengths.mean * shape.padded_tokens / (shape.batch * width)  # denoising reads and restores it
     documents = documents_per_batch(settings, lengths.mean) * settings.gradient_accumulation_steps
     step_flops = per_token * per_document * documents
     step_seconds = step_flops / probe.flops_per_second + step.trained * OPTIMIZER_TRAFFIC / probe.bytes_per_second
-    unit, amount = settings.budget.unit, settings.budget.amount
+    unit, amount = settings.training_budget.unit, settings.training_budget.amount
     steps = {
         "steps": amount,
         "epochs": amount * lengths.documents / documents,
@@ -252,77 +254,60 @@ def language_need(config: PreTrainedConfig, probe: Probe) -> Need:
     weights = BYTES * parameters_of(config)
     seconds = 4 * weights / probe.bytes_per_second
     memory = probe.baseline_bytes + SAVING_COPIES * weights
-    return Need("add_languages", weights // BYTES, memory, weights, weights, seconds, None)
+    return Need(
+        stage="add_languages", parameters=weights // BYTES, memory_bytes=memory, disk_bytes=weights,
+        disk_peak_bytes=weights, seconds=seconds, flops=None,
+    )  # fmt: skip
 
 
 def transfer_need(
-    settings: Transfer,
+    settings: Method,
     sources: Sequence[PreTrainedConfig],
     target: PreTrainedConfig,
     result: PreTrainedConfig,
     probe: Probe,
 ) -> Need:
-    """Estimate a transfer: all models at once in fp32, and what the method makes beside them.
+    """Estimate a transfer: all models at once in fp32, and what the method says that it takes beside them.
 
-    That is copies of the target's rows, four as benchmarks/transfer.py measures it at real size; the moments of
-    hidden states; a graft (`result`) and its saved copy; or the passes and the optimizer of a method that trains, whose
-    time is known for a budget in flops or minutes only.
+    The time of a method that trains is known for a budget in flops or minutes only.
     """
     models, weights = BYTES * sum(map(parameters_of, sources)), BYTES * parameters_of(target)
     written = BYTES * parameters_of(result)
-    rows = BYTES * target.vocab_size * target.d_model
-    widths = [source.hidden_size for source in sources[:1]]
-    flops = float(sum(2 * target.vocab_size * a * (a + target.d_model) for a in widths))
-    beside = 4 * rows
-    if isinstance(settings, BottleneckTransfer | Encoder | Distill):
-        flops += _calibration_flops(settings, sources[:1], target)
-    if isinstance(settings, BottleneckTransfer):
-        beside += _moment_bytes(sources[:1], target)
-    if isinstance(settings, Encoder):
-        beside = max(beside, 2 * rows + written + BYTES * target.vocab_size * sources[0].hidden_size)
+    price = settings.price(_sizes(settings, sources[0] if sources else None, target, written))
+    flops, tokens, budget = price.flops, None, None
     seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
-    tokens, budget = None, None
-    if isinstance(settings, Distill | SharedMap):
-        tokens, budget = settings.budget.tokens, _words(settings.budget)
-        mapped = isinstance(settings, SharedMap)
-        batch, length = settings.per_device_train_batch_size, settings.max_length_tokens
-        shape = Shape(batch, length, length, batch * length) if mapped else Shape(batch, length, 1, 1)
-        passes = measure_pass(target, shape, machine.use_bf16(settings.precision), 1, settings).training_bytes
-        # matrices of rows (five, measured likewise); or the old encoder, and gradients and states of the new one
-        kept = 5 * rows if mapped else (2 + ADAM_STATES) * BYTES * _encoder_parameters(target)
-        beside = kept + passes
-        spent = {"flops": settings.budget.flops, "minutes": None}.get(settings.budget.unit)
-        minutes = settings.budget.minutes
+    if price.trains is not None:
+        tokens, budget = price.trains.tokens, _words(price.trains)
+        spent, minutes = price.trains.flops, price.trains.minutes
         trained = 60 * minutes if minutes else spent / probe.flops_per_second if spent else None
         seconds = seconds + trained if trained and seconds else None
         flops += spent or 0.0
-    memory = probe.baseline_bytes + models + weights + beside
     return Need(
-        "transfer", written // BYTES, memory, written, written, seconds, flops, tokens=tokens, budget=budget
+        stage="transfer", parameters=written // BYTES,
+        memory_bytes=probe.baseline_bytes + models + weights + round(price.beside_bytes),
+        disk_bytes=written, disk_peak_bytes=written, seconds=seconds, flops=flops, tokens=tokens, budget=budget,
     )  # fmt: skip
 
 
-def _calibration_flops(
-    settings: BottleneckTransfer | Encoder | Distill, sources: Sequence[PreTrainedConfig], target: PreTrainedConfig
-) -> float:
-    """Passes of both encoders: to match the layers, to fit the maps, and to carry adapters through them."""
-    bodies = [parameters_of(source) - source.vocab_size * source.hidden_size for source in sources]
-    tokens = settings.calibration_tokens * (2 if isinstance(settings, BottleneckTransfer) else 1)
-    if not isinstance(settings, Encoder):
-        tokens += min(settings.calibration_tokens, CKA_TOKENS * CKA_BATCHES)
-    return 2.0 * PADDED * tokens * (sum(bodies) + _encoder_parameters(target))
+def _sizes(settings: Method, source: PreTrainedConfig | None, target: PreTrainedConfig, result_bytes: int) -> Sizes:
+    def pass_bytes(documents: int, tokens: int) -> int:
+        bf16 = machine.use_bf16(getattr(settings, "precision", "fp32"))
+        training = Training(adapter=getattr(settings, "adapter", None))
+        return measure_pass(target, BatchShape(documents, tokens, 1, 1), bf16, 1, training).training_bytes
 
-
-def _moment_bytes(sources: Sequence[PreTrainedConfig], target: PreTrainedConfig) -> int:
-    """Moments in float64, of maps there and back per source layer, held out or not; or of what carries LoRA."""
-    b, inner = target.d_model + 1, target.encoder_ffn_dim + 1
-    of_maps = sum(2 * one.num_hidden_layers * (one.hidden_size + 1 + b) ** 2 for one in sources)
-    return 8 * max(of_maps, target.encoder_layers * inner * (inner + b))
-
-
-def _encoder_parameters(target: PreTrainedConfig) -> int:
-    """Weights of the layers of an mBART's encoder."""
-    return target.encoder_layers * (4 * target.d_model**2 + 2 * target.d_model * target.encoder_ffn_dim)
+    width = source.hidden_size if source else 0
+    return Sizes(
+        source_width=width,
+        source_layers=source.num_hidden_layers if source else 0,
+        source_body=parameters_of(source) - source.vocab_size * width if source else 0,
+        rows=target.vocab_size,
+        width=target.d_model,
+        encoder_layers=target.encoder_layers,
+        encoder_inner=target.encoder_ffn_dim,
+        encoder_body=target.encoder_layers * (4 * target.d_model**2 + 2 * target.d_model * target.encoder_ffn_dim),
+        result_bytes=result_bytes,
+        pass_bytes=pass_bytes,
+    )
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:
@@ -343,4 +328,7 @@ def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths
     per_step = max(weights / 2 / probe.bytes_per_second, weights / BYTES * hypotheses / probe.flops_per_second)
     encoding = weights / BYTES * lengths.mean * lengths.documents / probe.flops_per_second
     seconds = batches * settings.max_new_tokens * per_step + encoding
-    return Need("evaluate", weights // BYTES, memory, 0, 0, seconds, None, batch)
+    return Need(
+        stage="evaluate", parameters=weights // BYTES, memory_bytes=memory, disk_bytes=0, disk_peak_bytes=0,
+        seconds=seconds, flops=None, batch_size=batch,
+    )  # fmt: skip

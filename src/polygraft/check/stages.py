@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from polygraft import machine
-from polygraft.check.models import Opened, needs_source
+from polygraft.check.models import Opened
 from polygraft.check.needs import (
     Lengths,
     Need,
@@ -27,13 +26,13 @@ from polygraft.data.dataset import tokenize
 from polygraft.data.notices import Unwritable
 from polygraft.data.reading import Names, blank_columns, iter_rows, label
 from polygraft.errors import PolygraftError
-from polygraft.models.graft import graft_config
 from polygraft.models.trimming import needed_ids
+from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
-from polygraft.run.budget import target_denoising
-from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, TextData
+from polygraft.run.costs import target_section
+from polygraft.settings import Evaluate, Finetune, PairData, TextData, Training
 from polygraft.stages import adapt, evaluate, finetune, transfer  # noqa: F401  (for what they take in memory)
-from polygraft.transfer.methods import Encoder
+from polygraft.transfer.methods import Method
 
 SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
 
@@ -53,12 +52,12 @@ class Stages:
         """Return the needs of an arm's stages, in order; where nothing will be left for one there is a warning."""
         needs, target = self.before_target(recipe)
         try:
-            denoising = target_denoising(recipe, {need.stage: need.cost for need in needs}, f"arm {arm}, by estimate")
+            section = target_section(recipe, {need.stage: need.cost for need in needs}, f"arm {arm}, by estimate")
         except PolygraftError as error:
             self.warnings.append(str(error))
-            denoising = None
-        if denoising and recipe.text:
-            need = self.text_stage("adapt_target", denoising, target, recipe.text)
+            section = None
+        if section and recipe.text:
+            need = self.text_stage("adapt_target", section, target, recipe.text)
             shared = recipe.adaptation_budget is not None
             needs.append(replace(need, budget=f"{need.budget} (what is left)") if shared else need)
         needs.append(self.finetune(recipe.finetune, target, recipe.pairs))
@@ -73,36 +72,25 @@ class Stages:
         if recipe.adapt and source and recipe.text:
             needs.append(self.text_stage("adapt", recipe.adapt, source, recipe.text))
         if recipe.transfer:
-            sources = [self.opened[source].config] if source and needs_source(recipe) else []
-            if "source_before" in recipe.transfer.required_inputs:
-                sources *= 2
-            host = target
-            if source and isinstance(recipe.transfer, Encoder):
-                target = self.grafted(source, target)
-            if getattr(recipe.transfer, "input_only", False):
-                target = self.untied(target)
+            host, needed = target, recipe.transfer.needs
+            sources = [self.opened[source].config] * (needed.source_before + needed.source_after) if source else []
+            if sources and source:
+                target = self.result(recipe.transfer, source, target)
             configs = self.opened[host].config, self.opened[target].config
             needs.append(transfer_need(recipe.transfer, sources, *configs, self.probe(host, False)))
         if recipe.warm_up and recipe.text:
             needs.append(self.text_stage("warm_up", recipe.warm_up, target, recipe.text))
         return needs, target
 
-    def grafted(self, source: str, target: str) -> str:
-        """Add what method `encoder` makes of two models to the opened ones, under a name of its own; returns that."""
+    def result(self, method: Method, source: str, target: str) -> str:
+        """Name what a transfer makes of two models; one of another shape is added to the opened ones."""
         encoder, decoder = self.opened[source], self.opened[target]
         positions = min(encoder.report.max_positions, decoder.report.max_positions)
-        config = graft_config(encoder.config, decoder.config, positions)
+        config = method.result_config(encoder.config, decoder.config, positions)
+        if config is decoder.config:
+            return target
         name = f"{source} before {target}"
         self.opened[name] = Opened(config, decoder.tokenizer, replace(decoder.report, max_positions=positions))
-        self.probed[name] = target
-        return name
-
-    def untied(self, target: str) -> str:
-        """Add a target whose output matrix is a tensor of its own, under a name of its own; returns that."""
-        opened, name = self.opened[target], f"{target}, untied"
-        config = copy.deepcopy(opened.config)
-        config.tie_word_embeddings = False
-        self.opened[name] = replace(opened, config=config)
         self.probed[name] = target
         return name
 
@@ -113,7 +101,7 @@ class Stages:
             self.cache[key] = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)
         return self.cache[key]
 
-    def text_stage(self, stage: str, settings: MLM | Denoising, model: str, text: TextData) -> Need:
+    def text_stage(self, stage: str, settings: TextTask, model: str, text: TextData) -> Need:
         key = (stage, settings.model_dump_json(), model, text.model_dump_json())
         if key not in self.cache:
             ids, documents = self.tokens(model, text.train_file, (text.text_column,))
@@ -127,7 +115,7 @@ class Stages:
     def finetune(self, settings: Finetune, model: str, pairs: PairData) -> Need:
         key = ("finetune", settings.model_dump_json(), model, pairs.model_dump_json())
         if key not in self.cache:
-            ids, documents = self.tokens(model, pairs.train_file, (pairs.text_column, pairs.summary_column))
+            ids, documents = self.tokens(model, pairs.train_file or (), (pairs.text_column, pairs.summary_column))
             most = (settings.max_source_length_tokens, settings.max_target_length_tokens)
             source, target = (self.cut(model, column, limit) for column, limit in zip(ids, most, strict=True))
             lengths = Lengths(source, target, min(documents, pairs.max_train_samples or documents))
@@ -137,15 +125,13 @@ class Stages:
 
     def evaluate(self, settings: Evaluate, model: str, pairs: PairData) -> Need:
         ids, documents = self.tokens(
-            model, pairs.test_file or pairs.train_file, (pairs.text_column, pairs.summary_column)
+            model, pairs.test_file or pairs.train_file or (), (pairs.text_column, pairs.summary_column)
         )
         source = self.cut(model, ids[0], settings.max_source_length_tokens)
         lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
         return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model, False))
 
-    def training(
-        self, stage: str, settings: MLM | Denoising | Finetune, model: str, kept: int | None, lengths: Lengths
-    ) -> Need:
+    def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:
         config: PreTrainedConfig = self.opened[model].config
         probe = self.probe(model, machine.use_bf16(settings.precision))
         return training_need(stage, settings, config, kept, lengths, probe)

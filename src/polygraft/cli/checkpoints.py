@@ -28,14 +28,14 @@ Languages = Annotated[
 def trim(model: o.Model, train_file: TrimFiles, output_dir: o.OutputDir, text_column: TrimColumns = None) -> None:
     """Keep only the vocabulary that a text needs: a smaller, faster checkpoint that plain transformers loads."""
     (section,) = o.settings("polygraft trim", [(Trim, {"train_file": train_file, "text_column": text_column})])
-    from polygraft.stages import trim as stage
+    from polygraft.stages import vocabulary as stage
 
-    run_verb("trim", output_dir, section, [model, section], None, lambda: stage.run(section, model, output_dir))
+    run_verb("trim", output_dir, section, [model, section], None, lambda: stage.run_trim(section, model, output_dir))
 
 
 def restore(model: o.Model, full: Full, output_dir: o.OutputDir) -> None:
     """Write what a trimmed checkpoint has learned back into the full one; all other rows stay bit by bit."""
-    from polygraft.stages import trim as stage
+    from polygraft.stages import vocabulary as stage
 
     run_verb("restore", output_dir, Settings(), [model, full], None, lambda: stage.run_restore(model, full, output_dir))
 
@@ -45,7 +45,9 @@ def add_language(model: o.Model, language: Languages, output_dir: o.OutputDir) -
     pairs = dict(item.partition("=")[::2] for item in language)
     if wrong := [item for item in language if not all(item.partition("="))]:
         raise RecipeError(f"polygraft add-language: --language {wrong[0]}: write new=known, such as da_DK=sv_SE.")
-    from polygraft.stages import add_languages as stage
+    from polygraft.stages import vocabulary as stage
 
     section = AddLanguages(relatives=pairs)
-    run_verb("add_languages", output_dir, section, [model], None, lambda: stage.run(pairs, model, output_dir))
+    run_verb(
+        "add_languages", output_dir, section, [model], None, lambda: stage.run_add_languages(pairs, model, output_dir)
+    )

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from polygraft.errors import RecipeError
 from polygraft.settings import Budget, Evaluate, PairData, TextData, Training
-from polygraft.transfer.methods import Embeddings
+from polygraft.transfer.methods import EmbeddingsTransfer
 
 DEFAULT_EPOCHS = 3
 """The budget when no option gives one: that of the Hugging Face Trainer."""
@@ -59,7 +59,7 @@ InputColumn = Annotated[str | None, option(PairData, "text_column", metavar="COL
 SummaryColumn = Annotated[str | None, option(PairData, "summary_column", metavar="COLUMN")]
 SourceLang = Annotated[str | None, option(PairData, "source_lang", metavar="LANG")]
 TargetLang = Annotated[str | None, option(PairData, "target_lang", metavar="LANG")]
-Mode = Annotated[str | None, option(Embeddings, "mode", metavar="MODE")]
+Mode = Annotated[str | None, option(EmbeddingsTransfer, "mode", metavar="MODE")]
 Beams = Annotated[str | None, option(Evaluate, "num_beams", metavar="NUMBER")]
 NewTokens = Annotated[str | None, option(Evaluate, "max_new_tokens", metavar="NUMBER")]
 DecodeBatch = Annotated[str | None, option(Evaluate, "per_device_eval_batch_size", "--batch-size", metavar="NUMBER")]

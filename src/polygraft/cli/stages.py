@@ -6,25 +6,26 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import typer
 
 from polygraft.cli import options as o
 from polygraft.cli.errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
-from polygraft.settings import MLM, Denoising, Evaluate, Finetune, PairData, Settings, TextData
-from polygraft.transfer.methods import Transfer, depends_on_seed, name_of
+from polygraft.objectives import OBJECTIVES
+from polygraft.settings import Evaluate, Finetune, PairData, Settings, TextData
+from polygraft.transfer.methods import METHODS, depends_on_seed
 
 Objective = Annotated[
-    Literal["mlm", "denoising"], typer.Option("--objective", help="mlm for XLM-R models, denoising for mBART models.")
+    Literal["mlm", "denoising", "clm"],
+    typer.Option("--objective", help="mlm for XLM-R models; denoising, clm or mlm for mBARTs."),
 ]
 Source = Annotated[str | None, typer.Option("--source", help="The masked language model to transfer from, adapted.")]
 SourceBefore = Annotated[
     str | None,
     typer.Option("--source-before", help="The same model before it was adapted (for delta, bottleneck and distill)."),
 ]
-METHODS = {kind.model_fields["method"].default: kind for kind in get_args(Transfer)}
 Method = Annotated[
     str,
     typer.Option(
@@ -63,9 +64,9 @@ def adapt(
         "learning_rate": learning_rate, "per_device_train_batch_size": per_device_train_batch_size,
     }  # fmt: skip
     data = {"train_file": train_file, "validation_file": validation_file, "text_column": text_column, "lang": lang}
-    kind = MLM if objective == "mlm" else Denoising
+    kind = OBJECTIVES[objective]
     section, text = o.settings("polygraft adapt", [(kind, training), (TextData, data)], set_)
-    if kind is Denoising:
+    if kind.only_target:
         o.assert_language("polygraft adapt", text)
     from polygraft.stages import adapt as stage
 
@@ -99,7 +100,7 @@ def transfer(
     section, *texts = o.settings("polygraft transfer", sections if with_text else sections[:1], set_)
     text = texts[0] if texts else None
     _check_transfer(section, source, source_before, text)
-    if text and "text" in section.required_inputs and method != "embeddings":
+    if text and section.compares_states:
         o.assert_language("polygraft transfer", text)
     from polygraft.stages import transfer as stage
 
@@ -168,8 +169,7 @@ def evaluate(
     """Decode and score test pairs, with intervals, beside the lead baseline."""
     decoding = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "per_device_eval_batch_size": batch_size}
     data = {
-        # the settings of pairs ask for training data too; evaluation never opens it
-        "train_file": test_file, "test_file": test_file, "text_column": text_column,
+        "test_file": test_file, "text_column": text_column,
         "summary_column": summary_column, "source_lang": source_lang, "target_lang": target_lang,
     }  # fmt: skip
     section, pairs = o.settings("polygraft evaluate", [(Evaluate, decoding), (PairData, data)], set_)
@@ -217,7 +217,7 @@ def run_verb(
     work: Callable[[], dict[str, Any]],
 ) -> None:
     """Runs a stage unless its result is already in `out_dir`, and prints the result; other results are not replaced."""
-    from polygraft.pipeline import run_stage
+    from polygraft.run.records import run_stage
 
     without_shard_bars()
     record = run_stage(stage, out_dir, section, inputs, seed, work, replace=False)
@@ -230,14 +230,13 @@ def run_verb(
 
 def _check_transfer(section: Any, source: str | None, source_before: str | None, text: TextData | None) -> None:
     """The rules that a recipe's sections follow, for the options of `polygraft transfer`."""
-    use = {"embeddings": "weighs each token by its count in the text", "map": "trains the map on it"}
     given = {
         "source_after": (source, "--source", "transfers from it (mode recentre needs none)"),
         "source_before": (source_before, "--source-before", "moves what adaptation changed between the two"),
-        "text": (text, "--train-file", use.get(section.method, "compares the two models on it")),
+        "text": (text, "--train-file", "compares the two models on it, or counts its tokens"),
     }
-    missing = [given[name][1:] for name in given if name in section.required_inputs and given[name][0] is None]
-    problems = [f"{option}: is missing; {name_of(section)} {why}" for option, why in missing]
+    missing = [given[name][1:] for name in given if getattr(section.needs, name) and given[name][0] is None]
+    problems = [f"{option}: is missing; {section.title} {why}" for option, why in missing]
     if problems:
         raise RecipeError("polygraft transfer: " + "\n  ".join(problems))
 

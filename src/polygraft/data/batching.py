@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from polygraft.errors import DataError
-from polygraft.settings import Training
+from polygraft.settings import Optimization
 
 
 def sort_by_length(lengths: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
 
 def make_batches(
-    settings: Training, lengths: np.ndarray, scale: int = 1, seed: int = 0, processes: int = 1, process: int = 0
+    settings: Optimization, lengths: np.ndarray, scale: int = 1, seed: int = 0, processes: int = 1, process: int = 0
 ) -> LengthGroupedBatches:
     """Return batches of `scale` times the settings' size: by tokens where they say so, else by documents."""
     documents, tokens = scale * settings.per_device_train_batch_size, settings.per_device_train_batch_tokens

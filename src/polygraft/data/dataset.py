@@ -16,7 +16,7 @@ from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout
 from polygraft.data.notices import Unwritable
 from polygraft.data.reading import RowList, Rows
-from polygraft.errors import DataError
+from polygraft.errors import DataError, RecipeError
 from polygraft.settings import PairData, TextData
 
 TOKENIZER_BATCH = 1000
@@ -216,7 +216,13 @@ def read_text(data: TextData, seed: int) -> tuple[Rows, Rows]:
 
 
 def read_pairs(data: PairData, seed: int) -> tuple[RowList, RowList]:
-    """Read training and validation pairs."""
+    """Read training and validation pairs.
+
+    Raises:
+        RecipeError: no file of training pairs is named.
+    """
+    if data.train_file is None:
+        raise RecipeError("pairs.train_file: is missing, and training needs it.")
     train, validation = _split(Rows(data.train_file, data.columns, data.texts), data, seed)
     return RowList(list(train)[: data.max_train_samples], train.name), RowList(list(validation), validation.name)
 

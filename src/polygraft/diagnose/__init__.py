@@ -22,9 +22,10 @@ from polygraft.diagnose.held_out import HeldOut, Losses
 from polygraft.diagnose.judge import Judgement, judge
 from polygraft.diagnose.placebos import EXPLANATIONS, is_placebo, placebos
 from polygraft.errors import RecipeError
-from polygraft.pipeline import TARGET, adapt_arm, fingerprint_of, run_stage
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, dump_recipe
+from polygraft.run.arms import TARGET, adapt_arm
+from polygraft.run.records import fingerprint_of, run_stage
 from polygraft.settings import Diagnose, TextData
 
 FILE, FOLDER = "diagnose.json", "diagnose"

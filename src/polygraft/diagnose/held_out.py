@@ -23,13 +23,11 @@ from polygraft.data.dataset import read_text
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout
 from polygraft.inference.generate import best_device
-from polygraft.measure.losses import NOISE, denoising
+from polygraft.measure.losses import denoising, mbart_task
 from polygraft.measure.pieces import Piece, cut
 from polygraft.models import checkpoints
 from polygraft.models.graft import is_graft
 from polygraft.models.vocabulary import map_vocabularies, script_of, token_counts, tokens_by_id
-from polygraft.objectives.denoising import Denoising
-from polygraft.objectives.noise import Noise
 from polygraft.progress import Progress
 from polygraft.scoring.intervals import Ratio, ratio
 from polygraft.settings import TextData
@@ -118,7 +116,7 @@ def run(model: str, held_out: HeldOut, out_dir: Path) -> dict[str, Any]:
     network.to(best_device())
     room = min(MAX_TOKENS, checkpoints.max_positions(network) - 2)
     pieces = cut(tokenizer, held_out.texts, room)
-    objective = Denoising(tokenizer, **NOISE, noise=Noise(1, fixed=True))  # type: ignore[arg-type]
+    objective = mbart_task(tokenizer)
     codes = {name: tokenizer.convert_tokens_to_ids(to_code(name, tokenizer)) for name in set(held_out.languages)}
     if not is_graft(network):  # whose encoder has axes of its own
         states_ND = encoder_states(network, Layout.of(tokenizer), pieces, [codes[name] for name in held_out.languages])

@@ -7,7 +7,7 @@ from typing import Any
 from polygraft.errors import DataError, TransferError
 from polygraft.recipe import Recipe
 from polygraft.stages.transfer import load_inputs
-from polygraft.transfer.methods import Encoder
+from polygraft.transfer.methods import EncoderTransfer
 from polygraft.transfer.rows import mended as rows
 from polygraft.transfer.states.calibration import Calibration, match_layers
 
@@ -23,9 +23,9 @@ def compare(arm: Recipe, seed: int) -> tuple[dict[str, Any] | None, list[str]]:
     """
     if arm.source is None or arm.text is None:
         return None, []
-    settings = Encoder(rows="recentre")
+    settings = EncoderTransfer(rows="recentre")
     try:
-        inputs, _ = load_inputs(settings, None, arm.source, arm.target, arm.text, seed)
+        inputs, _ = load_inputs(settings, None, arm.source, arm.target, arm.text, seed=seed)
         plan = rows.plan(inputs)
         with rows.mended(plan, rows.fit(plan, inputs), inputs):
             similarity = Calibration.of(inputs, inputs.source_after, TOKENS).cka()

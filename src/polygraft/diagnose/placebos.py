@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from polygraft.recipe import Recipe
 from polygraft.settings import Placebo
-from polygraft.transfer.methods import Embeddings
+from polygraft.transfer.methods import EmbeddingsTransfer
 
 EXPLANATIONS: dict[str, str] = {
     "recentre": "never-learned rows lose their common drift, and nothing is transferred",
@@ -22,21 +21,20 @@ def placebos(arm: Recipe, wanted: tuple[Placebo, ...]) -> Iterator[tuple[Placebo
 
     `untuned` is left out where it changes nothing by construction: methods that move what adaptation changed.
     """
-    transfer: Any = arm.transfer
+    transfer = arm.transfer
     if transfer is None or is_placebo(arm):
         return
     for name in wanted:
         if name == "recentre":
-            yield name, arm.model_copy(update={"transfer": Embeddings(mode="recentre"), "adapt": None, "warm_up": None})
+            recentred = {"transfer": EmbeddingsTransfer(mode="recentre"), "adapt": None, "warm_up": None}
+            yield name, arm.model_copy(update=recentred)
         elif name == "untuned":
-            if arm.adapt is not None and "source_before" not in transfer.required_inputs:
+            if arm.adapt is not None and not transfer.needs.adaptation:
                 yield name, arm.model_copy(update={"adapt": None})
-        elif hasattr(transfer, "control"):
-            changes = {"control": name} | ({"final_logits_bias": False} if isinstance(transfer, Embeddings) else {})
-            yield name, arm.model_copy(update={"transfer": transfer.model_copy(update=changes)})
+        elif placebo := transfer.with_control(name):
+            yield name, arm.model_copy(update={"transfer": placebo})
 
 
 def is_placebo(arm: Recipe) -> bool:
     """Whether an arm's transfer brings nothing that the source knows."""
-    transfer: Any = arm.transfer
-    return not transfer.required_inputs or getattr(transfer, "control", "none") != "none"
+    return arm.transfer is not None and (not arm.transfer.needs.source or arm.transfer.placebo)

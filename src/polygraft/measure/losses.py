@@ -26,13 +26,13 @@ from torch import Tensor
 from polygraft.data.layout import pad_rows
 from polygraft.errors import CheckpointError
 from polygraft.measure.pieces import Piece
-from polygraft.objectives.denoising import Denoising
+from polygraft.objectives.denoising import SpanDenoising
 from polygraft.objectives.labels import pick
 from polygraft.objectives.mlm import masked_lm_head
+from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import make_batch, token_losses
 
 HIDDEN_EVERY, ASKED_EVERY = 7, 4
-NOISE = {"mask_ratio": 0.35, "poisson_lambda": 3.5, "permute_sentences": True}  # mBART's, whatever a model trains with
 BATCH_TOKENS = 4096
 BATCH_LOGITS = 2**26  # fp32: 256 MB
 
@@ -188,9 +188,14 @@ class Denoised:
     other_bits: np.ndarray
 
 
+def mbart_task(tokenizer: Any) -> SpanDenoising:
+    """Return mBART's own task, the same noise at every call, whatever a model trains with."""
+    return SpanDenoising(tokenizer, 0.35, 3.5, True, Noise(1, fixed=True))
+
+
 def denoising(
     model: Any,
-    objective: Denoising,
+    objective: SpanDenoising,
     pieces: Sequence[Piece],
     languages: Sequence[int],
     seed: int = 1,
@@ -225,7 +230,7 @@ def denoising(
     return Denoised(bits_D, removed_3D[0], removed_3D[1], removed_3D[2], other_D)
 
 
-def noisy(objective: Denoising, pieces: Sequence[Piece], seed: int) -> tuple[list[list[int]], list[np.ndarray]]:
+def noisy(objective: SpanDenoising, pieces: Sequence[Piece], seed: int) -> tuple[list[list[int]], list[np.ndarray]]:
     """Return each piece with its noise, and which of its tokens that lacks (bool [T])."""
     made = [objective.corrupt(piece.ids, np.random.default_rng([seed, i])) for i, piece in enumerate(pieces)]
     return [source for source, _ in made], [lacks_T for _, lacks_T in made]
@@ -247,7 +252,7 @@ def other_documents(pieces: Sequence[Piece], codes: Sequence[int]) -> list[int]:
 
 def _restoring_bits(
     model: Any,
-    objective: Denoising,
+    objective: SpanDenoising,
     pairs: list[tuple[list[int], list[int]]],
     on_tokens: OnTokens | None,
     batch_tokens: int,

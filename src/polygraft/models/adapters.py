@@ -16,34 +16,45 @@ from polygraft import processes
 from polygraft.data.files import appearing
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.models import bottleneck, graft
-from polygraft.settings import Bottleneck, Lora, Training
+from polygraft.settings import Bottleneck, Lora, Trainable
 
 # All linear layers of attention and feed-forward, by the ends of their names: of the BERT family, and of mBART.
 LINEAR = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 LINEAR += ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 
 
-def prepare(model: PreTrainedModel, settings: Training) -> PeftModel | None:
+def prepare(
+    model: PreTrainedModel, adapter: Lora | Bottleneck | None, trainable: Trainable = "all", task: str = "seq2seq"
+) -> PeftModel | None:
     """Freeze what is not trained and attach the stage's adapter, in place; `finish` wants what this returns.
+
+    `task` names a new bottleneck.
 
     Raises:
         RecipeError: LoRA on modules that the model does not have.
         CheckpointError: LoRA on a model that has bottleneck adapters, or the bridge of a model that has none.
     """
-    if isinstance(settings.adapter, Lora):
-        return _attach_lora(model, settings.adapter)
-    if isinstance(settings.adapter, Bottleneck):
+    if isinstance(adapter, Lora):
+        return _attach_lora(model, adapter)
+    if isinstance(adapter, Bottleneck):
         model.requires_grad_(False)  # earlier adapters too: they are part of what the new one learns to change
-        name = bottleneck.new_name(model, getattr(settings, "objective", "seq2seq"))
-        bottleneck.attach(model, settings.adapter, name)
-    elif settings.trainable == "bridge":
+        bottleneck.attach(model, adapter, bottleneck.new_name(model, task))
+    elif trainable == "bridge":
         graft.train_bridge_only(model)
-    elif settings.trainable != "all":
+    elif trainable != "all":
         embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         embeddings.add(id(model.get_output_embeddings().weight))  # an untied one too
         for parameter in model.parameters():
-            parameter.requires_grad_((id(parameter) in embeddings) == (settings.trainable == "embeddings"))
+            parameter.requires_grad_((id(parameter) in embeddings) == (trainable == "embeddings"))
     return None
+
+
+def freeze(part: nn.Module, model: PreTrainedModel) -> None:
+    """Train no weight of a part of a model, but the rows that it shares with the rest."""
+    shared = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+    for parameter in part.parameters():
+        if id(parameter) not in shared:
+            parameter.requires_grad_(False)
 
 
 def _attach_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:

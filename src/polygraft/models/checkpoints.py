@@ -30,7 +30,7 @@ from polygraft import processes
 from polygraft.data.files import appearing
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError, is_out_of_memory
-from polygraft.models import bottleneck, graft, untied
+from polygraft.models import bottleneck, graft
 from polygraft.models.families import file_of
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
@@ -161,9 +161,14 @@ def load_seq2seq(name: str) -> PreTrainedModel:
     return model
 
 
+def is_target(name: str) -> bool:
+    """Whether a checkpoint is a sequence-to-sequence model, as targets are, and no source."""
+    return bool(load_config(name).is_encoder_decoder)
+
+
 def load_any(name: str) -> PreTrainedModel:
     """Load a checkpoint of either kind in fp32."""
-    return load_seq2seq(name) if load_config(name).is_encoder_decoder else load_masked_lm(name)
+    return load_seq2seq(name) if is_target(name) else load_masked_lm(name)
 
 
 def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -187,7 +192,6 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
         logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
     if getattr(model, "generation_config", None) and (note := mend_generation_config(model.generation_config, name)):
         logger.warning(note)
-    untied.share_inputs(model)
     if not any(file_of(local_folder(name), file) for file in WEIGHTS):
         _say_pickled(name)
     bottleneck.load(model, Path(resolve(name)) / bottleneck.FOLDER)
@@ -283,7 +287,7 @@ def _describe(model: Any, tokenizer: Any, output_languages: Collection[str] | No
 def _write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with appearing(folder) as hidden:
-        model.save_pretrained(hidden, state_dict=untied.whole_state(model, bottleneck.base_state(model)))
+        model.save_pretrained(hidden, state_dict=bottleneck.base_state(model))
         bottleneck.save(model, hidden / bottleneck.FOLDER)
         tokenizer.save_pretrained(hidden)
         _assert_saved(model, hidden)

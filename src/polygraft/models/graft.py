@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderConfig, EncoderDecoderModel, MBartForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from polygraft.errors import CheckpointError, DataError, TransferError
-from polygraft.models.untied import is_untied
+from polygraft.models.matrices import is_untied
 
 MODEL_TYPE = EncoderDecoderConfig.model_type
 ENCODER_ROWS = "encoder.embeddings.word_embeddings.weight"
@@ -154,8 +154,8 @@ def assert_graftable(target: Any) -> None:
     """Raise TransferError for a target whose output bias or output matrix the decoder alone would lose."""
     if is_untied(target):
         raise TransferError(
-            "the target's output matrix is a tensor of its own (transfer with input_only), and the decoder of an "
-            "EncoderDecoderModel ties it to what it reads. Transfer into the target as it was before."
+            "the target's output matrix is a tensor of its own, and the decoder of an EncoderDecoderModel ties it to "
+            "what it reads. Transfer into a model that ties them."
         )
     bias = getattr(target, "final_logits_bias", None)
     if bias is not None and bias.any():

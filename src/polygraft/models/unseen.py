@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polygraft.data.layout import IGNORED
+from polygraft.models.matrices import output_bias
 from polygraft.models.vocabulary import token_counts
 
 POSITIONS = 2000  # labels to measure on: one number is estimated
@@ -36,7 +36,7 @@ def quieten_others(model: Any, kept: np.ndarray, objective: Any, data: Any, mass
 
     Args:
         kept: int64 ids of the tokens that were trained.
-        objective: makes batches of `data` (held out); an `Objective`.
+        objective: makes batches of `data` (held out), and logits of its labels; a task of polygraft.objectives.
         mass: probability between 0 and 1.
 
     Returns:
@@ -62,21 +62,10 @@ def _log_odds(model: Any, kept_K: Tensor, objective: Any, data: Any) -> Tensor:
     gaps: list[Tensor] = []
     for index in range(len(data)):
         batch = {name: tensor.to(model.device) for name, tensor in objective.collate([data[index]]).items()}
-        wanted_BT = batch["labels"] != IGNORED
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids") if name in batch}
-        logits_NV = model(**inputs).logits[wanted_BT].float()
+        logits_NV = objective.label_logits(model, batch)
         inside_N = logits_NV[:, kept_K].logsumexp(1)
         logits_NV[:, kept_K] = -torch.inf
         gaps.append((logits_NV.logsumexp(1) - inside_N).double().cpu())
         if sum(map(len, gaps)) >= POSITIONS:
             break
     return torch.cat(gaps)[:POSITIONS]
-
-
-def output_bias(model: Any) -> Any:
-    """Return what is added to the logits, [V], the tensor itself: a buffer in mBART, a parameter in XLM-R and BERT.
-
-    None for a model that has none.
-    """
-    buffer = getattr(model, "final_logits_bias", None)
-    return buffer[0] if buffer is not None else model.get_output_embeddings().bias

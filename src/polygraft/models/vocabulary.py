@@ -21,6 +21,16 @@ from polygraft.errors import TransferError
 MIN_SHARED = 0.5
 MIN_MARKED = 0.05
 BATCH_TEXTS = 1000
+SAMPLE_TEXTS = [  # what the two tokenizers are compared on beside the user's text
+    "This package reads and writes compressed files.",
+    "Ce paquet lit et écrit des fichiers compressés.",
+    "Dieses Paket liest und schreibt 3,5 GB große Dateien.",
+    "Цей пакунок читає та записує стиснені файли.",
+    "هذه الحزمة تقرأ الملفات المضغوطة.",
+    "यह पैकेज संपीड़ित फ़ाइलें पढ़ता है।",
+    "このパッケージは圧縮ファイルを読み書きします。",
+    "이 패키지는 압축 파일을 읽고 씁니다.",
+]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from polygraft.objectives.seq2seq import Seq2Seq, make_batch, token_losses
 SENTENCE_ENDS = ".!?…。！？"
 
 
-class Denoising(Seq2Seq):
+class SpanDenoising(Seq2Seq):
     """Span infilling with Poisson lengths, sentence permutation, and the loss over the whole original."""
 
     noise: Noise

@@ -16,8 +16,9 @@ from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 from transformers.models.roberta.modeling_roberta import RobertaLMHead
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLMHead
 
-from polygraft.data.layout import IGNORED, pad_rows
+from polygraft.data.layout import IGNORED, Layout, pad_rows
 from polygraft.errors import CheckpointError
+from polygraft.models.graft import is_graft
 from polygraft.models.packed import can_pack, encode
 from polygraft.objectives.labels import find_labels, pick
 from polygraft.objectives.linear_loss import linear_cross_entropy
@@ -44,7 +45,7 @@ class MaskedLM:
         Labels are -100 but where a token was chosen; their positions are those of `find_labels`. The positions of real
         tokens are flat indices into B * T, too.
         """
-        input_ids = pad_rows([[self.bos, *row["input_ids"].tolist(), self.eos] for row in rows], self.pad)
+        input_ids = pad_rows([self.wrap(row) for row in rows], self.pad)
         attention_mask = (input_ids != self.pad).long()
         input_ids, labels = self.corrupt(input_ids, torch.Generator().manual_seed(self.noise.next_seed()))
         return {
@@ -54,6 +55,10 @@ class MaskedLM:
             "label_positions": find_labels(labels),
             "token_positions": attention_mask.flatten().nonzero().squeeze(1),
         }
+
+    def wrap(self, row: dict[str, Any]) -> list[int]:
+        """Add a document's two special tokens."""
+        return [self.bos, *row["input_ids"].tolist(), self.eos]
 
     def corrupt(self, ids_BT: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Choose real tokens independently with the given probability, one at least, and corrupt them 80/10/10."""
@@ -89,6 +94,11 @@ class MaskedLM:
             return F.cross_entropy(transform(hidden_ND).float(), labels_N, reduction="sum")
         return linear_cross_entropy(transform(hidden_ND), decoder.weight, decoder.bias, labels_N)
 
+    def label_logits(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the fp32 logits [N, V] of the chosen positions."""
+        hidden_BTD = model.base_model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        return masked_lm_head(model)(pick(hidden_BTD, batch["label_positions"])).float()
+
     def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the summed loss and the number of labels."""
         return {"eval_loss": (self.loss(model, **batch), (batch["labels"] != IGNORED).sum())}
@@ -97,6 +107,50 @@ class MaskedLM:
     def tokens(batch: dict[str, Tensor]) -> Tensor:
         """Count the real tokens read."""
         return batch["attention_mask"].sum()
+
+
+class EncoderMaskedLM(MaskedLM):
+    """The same of mBART's encoder: what its last states say under the tied matrix, as the decoder's would."""
+
+    def __init__(self, tokenizer: Any, mlm_probability: float, noise: Noise) -> None:
+        super().__init__(tokenizer, mlm_probability, noise)
+        self.layout = Layout.of(tokenizer)
+        # whatever was added to the pieces is no text: languages, too, where the tokenizer does not call them special
+        self.special_V[list(tokenizer.added_tokens_decoder)] = True
+        self.ordinary_ids = (~self.special_V).nonzero().squeeze(1)
+
+    def wrap(self, row: dict[str, Any]) -> list[int]:
+        """Add a document's two special tokens, its language among them, where the encoder has them as a source."""
+        return self.layout.wrap(row["input_ids"].tolist(), row["language"])
+
+    @staticmethod
+    def loss(
+        model: Any, *, labels: Tensor, label_positions: Tensor, token_positions: Tensor | None = None, **inputs: Tensor
+    ) -> Tensor:
+        """Return the cross-entropy in nats, summed over chosen positions (fp32 scalar).
+
+        Raises:
+            CheckpointError: the encoder reads another matrix than the decoder writes with, as a graft's does.
+        """
+        hidden_ND = encoder_states(model, label_positions, **inputs)
+        weight_VD = model.get_output_embeddings().weight
+        return linear_cross_entropy(hidden_ND, weight_VD, model.final_logits_bias, pick(labels, label_positions))
+
+    def label_logits(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the fp32 logits [N, V] of the chosen positions."""
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        hidden_ND = encoder_states(model, batch["label_positions"], **inputs)
+        return model.get_output_embeddings()(hidden_ND).float() + model.final_logits_bias
+
+
+def encoder_states(model: Any, positions_N: Tensor, **inputs: Tensor) -> Tensor:
+    """Return the last states of an mBART's encoder at flat positions, [N, D]."""
+    if is_graft(model):
+        raise CheckpointError(
+            "objective: mlm trains an mBART's encoder under the matrix that it shares with the decoder, and a graft's "
+            "encoder has one of its own. Use objective: denoising."
+        )
+    return pick(model.get_encoder()(**inputs).last_hidden_state, positions_N)
 
 
 def masked_lm_head(model: Any) -> nn.Module:

@@ -34,6 +34,10 @@ class Seq2Seq:
         """Return the (label-smoothed) cross-entropy in nats, summed over labels (fp32 scalar)."""
         return summed_loss(model, label_smoothing=self.smoothing, **batch)
 
+    def label_logits(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the fp32 logits [N, V] of the labels."""
+        return label_logits(model, **{name: tensor for name, tensor in batch.items() if name != "masked"})[0]
+
     def eval_sums(self, model: Any, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the summed loss and the number of labels."""
         return {"eval_loss": (self.loss(model, **batch), (batch["labels"] != IGNORED).sum())}

@@ -20,7 +20,7 @@ from polygraft.models import checkpoints
 from polygraft.progress import Progress
 from polygraft.rank.candidates import Candidate, Coverage, Role, cover, open_candidate
 from polygraft.rank.notes import notes_on
-from polygraft.rank.pairs import Pair, Rows, match, target_inputs
+from polygraft.rank.pairs import KeptSource, Pair, TargetRows, match
 from polygraft.rank.recommend import recommend
 from polygraft.rank.report import ALL, CandidateReport, Figures, RankReport, TextReport
 from polygraft.rank.score import Scored, Work, plan_work, score_source, score_target
@@ -78,7 +78,7 @@ def run(sources: Sequence[str], targets: Sequence[str], text: Sequence[TextData]
         except MENDABLE as error:  # what the user can mend in one candidate does not stop the others
             reports[role, name] = _refused(name, role, error)
     scored: dict[tuple[Role, str], Scored] = {}
-    rows: list[Rows] = []
+    rows: list[KeptSource] = []
     pairs: list[Pair] = []
     with Progress("rank") as bar:
         meter = _Meter(bar, sum(one.work.operations for one in prepared))
@@ -130,26 +130,26 @@ def _prepare(name: str, role: Role, texts: Sequence[LanguageText]) -> _Prepared:
     return _Prepared(candidate, work, [one for one, _ in covered], [counts for _, counts in covered])
 
 
-def _source(one: _Prepared, meter: _Meter, rows: list[Rows] | None) -> tuple[CandidateReport, Scored]:
+def _source(one: _Prepared, meter: _Meter, rows: list[KeptSource] | None) -> tuple[CandidateReport, Scored]:
     """Measure a source; its embedding rows are kept in `rows`, if there are targets to map them into."""
     model, has_head = checkpoints.load_source(one.candidate.name)
     scored = score_source(one.candidate, _ready(model), has_head, one.work, meter.add)
     if rows is not None:
-        rows.append(Rows(one.candidate.name, model.cpu(), one.candidate.tokenizer))
+        rows.append(KeptSource.of(one.candidate.name, model.cpu(), one.candidate.tokenizer))
     return _report(one, scored, has_head), scored
 
 
 def _target(
-    one: _Prepared, meter: _Meter, rows: Sequence[Rows], texts: Sequence[LanguageText]
+    one: _Prepared, meter: _Meter, rows: Sequence[KeptSource], texts: Sequence[LanguageText]
 ) -> tuple[CandidateReport, Scored, list[Pair]]:
     """Measure a target, and how well each source maps into it."""
     model = checkpoints.load_seq2seq(one.candidate.name)
-    inputs = target_inputs(model, one.candidate.tokenizer, np.sum(one.counts, axis=0))
-    scored = score_target(one.candidate, _ready(model), one.work, inputs, meter.add)
-    model.cpu()
+    name, tokenizer = one.candidate.name, one.candidate.tokenizer
+    mine = TargetRows.of(name, model, tokenizer, np.sum(one.counts, axis=0))
+    scored = score_target(one.candidate, _ready(model), one.work, mine.sets, meter.add)
     each = max(1, PROBE_TEXTS // len(texts))
     probe = [document for text in texts for document in text.counted[:each]]
-    pairs = [match(source, one.candidate.name, one.candidate.tokenizer, inputs, probe) for source in rows]
+    pairs = [match(source, mine, probe) for source in rows]
     return _report(one, scored, None), scored, pairs
 
 

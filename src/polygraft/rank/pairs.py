@@ -7,14 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedConfig
+from torch import Tensor
 
 from polygraft.errors import TransferError
-from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, marks_insides, tokens_by_id
-from polygraft.stages.transfer import SAMPLE_TEXTS
-from polygraft.transfer.methods import Embeddings
-from polygraft.transfer.plan import Inputs
-from polygraft.transfer.rows import embeddings
+from polygraft.models.matrices import assert_tied, embedding_matrix, embedding_scale
+from polygraft.models.vocabulary import (
+    SAMPLE_TEXTS,
+    alike_share,
+    check_vocabularies,
+    map_vocabularies,
+    marks_insides,
+)
+from polygraft.transfer.methods import EmbeddingsTransfer
+from polygraft.transfer.rows.dead_rows import DeadRows
+from polygraft.transfer.rows.embeddings import fit_map
+from polygraft.transfer.rows.sorting import RowSets, SourceRows, dead_rows_of, sort_rows
 
 PROBE_CHARACTERS = 300
 
@@ -42,50 +49,67 @@ class Pair:
     refused: str | None = None
 
 
-class Rows:
-    """What is kept of a source after it was measured: its tokenizer, and the rows that `transfer` reads."""
+@dataclass(frozen=True)
+class KeptSource:
+    """What is kept of a source after it was measured: its tokenizer and its rows."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
-        self.name, self.tokenizer = name, tokenizer
-        self.config: PreTrainedConfig = model.config
-        self.embeddings = model.get_input_embeddings()
+    name: str
+    tokenizer: Any
+    rows: SourceRows
 
-    def get_input_embeddings(self) -> Any:
-        return self.embeddings
-
-
-def target_inputs(model: Any, tokenizer: Any, counts: np.ndarray) -> Inputs:
-    """The target's side of a transfer, without a source."""
-    rows = len(embeddings.embedding_matrix(model))
-    vocabulary, tokens = map_vocabularies(tokenizer, rows), tokens_by_id(tokenizer, rows, "target")
-    return Inputs(Embeddings(mode="recentre"), model, vocabulary, tokens, None, None, counts)
+    @classmethod
+    def of(cls, name: str, model: Any, tokenizer: Any) -> KeptSource:
+        return cls(name, tokenizer, SourceRows(embedding_matrix(model), model.config.pad_token_id))
 
 
-def match(source: Rows, target: str, target_tokenizer: Any, inputs: Inputs, texts: Sequence[str]) -> Pair:
+@dataclass(frozen=True, kw_only=True)
+class TargetRows:
+    """A target's side of a transfer: its rows (V, d), what was never learned of them, the text's counts int64 [V]."""
+
+    name: str
+    tokenizer: Any
+    matrix: Tensor
+    scale: float
+    dead: DeadRows
+    sets: RowSets
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, model: Any, tokenizer: Any, counts: np.ndarray) -> TargetRows:
+        assert_tied(model)
+        matrix = embedding_matrix(model)
+        vocabulary = map_vocabularies(tokenizer, len(matrix))
+        dead = dead_rows_of(matrix, vocabulary)
+        sets = sort_rows(matrix, dead, vocabulary, counts, None)
+        scale = embedding_scale(model)
+        return cls(name=name, tokenizer=tokenizer, matrix=matrix, scale=scale, dead=dead, sets=sets, counts=counts)
+
+
+def match(source: KeptSource, target: TargetRows, texts: Sequence[str]) -> Pair:
     """Fit the map between the two embedding matrices on the rows that both models learned."""
-    model: Any = source  # all that is asked of the model is its rows
-    source_rows = len(embeddings.embedding_matrix(model))
-    vocabulary = map_vocabularies(target_tokenizer, len(inputs.tokens), source.tokenizer, source_rows)
+    vocabulary = map_vocabularies(target.tokenizer, len(target.matrix), source.tokenizer, len(source.rows.matrix))
     probe = [*(text[:PROBE_CHARACTERS].strip() for text in texts), *SAMPLE_TEXTS]
-    alike = alike_share(source.tokenizer, target_tokenizer, probe)
-    pair = Pair(source.name, target, vocabulary.shared_share, alike)
+    alike = alike_share(source.tokenizer, target.tokenizer, probe)
+    pair = Pair(source.name, target.name, vocabulary.shared_share, alike)
     if marks_insides(source.tokenizer):
         why = "its vocabulary marks the insides of words (##ing), the target's their beginnings (▁the)"
         return replace(pair, refused=f"{why}: equal strings are different tokens, so rows cannot be matched by token.")
-    both = Inputs(Embeddings(mode="delta"), inputs.target, vocabulary, inputs.tokens, model, model, inputs.counts)
     try:
         check_vocabularies(vocabulary, alike)
-        plan = embeddings.plan(both)
-        fitted = embeddings.fit(plan, both)
+        sets = sort_rows(target.matrix, target.dead, vocabulary, target.counts, source.rows)
+        if not len(sets.seen):
+            return replace(pair, refused="no token of the text has a row in both models.")
+        fitted = fit_map(
+            source.rows.matrix, target.matrix, sets.fit, source_of=vocabulary.source_of, counts=target.counts,
+            scale=target.scale, ridge=EmbeddingsTransfer().ridge_lambda,
+        )  # fmt: skip
     except TransferError as error:
         return replace(pair, refused=str(error))
-    if fitted is None:
-        return replace(pair, refused="no token of the text has a row in both models.")
-    repairable = np.intersect1d(plan.row_sets["dead"], plan.row_sets["learned_by_source"])
+    repairable = np.intersect1d(sets.dead, sets.learned_by_source)
     return replace(
         pair,
         heldout_r2=fitted.figures["heldout_r2"],
         csls_precision_at_1=fitted.figures["csls_precision_at_1"],
         fit_rows=int(fitted.figures["fit_rows"]),
-        repairable_share=float(inputs.counts[repairable].sum() / max(1, inputs.counts.sum())),
+        repairable_share=float(target.counts[repairable].sum() / max(1, target.counts.sum())),
     )

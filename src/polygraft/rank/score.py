@@ -16,25 +16,23 @@ from polygraft.errors import CheckpointError
 from polygraft.inference.generate import best_device
 from polygraft.measure.losses import (
     HIDDEN_EVERY,
-    NOISE,
     Pass,
     denoising,
     masked_logits,
     masked_passes,
+    mbart_task,
     pseudo_likelihood,
     special_tokens,
 )
 from polygraft.measure.pieces import Piece, cut
+from polygraft.models.matrices import embedding_matrix
 from polygraft.models.vocabulary import map_vocabularies
-from polygraft.objectives.denoising import Denoising
-from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import make_batch, token_losses
 from polygraft.rank.candidates import Candidate, language_code
 from polygraft.rank.text import LanguageText
 from polygraft.scoring.intervals import Ratio, ratio
-from polygraft.transfer.plan import Inputs
-from polygraft.transfer.rows import embeddings
 from polygraft.transfer.rows.dead_rows import find_dead_rows
+from polygraft.transfer.rows.sorting import RowSets
 
 COST_PIECES, MIN_RUNS, MAX_RUNS, COST_SECONDS = 8, 2, 5, 1.0
 OnWork = Callable[[float], None]  # called with the operations done since the last call
@@ -102,7 +100,7 @@ def score_source(candidate: Candidate, model: Any, has_head: bool, work: Work, o
     """Measure a masked language model; one without a head of its own is asked for nothing."""
     tokenizer, vocabulary = candidate.tokenizer, map_vocabularies(candidate.tokenizer, candidate.config.vocab_size)
     pad = candidate.config.pad_token_id
-    dead = find_dead_rows(embeddings.embedding_matrix(model), vocabulary.ordinary, pad=pad)
+    dead = find_dead_rows(embedding_matrix(model), vocabulary.ordinary, pad=pad)
     model.to(best_device())
     before, after = special_tokens(tokenizer)
     rows = [[*before, *piece.ids.tolist(), *after] for piece in _usual(work.pieces)]
@@ -129,12 +127,11 @@ def _perplexity(bits_D: np.ndarray, tokens_D: np.ndarray, languages: list[str]) 
     return {language: 2**bits for language, bits in ratio(bits_D, tokens_D, languages).points.items()}
 
 
-def score_target(candidate: Candidate, model: Any, work: Work, inputs: Inputs, on_work: OnWork) -> Scored:
+def score_target(candidate: Candidate, model: Any, work: Work, sets: RowSets, on_work: OnWork) -> Scored:
     """Measure an mBART on the documents whose language it has a code for."""
-    sets = embeddings.plan(inputs).row_sets
     model.to(best_device())
-    unread = frozenset(candidate.tokenizer.convert_ids_to_tokens(sets["dead_codes"].tolist()))
-    objective = Denoising(candidate.tokenizer, **NOISE, noise=Noise(1, fixed=True))  # type: ignore[arg-type]
+    unread = frozenset(candidate.tokenizer.convert_ids_to_tokens(sets.dead_codes.tolist()))
+    objective = mbart_task(candidate.tokenizer)
     codes = candidate.tokenizer.convert_tokens_to_ids([str(language_code(candidate, one)) for one in work.languages])
     wrapped = [objective.layout.wrap(piece.ids.tolist(), codes[piece.document]) for piece in _usual(work.pieces)]
     batch = make_batch(objective.layout, wrapped, wrapped)
@@ -142,7 +139,7 @@ def score_target(candidate: Candidate, model: Any, work: Work, inputs: Inputs, o
     cost = _cost(model, lambda: token_losses(model, batch), sum(map(len, wrapped)))
     found = denoising(model, objective, work.pieces, codes, on_tokens=lambda n: on_work(operations(candidate, n)))
     characters = np.array([len(text) for text in work.texts], dtype=np.float64)
-    scored = Scored(cost, sets["dead"], unread_codes=unread)
+    scored = Scored(cost, sets.dead, unread_codes=unread)
     scored.main = _finite(ratio(found.removed_bits, found.removed_characters, work.languages))
     scored.whole = ratio(found.bits, characters, work.languages)
     scored.perplexity = _perplexity(found.removed_bits, found.removed_tokens, work.languages)

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PositiveFloat
+from pydantic import Field
 
-from polygraft.settings import MLM, Budget, DenoisingSection, Diagnose, Evaluate, Finetune, PairData, Settings, TextData
-from polygraft.transfer.methods import DEFAULT_METHOD, Transfer, WarmUp
-
-
-class Verdict(Settings):
-    """Which arms are compared, and how large a difference matters."""
-
-    treatment: str
-    """The arm whose benefit is in question."""
-    control: str
-    """The arm that it has to beat."""
-    margin: PositiveFloat = 0.05
-    """Arms are equivalent if the interval of their difference in loss (nats per reference token) lies within ± this."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Level of the intervals."""
-
-
-def _with_method(section: Any) -> Any:
-    """Name the transfer's method where the recipe leaves it out."""
-    return {"method": DEFAULT_METHOD, **section} if isinstance(section, dict) else section
+from polygraft.objectives import DEFAULT_OBJECTIVE, MLM, OBJECTIVES, TextTask, WarmUp
+from polygraft.settings import Budget, Diagnose, Evaluate, Finetune, OneOf, PairData, Settings, TextData, Verdict
+from polygraft.transfer.methods import DEFAULT_METHOD, METHODS, Method
 
 
 class Recipe(Settings):
@@ -52,11 +35,11 @@ class Recipe(Settings):
     `adapt_target`, then without a budget of its own, gets what the others leave."""
     adapt: MLM | None = None
     """Stage 1: continued pretraining of the source on the text. Leave out to use the source as it is."""
-    transfer: Annotated[Transfer | None, BeforeValidator(_with_method)] = Field(None, discriminator="method")
+    transfer: Annotated[Method, OneOf("method", METHODS, DEFAULT_METHOD)] | None = None
     """Stage 2: from the source into the target. Leave out to use the target as it is."""
     warm_up: WarmUp | None = None
     """With `transfer: {method: encoder}`: denoising on the text that trains only what reads the encoder."""
-    adapt_target: DenoisingSection | None = None
+    adapt_target: Annotated[TextTask, OneOf("objective", OBJECTIVES, DEFAULT_OBJECTIVE)] | None = None
     """Continued pretraining of the target on the text, before fine-tuning (with `transfer`: after it)."""
     diagnose: Diagnose | None = None
     """Measure before fine-tuning whether the transfers help, placebos beside them (as `polygraft diagnose` does)."""

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from polygraft.errors import RecipeError
 from polygraft.recipe import Recipe
 from polygraft.recipe.yaml import Path
+from polygraft.settings import OneOf
 
 T = TypeVar("T", bound=BaseModel)
 Written = Callable[[Path], str | None]
@@ -82,10 +83,17 @@ def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
     return [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
 
 
-def section_of_kind(field: FieldInfo, kind: Any) -> type[BaseModel]:
-    """That one of a section's classes whose discriminator (`type`, say) has the value `kind`; else the first."""
-    sections, key = sections_of(field), str(field.discriminator)
-    return next((s for s in sections if key in s.model_fields and s.model_fields[key].default == kind), sections[0])
+def one_of(field: FieldInfo) -> OneOf | None:
+    """What says of which kinds a field's section may be; None where there is one kind only."""
+    return next((mark for mark in _marks(field.annotation, field.metadata) if isinstance(mark, OneOf)), None)
+
+
+def section_of(field: FieldInfo, data: Any) -> type[BaseModel] | None:
+    """The class that reads what stands in a field: of several kinds the one that the data names, else the first."""
+    sections, kinds = sections_of(field), one_of(field)
+    if kinds is not None and isinstance(data, Mapping):
+        return kinds.kind_of(data) or sections[0]
+    return sections[0] if sections else None
 
 
 def is_text(field: FieldInfo) -> bool:
@@ -99,12 +107,24 @@ def nearest_key(key: str, valid: Iterable[str]) -> str | None:
 
 
 def _types(annotation: Any) -> list[Any]:
-    origin = typing.get_origin(annotation)
+    """The types that an annotation allows; of a section of several kinds all their classes."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _types(typing.get_args(annotation)[0])
+        kinds = next((mark for mark in arguments[1:] if isinstance(mark, OneOf)), None)
+        return _types(arguments[0]) if kinds is None else list(kinds.kinds.values())
     if origin in (typing.Union, types.UnionType):
-        return [t for argument in typing.get_args(annotation) for t in _types(argument)]
+        return [t for argument in arguments for t in _types(argument)]
     return [annotation]
+
+
+def _marks(annotation: Any, found: Iterable[Any] = ()) -> list[Any]:
+    """What an annotation is marked with, at any depth."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return [*found, *arguments[1:], *_marks(arguments[0])]
+    if origin in (typing.Union, types.UnionType):
+        return [*found, *(mark for argument in arguments for mark in _marks(argument))]
+    return list(found)
 
 
 def keys_of(model: type[BaseModel], path: Path) -> list[str]:
@@ -147,7 +167,7 @@ def validate(model: type[T], data: Any, written: Written) -> tuple[T | None, lis
     try:
         settings = model.model_validate(data)
     except ValidationError as error:
-        found = [_finding(model, dict(details), written) for details in error.errors(include_url=False)]
+        found = [_finding(model, data, dict(details), written) for details in error.errors(include_url=False)]
         return None, traps + [finding for finding in found if finding.path not in trapped]
     return (None, traps) if traps else (settings, [])
 
@@ -160,7 +180,7 @@ def _traps(model: type[BaseModel], data: Mapping[Any, Any], above: Path, written
             continue
         path, sections = (*above, key), sections_of(field)
         if sections and isinstance(value, Mapping):
-            yield from _traps(section_of_kind(field, value.get(field.discriminator)), value, path, written)
+            yield from _traps(section_of(field, value) or sections[0], value, path, written)
         elif sections and value is None and written(path) == "":
             yield Finding(path, EMPTY_SECTION)
         elif not sections:
@@ -182,19 +202,14 @@ def _boolean_traps(field: FieldInfo, value: Any, path: Path, written: Written) -
             yield Finding(path, "must be a number", word)
 
 
-def _finding(model: type[BaseModel], details: dict[str, Any], written: Written) -> Finding:
-    location = tuple(str(part) for part in details["loc"] if part != "[key]")  # pydantic's mark for a bad dict key
-    path, section = _without_kinds(model, location)
+def _finding(model: type[BaseModel], data: Any, details: dict[str, Any], written: Written) -> Finding:
+    path = tuple(str(part) for part in details["loc"] if part != "[key]")  # pydantic's mark for a bad dict key
     kind, value = details["type"], details["input"]
     if kind.startswith("union_tag"):
         return _kind_finding(path, details, written)
     text = None if kind in ("missing", "invalid_key") else written(path) or shown(value)
-    if kind == "extra_forbidden" and section:
-        near = nearest_key(path[-1], section.model_fields)
-        reason = f"did you mean `{near}`?" if near else f"valid here: {', '.join(section.model_fields)}"
-        return Finding(path, f"no such key of `{location[-2]}`; {reason}", text)
     if kind == "extra_forbidden":
-        return Finding(path, unknown_key(model, path), text)
+        return Finding(path, _of_its_kind(model, data, path) or unknown_key(model, path), text)
     if kind == "missing":
         field = field_at(model, path)
         meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
@@ -204,21 +219,21 @@ def _finding(model: type[BaseModel], details: dict[str, Any], written: Written) 
     return Finding(path, _reason(model, path, details), text)
 
 
-def _without_kinds(model: type[BaseModel], location: Path) -> tuple[Path, type[BaseModel] | None]:
-    """A path without the kinds that pydantic puts after a section of several kinds, and the class of its last section.
-
-    ("adapt", "adapter", "lora", "r") -> ("adapt", "adapter", "r"), Lora. Without such a section: the path, None.
-    """
-    path: Path = ()
-    section = None
-    field: FieldInfo | None = None
-    for part in location:
-        if field is not None and field.discriminator and len(sections_of(field)) > 1:
-            section, field = section_of_kind(field, part), None
-        else:
-            path = (*path, part)
-            field = field_at(model, path)
-    return path, section
+def _of_its_kind(model: type[BaseModel], data: Any, path: Path) -> str | None:
+    """The reason for a key that a section's kind does not have; None for a section of one kind only."""
+    section: type[BaseModel] | None = model
+    name = None
+    for key in path[:-1]:
+        field = section.model_fields.get(key) if section else None
+        data = data.get(key) if isinstance(data, Mapping) else None
+        kinds = None if field is None else one_of(field)
+        name = None if kinds is None or not isinstance(data, Mapping) else data.get(kinds.key, kinds.default)
+        section = None if field is None else section_of(field, data)
+    if name is None or section is None:
+        return None
+    near = nearest_key(path[-1], section.model_fields)
+    reason = f"did you mean `{near}`?" if near else f"valid here: {', '.join(section.model_fields)}"
+    return f"no such key of `{name}`; {reason}"
 
 
 def _kind_finding(path: Path, details: dict[str, Any], written: Written) -> Finding:

@@ -17,11 +17,20 @@ from pydantic import BaseModel
 from polygraft.errors import RecipeError
 from polygraft.recipe import Recipe
 from polygraft.recipe import yaml as recipe_yaml
-from polygraft.recipe.problems import EMPTY_SECTION, Finding, Problem, keys_of, problems_error, unknown_key, validate
+from polygraft.recipe.problems import (
+    EMPTY_SECTION,
+    Finding,
+    Problem,
+    keys_of,
+    one_of,
+    problems_error,
+    section_of,
+    unknown_key,
+    validate,
+)
 from polygraft.recipe.rules import SHARED_KEYS, arm_rules, recipe_rules
 from polygraft.recipe.yaml import Path as KeyPath
 from polygraft.recipe.yaml import Places
-from polygraft.transfer.methods import DEFAULT_METHOD
 
 T = TypeVar("T", bound=BaseModel)
 BUDGETS = ("budget", "adaptation_budget")  # of one unit each: another one replaces it
@@ -236,17 +245,22 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return {**data, "arms": recipe.arms} if recipe.arms else data  # the arms' nulls mean something: keep them
 
 
-def _merge(base: Any, changes: Any, key: str = "") -> Any:
+def _merge(base: Any, changes: Any, section: type[BaseModel] | None, key: str) -> Any:
+    """What an arm makes of a section of the class `section`, under the key `key`."""
     if not isinstance(base, Mapping) or not isinstance(changes, Mapping) or key in BUDGETS:
         return changes
-    if any(changes.get(key, kind) != kind for key, kind in _kinds(base)):  # another kind has other keys
-        return changes
-    return {**base, **{k: _merge(base.get(k), value, str(k)) for k, value in changes.items()}}
-
-
-def _kinds(section: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What says of which kind a section is: an adapter's `type`, a transfer's `method`."""
-    return [("type", section.get("type")), ("method", section.get("method", DEFAULT_METHOD))]
+    merged = dict(base)
+    for name, value in changes.items():
+        field = section.model_fields.get(str(name)) if section else None
+        kinds = one_of(field) if field else None
+        old = base.get(name)
+        if kinds and isinstance(old, Mapping) and isinstance(value, Mapping):
+            kind = old.get(kinds.key, kinds.default)
+            if value.get(kinds.key, kind) != kind:  # another kind has other keys
+                merged[name] = value
+                continue
+        merged[name] = _merge(old, value, section_of(field, old) if field else None, str(name))
+    return merged
 
 
 def _has(data: Any, path: KeyPath) -> bool:
@@ -266,5 +280,5 @@ def _merged_arms(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for arm, changes in arms.items() if isinstance(arms, Mapping) else ():
         if isinstance(changes, Mapping):
             own = {key: value for key, value in changes.items() if key not in SHARED_KEYS}
-            merged[arm] = _merge(base, own)
+            merged[arm] = _merge(base, own, Recipe, "")
     return merged

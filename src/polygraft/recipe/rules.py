@@ -8,49 +8,58 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from polygraft.recipe.problems import Finding, nearest_key, shown
-from polygraft.run.budget import EARLIER_STAGES, UNITS
+from polygraft.recipe.stages import BEFORE_TARGET, UNITS
 from polygraft.settings import PairData, TextData
-from polygraft.transfer.methods import DEFAULT_METHOD
-
-MOVES_A_CHANGE, TAKES_NOTHING = ("delta", "bottleneck", "distill"), ("recentre", "none")
-"""Modes and methods that need the source before and after adaptation, and those that need none."""
+from polygraft.transfer.methods import DEFAULT_METHOD, METHODS, Method
 
 
 def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Rules across the sections of one arm's merged data (not yet validated: sections may be of any type)."""
     adapt, transfer = data.get("adapt"), data.get("transfer")
-    section = transfer if isinstance(transfer, Mapping) else {}
-    method = section.get("method") or DEFAULT_METHOD
-    mode = (section.get("mode") or "repair") if method == DEFAULT_METHOD else None
-    key, kind = ("mode", str(mode)) if mode else ("method", str(method))
-    takes_nothing = kind in TAKES_NOTHING
     if adapt is not None and not data.get("source"):
         yield Finding(("adapt",), "needs `source`, the masked language model that it trains")
     if adapt is not None and not data.get("text"):
         yield Finding(("adapt",), "needs `text`, what it trains on")
     if adapt is not None and transfer is None:
         yield Finding(("adapt",), "its result is not used: add `transfer`, or leave `adapt` out")
-    if adapt is not None and transfer is not None and takes_nothing:
-        yield Finding(("adapt",), f"its result is not used: transfer {key} `{kind}` takes nothing from the source")
-    if transfer is not None and not takes_nothing and not data.get("source"):
-        yield Finding(("transfer", key), "needs `source`, the model to transfer from", kind)
-    if transfer is not None and kind in MOVES_A_CHANGE and adapt is None:
-        yield Finding(("transfer", key), "needs `adapt`: it moves what adaptation changed in the source", kind)
-    if method == "bottleneck" and isinstance(adapt, Mapping) and not adapt.get("adapter"):
-        yield Finding(("transfer", key), "needs `adapt.adapter`, which it carries across", kind)
-    if transfer is not None and mode is None and not takes_nothing and not data.get("text"):
-        what = "on which the map is trained" if kind == "map" else "on which the two models are compared"
-        yield Finding(("transfer", key), f"needs `text`, {what}", kind)
+    if isinstance(transfer, Mapping) and (method := _method(transfer)) is not None:
+        yield from _transfer_rules(data, method)
     for stage in ("warm_up", "adapt_target"):
         if data.get(stage) is not None and not data.get("text"):
             yield Finding((stage,), "needs `text`, what it trains on")
-    if data.get("warm_up") is not None and method != "encoder":
+    encoder = isinstance(transfer, Mapping) and (method := _method(transfer)) and method.replaces_encoder
+    if data.get("warm_up") is not None and not encoder:
         yield Finding(("warm_up",), "needs `transfer: {method: encoder}`, whose bridge it trains")
     yield from _budget_rules(data)
     yield from _language_rules(data)
     pairs = data.get("pairs")
+    if isinstance(pairs, Mapping) and pairs.get("train_file") is None:
+        meaning = str(PairData.model_fields["train_file"].description).rstrip(".")
+        yield Finding(("pairs", "train_file"), f"is missing ({meaning})")
     if isinstance(pairs, Mapping) and not pairs.get("test_file"):
         yield Finding(("pairs", "test_file"), "is missing: `evaluate` needs pairs that training never sees")
+
+
+def _method(section: Mapping[str, Any]) -> Method | None:
+    """The method that a section names, with its settings, be they valid or not; None where there is none."""
+    kind = METHODS.get(str(section.get("method", DEFAULT_METHOD)))
+    return None if kind is None else kind.model_construct(**{str(key): value for key, value in section.items()})
+
+
+def _transfer_rules(data: Mapping[str, Any], method: Method) -> Iterator[Finding]:
+    """What a method needs has to be there."""
+    adapt, needs, (key, kind) = data.get("adapt"), method.needs, method.variant
+    place = ("transfer", key)
+    if adapt is not None and not needs.source:
+        yield Finding(("adapt",), f"its result is not used: transfer {key} `{kind}` takes nothing from the source")
+    if needs.source and not data.get("source"):
+        yield Finding(place, "needs `source`, the model to transfer from", kind)
+    if needs.adaptation and adapt is None:
+        yield Finding(place, "needs `adapt`: it moves what adaptation changed in the source", kind)
+    if needs.adapter and isinstance(adapt, Mapping) and not adapt.get("adapter"):
+        yield Finding(place, "needs `adapt.adapter`, which it carries across", kind)
+    if needs.text and not data.get("text"):
+        yield Finding(place, "needs `text`, on which the two models are compared", kind)
 
 
 def _language_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -66,6 +75,11 @@ def _language_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
 def _budget_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Exactly one of `adaptation_budget` and `adapt_target.budget`; and the first has to last for all stages."""
     total, target = data.get("adaptation_budget"), data.get("adapt_target")
+    sections = {stage: data[stage] for stage in ("adapt", "transfer", "warm_up", "finetune") if stage in data}
+    for stage, section in sections.items():
+        trains = isinstance(section, Mapping) and (stage != "transfer" or hasattr(_method(section), "budget"))
+        if trains and section.get("budget") is None:
+            yield Finding((stage, "budget"), "is missing (How long to train)")
     if isinstance(target, Mapping) and (total is None) == (target.get("budget") is None):
         reason = "is missing (How long to train): give it, or `adaptation_budget`, of which it is then the rest"
         if total is not None:
@@ -76,7 +90,7 @@ def _budget_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
         if unit in ("epochs", "steps"):
             reason = f"{unit} of two models differ in cost, so that they have no sum: give flops, minutes or tokens"
             yield Finding(place, reason, value)
-        asked = {stage: _amount(data.get(stage), unit) for stage in EARLIER_STAGES}
+        asked = {stage: _amount(data.get(stage), unit) for stage in BEFORE_TARGET}
         given, most = sum(asked.values()), _amount({"budget": total}, unit)
         if unit in UNITS and most and (given > most or (given == most and target is not None)):
             stages = " and ".join(f"{stage}.budget ({budget:g})" for stage, budget in asked.items() if budget)

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polygraft.data.files import write_atomically
-from polygraft.errors import DataError, RecipeError
-from polygraft.recipe import Verdict
+from polygraft.errors import DataError
 from polygraft.scoring.comparison import (
     CHRF,
     LOSS,
@@ -31,10 +30,10 @@ from polygraft.scoring.comparison import (
     holm_levels,
 )
 from polygraft.scoring.words import sentence
+from polygraft.settings import Verdict
 
 __all__ = ["DocumentScores", "compare", "run"]
 
-COSTED_STAGES = ("adapt", "transfer", "warm_up", "adapt_target")  # fine-tuning and evaluation are the same in every arm
 SHARED_FIELDS = ("id", "lang", "source", "reference", "reference_tokens", "lead")
 Row = dict[str, Any]
 
@@ -85,21 +84,20 @@ def run(
     settings: Verdict,
     arms: Sequence[str],
     seeds: Sequence[int],
-    stages: Mapping[str, Sequence[str]] | None = None,
+    cost: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it.
 
-    `stages` are those of each arm, which is charged for no other that lies in its folder; without it, for all.
+    Args:
+        cost: what each arm spent before fine-tuning, mean over seeds: its "seconds", "flops" and "tokens".
 
-    Raises RecipeError if treatment or control is not among `arms`; DataError if predictions are missing or broken, or
-    if the arms were not scored on the same documents.
+    Raises:
+        DataError: predictions are missing or broken, or the arms were not scored on the same documents.
     """
-    check_arms(settings, arms)
     scores = Scores(read_arms(run_dir, arms, seeds))
     pair = settings.treatment, settings.control
     primary = _compared(scores, settings, *pair, LOSS)
     lead = dict(zip(pair, together([_against_lead(scores, settings, arm) for arm in pair]), strict=True))
-    cost = {arm: adaptation_cost(run_dir, arm, seeds, COSTED_STAGES if stages is None else stages[arm]) for arm in arms}
     result = {
         "word": primary.word,
         "sentence": sentence(primary, *pair, lead, cost),
@@ -117,19 +115,6 @@ def run(
     }
     write_atomically(run_dir / "verdict.json", json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     return result
-
-
-def check_arms(settings: Verdict, arms: Sequence[str]) -> None:
-    """Raise RecipeError unless treatment and control are two different ones of `arms`."""
-    for role in ("treatment", "control"):
-        if getattr(settings, role) not in arms:
-            raise RecipeError(
-                f"verdict.{role}: there is no arm '{getattr(settings, role)}'. Arms of this recipe: {', '.join(arms)}."
-            )
-    if settings.treatment == settings.control:
-        raise RecipeError(
-            f"verdict.control: '{settings.control}' is the treatment too. Name the arm that it has to beat."
-        )
 
 
 # ---------------------------------------------------------------- comparisons
@@ -250,29 +235,3 @@ def _check_same_documents(path: Path, rows: list[Row], first_path: Path, first_r
                     f"{path}, document {number} (id {row['id']}): its {field} is {str(row[field])[:60]!r}, "
                     f"but {str(first[field])[:60]!r} in {first_path}. {remedy}"
                 )
-
-
-def adaptation_cost(
-    run_dir: Path, arm: str, seeds: Sequence[int], stages: Sequence[str] = COSTED_STAGES
-) -> dict[str, float]:
-    """What the arm spent before fine-tuning, in seconds, FLOPs and tokens: COSTED_STAGES summed, mean over seeds.
-
-    Only `stages`, those of the arm, cost anything: others that lie in its folder are left over from an earlier recipe.
-    Raises DataError for a stage.json that is not JSON.
-    """
-    costed = [stage for stage in COSTED_STAGES if stage in stages]
-    total = {"seconds": 0.0, "flops": 0.0, "tokens": 0.0}
-    for path in (run_dir / arm / f"seed-{seed}" / stage / "stage.json" for seed in seeds for stage in costed):
-        if not path.is_file():
-            continue
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            result = record.get("result") or {}
-            total["seconds"] += float(record.get("seconds") or 0.0)
-            for unit in ("flops", "tokens"):
-                total[unit] += float(result.get(unit) or 0.0)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path}: not a stage record ({error}). Delete this folder and run the recipe again."
-            ) from None
-    return {unit: amount / len(seeds) for unit, amount in total.items()}

@@ -6,6 +6,7 @@ Every word follows from the interval beside it, and figures are rounded only as 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from polygraft.scoring.comparison import CHRF, MIN_SEEDS, WANTED_SEEDS, Comparison
 from polygraft.scoring.figures import exactly, level, rounded
@@ -26,11 +27,15 @@ ALONE = {
 
 
 def sentence(
-    found: Comparison, treatment: str, control: str, lead: dict[str, Comparison], cost: dict[str, dict[str, float]]
+    found: Comparison,
+    treatment: str,
+    control: str,
+    lead: dict[str, Comparison],
+    cost: Mapping[str, Mapping[str, float]],
 ) -> str:
     """The primary comparison in plain words; `lead` compares each of the two arms with the lead baseline on chrF++.
 
-    `cost` is per arm, as `verdict.adaptation_cost` gives it.
+    `cost` is per arm: its seconds, flops and tokens before fine-tuning.
     """
     parts = [_finding(found, f"'{treatment}'", f"'{control}'"), _caution(found), _lead(lead)]
     parts.append(_cost(treatment, control, cost))
@@ -100,7 +105,7 @@ def _against_lead(found: Comparison) -> str:
     return f"{says} ({score}, difference {effect}, {level(found.confidence)} interval {low} to {high})"
 
 
-def _cost(treatment: str, control: str, cost: dict[str, dict[str, float]]) -> str:
+def _cost(treatment: str, control: str, cost: Mapping[str, Mapping[str, float]]) -> str:
     first, second = _spent(cost[treatment]), _spent(cost[control])
     text = f"Adaptation cost per seed: '{treatment}' {_in_words(first)}, '{control}' {_in_words(second)}"
     unit = "FLOPs" if float(first["FLOPs"]) and float(second["FLOPs"]) else "seconds"
@@ -110,7 +115,7 @@ def _cost(treatment: str, control: str, cost: dict[str, dict[str, float]]) -> st
     return text + "."
 
 
-def _spent(amount: dict[str, float]) -> dict[str, str]:
+def _spent(amount: Mapping[str, float]) -> dict[str, str]:
     """The figures as they are shown, so that what is said of them is true of these."""
     seconds = f"{amount['seconds']:.3g}" if amount["seconds"] < 100 else f"{amount['seconds']:.0f}"
     return {"seconds": seconds, "FLOPs": f"{amount['flops']:.3g}"}

@@ -1,13 +1,4 @@
-"""Stage 2: move what the adapted source knows into the target. Every method: plan -> fit -> apply -> diagnose.
-
-A method is a module with these four functions; its settings name the inputs that it cannot do without:
-
-    plan(inputs) -> Plan                                 where every value of the target will come from
-    fit(plan, inputs) -> F                               what has to be estimated for that
-    apply(plan, fitted, inputs) -> C                     carries the plan out; C.model is the result, which takes over
-                                                         inputs.target
-    diagnose(plan, fitted, inputs, changes) -> dict      numbers on what was found and done
-"""
+"""Stage 2: move what the adapted source knows into the target, by one of the methods of `transfer/methods.py`."""
 
 from __future__ import annotations
 
@@ -29,43 +20,33 @@ from polygraft.models import checkpoints
 from polygraft.models.bottleneck import FOLDER
 from polygraft.models.checkpoints import tied_names
 from polygraft.models.graft import is_graft
-from polygraft.models.vocabulary import alike_share, check_vocabularies, map_vocabularies, token_counts, tokens_by_id
+from polygraft.models.matrices import embedding_matrix
+from polygraft.models.vocabulary import (
+    SAMPLE_TEXTS,
+    alike_share,
+    check_vocabularies,
+    map_vocabularies,
+    token_counts,
+    tokens_by_id,
+)
 from polygraft.settings import TextData
-from polygraft.transfer.methods import Transfer, name_of
-from polygraft.transfer.plan import Inputs, check_plan, format_plan
-from polygraft.transfer.rows import embeddings
-from polygraft.transfer.states import bottleneck, distill, encoder, none, shared_map
+from polygraft.transfer.contract import Inputs, Work
+from polygraft.transfer.methods import Method
+from polygraft.transfer.plan import check_plan, format_plan
 
-METHODS: dict[str, Any] = {
-    "embeddings": embeddings,
-    "bottleneck": bottleneck,
-    "encoder": encoder,
-    "distill": distill,
-    "map": shared_map,
-    "none": none,
-}
 PROBE_TEXTS, PROBE_CHARACTERS = 200, 300
-SAMPLE_TEXTS = [  # what the two tokenizers are compared on beside the user's text
-    "This package reads and writes compressed files.",
-    "Ce paquet lit et écrit des fichiers compressés.",
-    "Dieses Paket liest und schreibt 3,5 GB große Dateien.",
-    "Цей пакунок читає та записує стиснені файли.",
-    "هذه الحزمة تقرأ الملفات المضغوطة.",
-    "यह पैकेज संपीड़ित फ़ाइलें पढ़ता है।",
-    "このパッケージは圧縮ファイルを読み書きします。",
-    "이 패키지는 압축 파일을 읽고 씁니다.",
-]
 
 logger = logging.getLogger(__name__)
 
 
 def run(
-    settings: Transfer,
+    settings: Method,
     source_before: str | None,
     source_after: str | None,
     target: str,
     text: TextData | None,
     out_dir: Path,
+    *,
     dry_run: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -86,19 +67,23 @@ def run(
     Raises:
         TransferError: an input that the method needs is missing, the vocabularies do not match, the plan is incomplete.
     """
-    method = METHODS[settings.method]
-    inputs, warnings = load_inputs(settings, source_before, source_after, target, text, seed, out_dir)
-    plan = method.plan(inputs)
+    work: Work = settings.load()
+    inputs, warnings = load_inputs(settings, source_before, source_after, target, text, seed=seed, out_dir=out_dir)
+    plan = work.plan(inputs)
     plan.warnings.extend(warnings)
     check_plan(plan, plan.tensors)
     for warning in plan.warnings:
         logger.warning("transfer: %s", warning)
-    result: dict[str, Any] = {"method": settings.method, "mode": getattr(settings, "mode", None), "rows": plan.rows()}
+    result: dict[str, Any] = {
+        "method": settings.method,
+        "mode": getattr(settings, "mode", None),
+        "rows": plan.row_counts(),
+    }
     if dry_run:
         return result | {"plan": format_plan(plan)}
-    fitted = method.fit(plan, inputs)
-    changes = method.apply(plan, fitted, inputs)
-    diagnostics = method.diagnose(plan, fitted, inputs, changes)
+    fitted = work.fit(plan, inputs)
+    changes = work.apply(plan, fitted, inputs)
+    diagnostics = work.diagnose(plan, fitted, inputs, changes)
     if (ties := tied_names(changes.model)) != plan.tied:
         raise TransferError(f"the target ties {ties} after the transfer, planned were {plan.tied}.")
     checkpoints.save(changes.model, inputs.target_tokenizer, out_dir)
@@ -106,36 +91,36 @@ def run(
         write_atomically(out_dir / "diagnostics.json", json.dumps(diagnostics, indent=1) + "\n")
         write_atomically(out_dir / "plan.json", json.dumps(plan.to_json(), ensure_ascii=False) + "\n")
     spent = {"flops": fitted.flops} if hasattr(fitted, "flops") else {}
-    spent |= getattr(changes, "trained", {})
-    return result | spent | {"diagnostics": diagnostics, "plan": "plan.json"}
+    return result | spent | changes.trained | {"diagnostics": diagnostics, "plan": "plan.json"}
 
 
 def load_inputs(
-    settings: Transfer,
+    settings: Method,
     source_before: str | None,
     source_after: str | None,
     target: str,
     text: TextData | None,
+    *,
     seed: int,
     out_dir: Path = Path(),
 ) -> tuple[Inputs, list[str]]:
     """Load what the method needs; returns the inputs, and warnings."""
     given = {"source_before": source_before, "source_after": source_after, "text": text}
-    missing = [name for name in settings.required_inputs if given[name] is None]
-    if missing:
+    wanted = [name for name in given if getattr(settings.needs, name)]
+    if missing := [name for name in wanted if given[name] is None]:
         raise TransferError(
-            f"{name_of(settings)} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
+            f"{settings.title} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
         )
     texts, languages = texts_of(text, seed) if text else ((), ())
-    names = {name: given[name] for name in settings.required_inputs if name != "text"}
+    names = {name: given[name] for name in wanted if name != "text"}
     sources = {name: checkpoints.load_masked_lm(str(path)) for name, path in names.items()}
-    shapes = {name: tuple(embeddings.embedding_matrix(model).shape) for name, model in sources.items()}
+    shapes = {name: tuple(embedding_matrix(model).shape) for name, model in sources.items()}
     if len(set(shapes.values())) > 1:
         raise TransferError(f"source_before and source_after are not one model: their embeddings are {shapes}.")
     model, tokenizer = checkpoints.load_seq2seq(target), checkpoints.load_tokenizer(target)
     if is_graft(model):
         raise TransferError(f"{target}: is the result of method encoder already. Transfer into an mBART.")
-    rows = len(embeddings.embedding_matrix(model))
+    rows = len(embedding_matrix(model))
     source_tokenizer = None
     if not sources:
         vocabulary, warnings = map_vocabularies(tokenizer, rows), []
@@ -151,10 +136,10 @@ def load_inputs(
             count_unwritable(one, texts, label(text.train_file), text.text_column)
     counts = token_counts(tokenizer, texts, rows) if texts else np.zeros(rows, dtype=np.int64)
     tokens = tokens_by_id(tokenizer, rows, "target")
-    sides = (sources.get("source_before"), sources.get("source_after"))
     adapter = Path(checkpoints.resolve(str(source_after))) / FOLDER if "source_after" in sources else None
     inputs = Inputs(
-        settings, model, vocabulary, tokens, *sides, counts, texts, languages, source_tokenizer, tokenizer, seed,
-        adapter if adapter and adapter.is_dir() else None, out_dir,
+        settings=settings, target=model, vocabulary=vocabulary, tokens=tokens, counts=counts, **sources, texts=texts,
+        languages=languages, source_tokenizer=source_tokenizer, target_tokenizer=tokenizer, seed=seed,
+        adapter=adapter if adapter and adapter.is_dir() else None, out_dir=out_dir,
     )  # fmt: skip
     return inputs, warnings

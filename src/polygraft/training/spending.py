@@ -24,7 +24,7 @@ from transformers.trainer_callback import ExportableState
 from polygraft import processes
 from polygraft.data.batching import LengthGroupedBatches
 from polygraft.progress import Progress
-from polygraft.settings import Training
+from polygraft.settings import Optimization
 from polygraft.training.stopping import Request
 
 LOGS_PER_BUDGET = 50
@@ -44,11 +44,11 @@ class Schedule:
 class Spending(TrainerCallback, ExportableState):
     """Count what is spent, and end, evaluate, save and log at shares of the budget. Saved with every checkpoint."""
 
-    def __init__(self, settings: Training, batches: LengthGroupedBatches, save_evaluated: bool, title: str) -> None:
+    def __init__(self, settings: Optimization, batches: LengthGroupedBatches, save_evaluated: bool, title: str) -> None:
         """With `save_evaluated` there is a checkpoint for every evaluation, so that the best one can be kept."""
         self.batches = batches
         steps_per_epoch = math.ceil(len(batches) / settings.gradient_accumulation_steps)
-        self.unit, self.amount = settings.budget.unit, settings.budget.amount
+        self.unit, self.amount = settings.training_budget.unit, settings.training_budget.amount
         if self.unit == "epochs":  # a known number of steps, so that epochs are counted in steps
             self.unit, self.amount = "steps", math.ceil(self.amount * steps_per_epoch)
         self.settings, self.save_evaluated, self.progress = settings, save_evaluated, Progress(title)

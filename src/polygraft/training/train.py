@@ -13,8 +13,8 @@ from transformers.trainer_callback import TrainerState
 
 from polygraft import machine, processes
 from polygraft.data.batching import make_batches
-from polygraft.objectives import Objective, SizedDataset
-from polygraft.settings import Training
+from polygraft.objectives.task import Objective, SizedDataset
+from polygraft.settings import Optimization
 from polygraft.training import stopping
 from polygraft.training.spending import Spending, learning_rate_factor
 from polygraft.training.trainer import CHECKPOINTS, STATE, StageTrainer, checkpoints_in, last_checkpoint
@@ -27,7 +27,7 @@ UNLIMITED_STEPS = 10**9
 def train(
     model: PreTrainedModel,
     tokenizer: Any,
-    settings: Training,
+    settings: Optimization,
     objective: Objective,
     eval_objective: Objective,
     data: tuple[SizedDataset, SizedDataset],
@@ -106,7 +106,7 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
 
 
 def _arguments(
-    settings: Training, spending: Spending, seed: int, out_dir: Path, bf16: bool, skips_layers: bool
+    settings: Optimization, spending: Spending, seed: int, out_dir: Path, bf16: bool, skips_layers: bool
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(out_dir / CHECKPOINTS),

@@ -31,7 +31,7 @@ from polygraft.data.batching import LengthGroupedBatches, make_batches
 from polygraft.data.files import appearing, write_atomically
 from polygraft.errors import CheckpointError
 from polygraft.models.checkpoints import tied_names
-from polygraft.objectives import Objective, SizedDataset
+from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.training import stopping
 from polygraft.training.dropout import FastDropout
 from polygraft.training.spending import Spending

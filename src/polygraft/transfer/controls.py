@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polygraft.transfer.plan import Inputs
+from polygraft.transfer.contract import Inputs
 
 RANDOM, PERMUTED = "random", "permuted"
 

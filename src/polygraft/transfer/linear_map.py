@@ -91,21 +91,6 @@ class Moments:
         leading_br = torch.linalg.eigh((fitted_bb + fitted_bb.T) / 2).eigenvectors[:, -rank:]
         return (weight_ab @ leading_br).T, leading_br
 
-    def procrustes(self) -> LinearMap:
-        """Return W = f U V^T, from the singular vectors of the centred cross moment: a rotation and one factor.
-
-        U V^T is the (semi-)orthogonal matrix of the largest inner product with the cross moment (Schönemann 1966, A
-        generalized solution of the orthogonal Procrustes problem); where widths differ it keeps all angles of the
-        narrower side. The scales of two models' rows are unrelated, so f is the least-squares factor for that matrix:
-        with none, `delta` would be wrong by the ratio of the scales, and no R^2 would mean anything.
-        """
-        scatter_aa, cross_ab, mean_a, mean_b = self.centred()
-        left, values, right = torch.linalg.svd(cross_ab, full_matrices=False)
-        rotation_ab = left @ right
-        spread = ((scatter_aa @ rotation_ab) * rotation_ab).sum()  # of the rotated x
-        weight_ab = rotation_ab * (values.sum() / spread if spread > 0 else 0.0)
-        return LinearMap(weight_ab, mean_b - mean_a @ weight_ab)
-
     def centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the weighted scatter of x (a, a), its cross moment with y (a, b), and the means of x and y."""
         a = len(self.crossed) - 1
@@ -142,13 +127,6 @@ def _ridge(scatter_aa: Tensor, cross_ab: Tensor, ridge: float) -> Tensor:
         return torch.cholesky_solve(cross_ab, factor)
     # with fewer rows than a and no ridge the scatter is singular, and the shortest W is wanted
     return torch.linalg.lstsq(system, cross_ab, driver="gelsd").solution
-
-
-def fit_ridge(
-    source: Tensor, source_ids: np.ndarray, target: Tensor, target_ids: np.ndarray, weights: np.ndarray, ridge: float
-) -> LinearMap:
-    """Fit the ridge map from rows of one matrix to rows of another: `Moments.solve` of `moments_of`."""
-    return moments_of(source, source_ids, target, target_ids, weights).solve(ridge)
 
 
 def moments_of(

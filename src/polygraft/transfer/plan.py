@@ -3,95 +3,84 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from polygraft.errors import TransferError
-from polygraft.models.vocabulary import VocabularyMap
-
-KEEP = "keep"
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a method may look at: models in fp32, their vocabularies, and the user's text as token counts.
+class Transform(StrEnum):
+    """What is done to where values come from; the value is how it is called for people."""
 
-    Attributes:
-        settings: the method's section of the recipe.
-        target: the sequence-to-sequence model; `apply` changes it in place.
-        vocabulary: the classes of the target's rows.
-        tokens: the target's token strings by row, None for rows without a token.
-        source_before, source_after: the masked language model as downloaded and as adapted, where the method needs it.
-        counts: int64, occurrences of each target row's token in the text; zeros without a text.
-        texts: the user's text, document by document, for what is calibrated on hidden states; maybe read at every pass.
-        languages: of each document, as the user wrote them.
-        source_tokenizer, target_tokenizer: of the two models; no source tokenizer without a source.
-        seed: of whatever is drawn at random.
-        adapter: the folder in which the adapted source's adapter is, if it has one.
-        out_dir: where a method that trains keeps its checkpoints.
+    KEEP = "keep"
+    RECENTRE = "recentre"
+    RECENTRE_CODES = "recentre among language codes"
+    REPAIR = "repair"
+    DELTA = "delta"
+    COPY = "copy rows"
+    COPY_OTHERS = "copy rows of other tokens"
+    ZERO = "zero"
+    RIDGE = "ridge"
+    FOLD = "fold the bridge in"
+    DRAW = "draw"
+    CARRY = "carry across"
+    CARRY_OTHERS = "carry across by wrong tokens"
+    TRAIN = "distil"
+
+
+FROM_SOURCE = (Transform.REPAIR, Transform.DELTA)
+"""What writes rows with something of the source's, or with what a control puts in its place."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Entry:
+    """One line of a plan: some rows of a tensor (`ids`, int64), or the whole of it (`ids` None), and their origin.
+
+    `control` names the placebo that is written in place of what the transform says.
     """
 
-    settings: Any
-    target: PreTrainedModel
-    vocabulary: VocabularyMap
-    tokens: list[str | None]
-    source_before: Any
-    source_after: Any
-    counts: np.ndarray
-    texts: Collection[str] = ()
-    languages: Collection[str | None] = ()
-    source_tokenizer: Any = None
-    target_tokenizer: Any = None
-    seed: int = 0
-    adapter: Path | None = None
-    out_dir: Path = Path()
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One line of a plan: some rows of a tensor (`ids`, int64), or the whole of it (`ids` None), and their origin."""
-
     tensor: str
-    token_class: str
-    ids: np.ndarray | None
-    origin: str
-    transform: str
+    token_class: str = "whole tensor"
+    ids: np.ndarray | None = None
+    origin: str = "target"
+    transform: Transform = Transform.KEEP
+    control: str = "none"
     reason: str
 
     @property
     def count(self) -> int | None:
         return None if self.ids is None else len(self.ids)
 
+    @property
+    def done(self) -> str:
+        """The transform, for people."""
+        return self.transform if self.control == "none" else f"{self.transform}, {self.control}"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
-    """All entries, and what they rest on.
+    """All entries, and what they rest on. A method's own plan may hold more, for its `fit` and `diagnose`.
 
     Attributes:
         entries: in the order in which they are executed.
         tied: name of a tensor -> name of the tensor that it shares its memory with, and whose entries cover it.
-        row_sets: named int64 row ids that the method's `fit` and `diagnose` go by.
+        tensors: those that the saved model will have; only names and sizes count.
         figures: measurements that led to this plan.
         warnings: what the user should know.
-        tensors: those that the saved model will have; only names and sizes count.
-        prepared: what planning had to read and fit already, for the method's `fit`.
     """
 
     entries: list[Entry]
     tied: dict[str, str]
-    row_sets: dict[str, np.ndarray] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor]
     figures: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    prepared: Any = None
 
-    def rows(self) -> dict[str, int]:
+    def row_counts(self) -> dict[str, int]:
         """Rows per token class."""
         return {entry.token_class: len(entry.ids) for entry in self.entries if entry.ids is not None}
 
@@ -100,7 +89,7 @@ class Plan:
         entries = [
             {
                 "tensor": e.tensor, "token_class": e.token_class, "rows": e.count, "origin": e.origin,
-                "transform": e.transform, "reason": e.reason, "ids": None if e.ids is None else _ranges(e.ids),
+                "transform": e.done, "reason": e.reason, "ids": None if e.ids is None else _ranges(e.ids),
             }
             for e in self.entries
         ]  # fmt: skip
@@ -110,11 +99,7 @@ class Plan:
 def keep_whole(model: nn.Module, except_for: str, tied: Mapping[str, str]) -> list[Entry]:
     """Return entries that keep every tensor of a model but one (and what is tied to it)."""
     reason = "not part of this method: stays as it is in the target"
-    return [
-        Entry(name, "whole tensor", None, "target", KEEP, reason)
-        for name in model.state_dict()
-        if name != except_for and name not in tied
-    ]
+    return [Entry(tensor=name, reason=reason) for name in model.state_dict() if name != except_for and name not in tied]
 
 
 def check_plan(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
@@ -167,8 +152,8 @@ def format_plan(plan: Plan) -> str:
     for entry in plan.entries:
         if entry.ids is not None:
             rows = f"{len(entry.ids):,}"
-            lines.append((entry.tensor, entry.token_class, rows, entry.origin, entry.transform, entry.reason))
-    whole = Counter((e.origin, e.transform, e.reason) for e in plan.entries if e.ids is None)
+            lines.append((entry.tensor, entry.token_class, rows, entry.origin, entry.done, entry.reason))
+    whole = Counter((e.origin, e.done, e.reason) for e in plan.entries if e.ids is None)
     for (origin, transform, reason), number in whole.items():
         lines.append((f"{number} other tensors", "whole tensors", "all", origin, transform, reason))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

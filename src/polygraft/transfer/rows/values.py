@@ -8,35 +8,36 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from polygraft.errors import TransferError
-from polygraft.models.unseen import output_bias
+from polygraft.models.matrices import embedding_matrix, embedding_scale
+from polygraft.transfer.contract import Inputs
 from polygraft.transfer.controls import PERMUTED, RANDOM, cycle
 from polygraft.transfer.linear_map import BLOCK_ROWS, LinearMap
-from polygraft.transfer.plan import Entry, Inputs, Plan
-from polygraft.transfer.rows.sorting import RECENTRE, RECENTRE_CODES, REPAIR, embedding_matrix, joined
+from polygraft.transfer.plan import Entry, Transform
+from polygraft.transfer.rows.sorting import RowSets, joined
 
 MAPPED_SCALE, RECENTRED_SCALE = 0.8, 1.0  # lowest denoising loss on the nano pair's development text, before training
 
 
-def new_rows(entry: Entry, plan: Plan, fitted: LinearMap | None, inputs: Inputs) -> Tensor:
-    """Return the new values of an entry's rows, (N, d)."""
-    matrix, sets, settings = embedding_matrix(inputs.target), plan.row_sets, inputs.settings
+def new_rows(entry: Entry, sets: RowSets, fitted: LinearMap | None, inputs: Inputs) -> Tensor:
+    """Return the new values of an entry's rows, (N, d): this is where a row of mBART's embeddings gets its value."""
+    matrix, settings = embedding_matrix(inputs.target), inputs.settings
     ids = entry.ids if entry.ids is not None else np.arange(len(matrix))
-    trained = matrix[torch.from_numpy(sets["trained_codes" if entry.transform == RECENTRE_CODES else "trained"])]
-    if entry.transform in (RECENTRE, RECENTRE_CODES):
-        drift = matrix[torch.from_numpy(joined([sets["dead"], sets["dead_codes"]]))].mean(0)
+    if entry.transform in (Transform.RECENTRE, Transform.RECENTRE_CODES):
+        like = sets.trained_codes if entry.transform is Transform.RECENTRE_CODES else sets.trained
+        drift = matrix[torch.from_numpy(joined([sets.dead, sets.dead_codes]))].mean(0)
         own = torch.nn.functional.normalize(matrix[torch.from_numpy(ids)] - drift, dim=1)
-        return place(own, trained, settings.norm_scale or RECENTRED_SCALE)
+        return place(own, matrix[torch.from_numpy(like)], settings.norm_scale or RECENTRED_SCALE)
     if fitted is None:
-        raise TransferError(f"'{entry.transform}' needs a fitted map.")
-    if entry.transform.startswith(REPAIR):
+        raise TransferError(f"'{entry.done}' needs a fitted map.")
+    if entry.transform is Transform.REPAIR:
         source = matrix_to_map(inputs)
         mapped = fitted(source[torch.from_numpy(inputs.vocabulary.source_of[ids])]) / embedding_scale(inputs.target)
+        trained = matrix[torch.from_numpy(sets.trained)]
         placed = place(mapped - mapped.mean(0), trained, settings.norm_scale or MAPPED_SCALE)
         return in_place_of(placed, placed.mean(0), settings.control, inputs.seed)
-    change = mapped_change(ids, plan, fitted, inputs)
+    change = mapped_change(ids, sets, fitted, inputs)
     change = in_place_of(change, torch.zeros_like(change[0]), settings.control, inputs.seed)
     return matrix[torch.from_numpy(ids)] + change
 
@@ -62,22 +63,6 @@ def in_place_of(rows_Nd: Tensor, centre_d: Tensor, control: str, seed: int) -> T
     return rows_Nd
 
 
-def new_biases(ids: np.ndarray, plan: Plan, inputs: Inputs) -> Tensor:
-    """Return the source's output bias of the rows `ids`, (N,), less its mean over the rows that the map is fitted on.
-
-    There the target has no bias, so that a token as frequent as they are gets none. A bias is in nats in both models.
-
-    Raises:
-        TransferError: the source has no output bias.
-    """
-    bias_V = output_bias(inputs.source_after)
-    if bias_V is None:
-        raise TransferError("final_logits_bias: the source has no output bias. Leave final_logits_bias out.")
-    source_of = torch.from_numpy(inputs.vocabulary.source_of)
-    known = bias_V.detach()[source_of[torch.from_numpy(plan.row_sets["fit"])]].double()
-    return (bias_V.detach()[source_of[torch.from_numpy(ids)]].double() - known.mean()).float()
-
-
 def place(offsets_Nd: Tensor, reference_Md: Tensor, norm_scale: float = 1.0) -> Tensor:
     """Return rows around the mean of the reference rows, at their median distance from it (x `norm_scale`).
 
@@ -94,11 +79,9 @@ def distance_from_mean(rows_Md: Tensor) -> Tensor:
     return torch.cat([(block - mean_d).norm(dim=1) for block in rows_Md.split(BLOCK_ROWS)]).median()
 
 
-def mapped_change(ids: np.ndarray, plan: Plan, fitted: LinearMap, inputs: Inputs) -> Tensor:
-    """Return what `delta` adds to the rows `ids`: (len(ids), d_B) in fp32."""
-    settings, source_of, sets = inputs.settings, inputs.vocabulary.source_of, plan.row_sets
-    if inputs.source_before is None or inputs.source_after is None:
-        raise TransferError("mode delta needs the source as it was before and as it is after adaptation.")
+def mapped_change(ids: np.ndarray, sets: RowSets, fitted: LinearMap, inputs: Inputs) -> Tensor:
+    """Return what `delta` adds to the rows `ids`: (len(ids), d) in fp32."""
+    settings, source_of = inputs.settings, inputs.vocabulary.source_of
     before, after = embedding_matrix(inputs.source_before), embedding_matrix(inputs.source_after)
 
     def difference(rows: np.ndarray) -> Tensor:
@@ -106,7 +89,7 @@ def mapped_change(ids: np.ndarray, plan: Plan, fitted: LinearMap, inputs: Inputs
         return after[which].double() - before[which].double()
 
     # weight decay and the softmax move unseen rows too, all alike: that is not what adaptation learned
-    unseen = np.setdiff1d(sets["mapped"], sets["seen"])
+    unseen = np.setdiff1d(sets.mapped, sets.seen)
     common = difference(unseen).mean(0) if len(unseen) else 0.0
     seen_N = torch.from_numpy(inputs.counts[ids]).double()
     shrunk_N = settings.alpha * seen_N / (seen_N + settings.shrinkage_count)
@@ -115,13 +98,5 @@ def mapped_change(ids: np.ndarray, plan: Plan, fitted: LinearMap, inputs: Inputs
 
 
 def matrix_to_map(inputs: Inputs) -> Tensor:
-    model = inputs.source_before if inputs.settings.mode == "delta" else inputs.source_after
-    if model is None:
-        raise TransferError(f"mode {inputs.settings.mode} needs the source model.")
-    return embedding_matrix(model)
-
-
-def embedding_scale(target: PreTrainedModel) -> float:
-    """s: what the model multiplies an embedding by before it reads it."""
-    config = target.config
-    return float(config.d_model) ** 0.5 if getattr(config, "scale_embedding", False) else 1.0
+    """Return the source's rows that the map is fitted on: of `delta`, as they were before adaptation."""
+    return embedding_matrix(inputs.source_before if inputs.settings.mode == "delta" else inputs.source_after)

@@ -15,10 +15,9 @@ N tokens, b width of the target.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers.models.mbart.modeling_mbart import MBartEncoder
@@ -26,21 +25,28 @@ from transformers.models.mbart.modeling_mbart import MBartEncoder
 from polygraft.errors import TransferError
 from polygraft.models import adapters, bottleneck
 from polygraft.models.bottleneck import Adapter
+from polygraft.models.checkpoints import tied_names
+from polygraft.transfer.contract import Inputs
 from polygraft.transfer.controls import PERMUTED, RANDOM
-from polygraft.transfer.plan import Entry, Inputs, Plan
-from polygraft.transfer.rows import embeddings
+from polygraft.transfer.plan import Entry, Transform
 from polygraft.transfer.rows import mended as rows
+from polygraft.transfer.rows.embeddings import RowFit
+from polygraft.transfer.rows.mended import StatesChanges, StatesPlan
 from polygraft.transfer.states import carry_bottleneck, carry_lora
 from polygraft.transfer.states.alignment import Aligned
 from polygraft.transfer.states.calibration import Calibration, Pair, Site, depth, match_layers
 
-CARRY = "carry across"
 ENCODER = "model.encoder"
-CARRIED = {  # control -> transform, reason
-    "none": (CARRY, "what adaptation trained in the source, mapped"),
-    RANDOM: ("draw", "control: noise that changes the states by as much as what adaptation trained in the source"),
+WRITTEN = {  # control -> transform, what stands before the origin, reason
+    "none": (Transform.CARRY, "", "what adaptation trained in the source, mapped"),
+    RANDOM: (
+        Transform.DRAW,
+        "noise as large as ",
+        "control: noise that changes the states by as much as what adaptation trained in the source",
+    ),
     PERMUTED: (
-        "carry across by wrong tokens",
+        Transform.CARRY_OTHERS,
+        "",
         "control: what adaptation trained in the source, by maps between different tokens, scaled to the real size",
     ),
 }
@@ -60,11 +66,29 @@ class End:
     wanted: Tensor
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What `apply` writes: repaired rows, adapters by name and target layer, LoRA by target layer."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BottleneckPlan(StatesPlan):
+    """What planning has to read and fit already, since matching the layers says what is written.
 
-    rows: embeddings.Fit | None
+    Attributes:
+        mend: the fit of the rows.
+        calibration: the aligned text.
+        groups: the source layers that go to each target layer.
+        adapters: the source's bottlenecks by name, one per layer; else
+        rank: that of its LoRA.
+    """
+
+    mend: RowFit | None
+    calibration: Calibration
+    groups: dict[int, list[int]]
+    adapters: dict[str, list[Adapter]]
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarriedFit:
+    """What `apply` writes: adapters by name and target layer, or LoRA by target layer; what that cost and rests on."""
+
     adapters: dict[str, dict[int, Adapter]]
     lora: dict[int, carry_lora.Factors]
     figures: dict[str, float]
@@ -73,7 +97,7 @@ class Fit:
     end: End
 
 
-def plan(inputs: Inputs) -> Plan:
+def plan(inputs: Inputs) -> BottleneckPlan:
     """Match the layers, and say for every tensor of the target, its new adapters included, where it comes from.
 
     Raises:
@@ -88,29 +112,40 @@ def plan(inputs: Inputs) -> Plan:
             "the target has bottleneck adapters, on which LoRA cannot be merged: adapt the source with `adapter: "
             "{type: bottleneck}`, or transfer into the target without adapters."
         )
-    kept = rows.plan(inputs)
-    mend = rows.fit(kept, inputs)
+    mending = rows.plan(inputs)
+    mend = rows.fit(mending, inputs)
     calibration = _calibration(inputs)
-    with rows.mended(kept, mend, inputs):
+    with rows.mended(mending, mend, inputs):
         phi = match_layers(calibration.cka())
     groups = source_layers(phi, depth(calibration.source))
-    origins: dict[str, str] = {}
+    written = _written(inputs, groups, found, rank)
+    figures = {} if mending is None else mending.figures
+    return BottleneckPlan(
+        entries=[e for e in rows.entries(mending, inputs) if e.tensor not in {w.tensor for w in written}] + written,
+        tied=tied_names(inputs.target),
+        tensors={entry.tensor: torch.empty(0) for entry in written} | inputs.target.state_dict(),
+        figures=figures | {f"{LAYER_MAP}.{layer}": float(k) for layer, k in enumerate(phi) if layer},
+        warnings=[] if mending is None else mending.warnings,
+        rows=mending, mend=mend, calibration=calibration, groups=groups, adapters=found, rank=rank,
+    )  # fmt: skip
+
+
+def _written(
+    inputs: Inputs, groups: Mapping[int, Sequence[int]], adapters: Mapping[str, Sequence[Adapter]], rank: int
+) -> list[Entry]:
+    """The entries of what is carried across: new adapters of the target's layers, or weights that LoRA changes."""
+    transform, before, why = WRITTEN[inputs.settings.control]
+    entries = []
     for layer, sources in groups.items():
-        place, origin = f"{ENCODER}.layers.{layer - 1}", f"source layer {' + '.join(map(str, sources))}"
-        for name in found:
+        place, origin = f"{ENCODER}.layers.{layer - 1}", f"{before}source layer {' + '.join(map(str, sources))}"
+        for name in adapters:
             adapter = f"{place}.{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, name)}"
-            origins |= {f"{adapter}.{key}": origin for key in ("down.weight", "down.bias", "up.weight")}
+            parts = [f"{adapter}.{key}" for key in ("down.weight", "down.bias", "up.weight")]
+            entries += [Entry(tensor=part, origin=origin, transform=transform, reason=why) for part in parts]
         if rank:
-            origins[f"{place}.{carry_lora.HOST}.weight"] = f"target + {origin}"
-    entries = [entry for entry in kept.entries if entry.tensor not in origins]
-    transform, why = CARRIED[inputs.settings.control]
-    if inputs.settings.control == RANDOM:
-        origins = {name: origin.replace("source", "noise as large as source") for name, origin in origins.items()}
-    entries += [Entry(name, "whole tensor", None, origin, transform, why) for name, origin in origins.items()]
-    figures = kept.figures | {f"{LAYER_MAP}.{layer}": float(k) for layer, k in enumerate(phi) if layer}
-    tensors = dict.fromkeys(origins, torch.empty(0)) | inputs.target.state_dict()
-    row_sets = kept.row_sets | {LAYER_MAP: np.array(phi)}
-    return Plan(entries, kept.tied, row_sets, figures, kept.warnings, tensors, (mend, calibration, found, rank))
+            changed = f"{place}.{carry_lora.HOST}.weight"
+            entries.append(Entry(tensor=changed, origin=f"target + {origin}", transform=transform, reason=why))
+    return entries
 
 
 def source_layers(phi: Sequence[int], deepest: int) -> dict[int, list[int]]:
@@ -147,24 +182,24 @@ def _calibration(inputs: Inputs) -> Calibration:
     return replace(calibration, after=inputs.source_after.base_model)
 
 
-def fit(plan: Plan, inputs: Inputs) -> Fit:
+def fit(plan: BottleneckPlan, inputs: Inputs) -> CarriedFit:
     """Fit the maps on the user's text, a tenth of the documents held out, and carry the adapters across.
 
     Raises:
         TransferError: too little text, or too few rows.
     """
-    mend, calibration, found, rank = plan.prepared
-    with rows.mended(plan, mend, inputs):
-        groups = source_layers(plan.row_sets[LAYER_MAP].tolist(), depth(calibration.source))
+    calibration = plan.calibration
+    with rows.mended(plan.rows, plan.mend, inputs):
         carried: dict[str, dict[int, Adapter]] = {}
         lora: dict[int, carry_lora.Factors] = {}
-        how = groups, inputs.settings.ridge_lambda, inputs.settings.control
-        if found:
-            carried, figures = carry_bottleneck.carry(calibration, found, *how)
+        how = plan.groups, inputs.settings.ridge_lambda, inputs.settings.control
+        if plan.adapters:
+            carried, figures = carry_bottleneck.carry(calibration, plan.adapters, *how)
         else:
-            lora, figures = carry_lora.carry(calibration, rank, *how)
+            lora, figures = carry_lora.carry(calibration, plan.rank, *how)
         flops = calibration.flops  # what follows is measured, and not needed
-        return Fit(mend, carried, lora, figures, flops, calibration, _end(calibration, inputs))
+        end = _end(calibration, inputs)
+    return CarriedFit(adapters=carried, lora=lora, figures=figures, flops=flops, calibration=calibration, end=end)
 
 
 def _end(calibration: Calibration, inputs: Inputs) -> End:
@@ -190,10 +225,10 @@ def _ends(calibration: Calibration) -> Pair:
 
 
 @torch.no_grad()
-def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
+def apply(plan: BottleneckPlan, fitted: CarriedFit, inputs: Inputs) -> StatesChanges:
     """Repair the rows, attach the carried adapters, or merge the carried LoRA and save it in adapter/; in place."""
     target = inputs.target
-    mended = rows.apply(plan, fitted.rows, inputs)
+    mended = rows.apply(plan.rows, plan.mend, inputs)
     for name, layers in fitted.adapters.items():
         hosts = {f"{ENCODER}.layers.{layer - 1}": adapter for layer, adapter in layers.items()}
         settings, new = next(iter(layers.values())).settings, bottleneck.new_name(inputs.target, name)
@@ -203,10 +238,10 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
     if fitted.lora:
         factors = {f"{ENCODER}.layers.{layer - 1}.{carry_lora.HOST}": pair for layer, pair in fitted.lora.items()}
         adapters.merge_lora(target, factors, inputs.out_dir)
-    return rows.Changes(target, mended)
+    return StatesChanges(target, rows=mended)
 
 
-def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> dict[str, float]:
+def diagnose(plan: BottleneckPlan, fitted: CarriedFit, inputs: Inputs, changes: StatesChanges) -> dict[str, float]:
     """Measure the maps, the carried adapters, and what became of the change at the end of the target's encoder.
 
     `layer_map.l`: the source layer that matches target layer l. `change_heldout_r2.*`: how much of the wanted change of
@@ -229,7 +264,7 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> 
                 "transfer: the change of the target's states is not the one that was wanted (cosine %.2f): what was "
                 "carried across is noise to this target.", figures["end_cosine"],
             )  # fmt: skip
-    return figures | rows.diagnose(plan, fitted.rows, inputs, changes.rows)
+    return figures | rows.diagnose(plan.rows, plan.mend, inputs, changes.rows)
 
 
 def _cosine(x: Tensor, y: Tensor) -> float:

@@ -21,15 +21,15 @@ from transformers.models.mbart.modeling_mbart import MBartEncoder
 
 from polygraft.errors import TransferError
 from polygraft.models.checkpoints import max_positions
+from polygraft.transfer.contract import Inputs
 from polygraft.transfer.controls import cycle
 from polygraft.transfer.linear_map import HELDOUT_EVERY, LinearMap, Moments
-from polygraft.transfer.plan import Inputs
+from polygraft.transfer.methods import CKA_BATCHES, CKA_TOKENS
 from polygraft.transfer.states.alignment import Aligned, Batch, align, batches
 
 POST_LN_TYPES = ("xlm-roberta", "roberta", "camembert", "bert")  # each layer ends in a LayerNorm
 MAX_LENGTH = 256  # tokens of a document that are read
 BATCH_TOKENS = 2048
-CKA_TOKENS, CKA_BATCHES = 512, 16
 
 
 class Site(NamedTuple):

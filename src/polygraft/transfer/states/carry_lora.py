@@ -31,9 +31,9 @@ from torch import Tensor
 
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck
+from polygraft.transfer.contract import Inputs
 from polygraft.transfer.controls import PERMUTED, noise_like
 from polygraft.transfer.linear_map import LinearMap, Moments
-from polygraft.transfer.plan import Inputs
 from polygraft.transfer.states.alignment import Aligned
 from polygraft.transfer.states.calibration import Calibration, Change, Place, Read, Shuffled, Site
 from polygraft.transfer.states.carry_bottleneck import reading_norm, to_normalized

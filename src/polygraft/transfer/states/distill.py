@@ -34,18 +34,20 @@ from torch import Tensor
 
 from polygraft.data.dataset import texts_of
 from polygraft.models import adapters, bottleneck
-from polygraft.models.checkpoints import max_positions
+from polygraft.models.checkpoints import max_positions, tied_names
 from polygraft.settings import Bottleneck
 from polygraft.training.train import train
+from polygraft.transfer.contract import Inputs
 from polygraft.transfer.controls import PERMUTED, RANDOM, cycle, generator_of, rotation
 from polygraft.transfer.linear_map import HELDOUT_EVERY
-from polygraft.transfer.plan import Entry, Inputs, Plan
-from polygraft.transfer.rows import embeddings
+from polygraft.transfer.plan import Entry, Transform
 from polygraft.transfer.rows import mended as rows
+from polygraft.transfer.rows.embeddings import RowFit
+from polygraft.transfer.rows.mended import StatesChanges, StatesPlan
 from polygraft.transfer.states.alignment import Aligned, align, make_batch
 from polygraft.transfer.states.calibration import Calibration, Fitted, Site, State, depth, match_layers, states
 
-TRAIN, NAME = "distil", "distill"
+NAME = "distill"
 WHY = {
     "none": "learns to change the states as adaptation changed the source's",
     RANDOM: "control: learns changes as large as those that adaptation made in the source, in random directions",
@@ -54,11 +56,11 @@ WHY = {
 TRAINED = ("model.encoder.layers.", "model.encoder.layer_norm.")  # the rest of the encoder is the decoder's, too
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, kw_only=True)
+class MapsFit:
     """The fit of the rows; the maps P_l with the variances sigma_l^2, in the order of `pairs`; what they rest on."""
 
-    rows: embeddings.Fit | None
+    mend: RowFit | None
     pairs: list[tuple[Site, Site]]
     maps: list[Fitted]
     similarity: np.ndarray
@@ -69,23 +71,29 @@ class Fit:
         return self.calibration.flops
 
 
-def plan(inputs: Inputs) -> Plan:
+def plan(inputs: Inputs) -> StatesPlan:
     """Say that the layers of the target's encoder are trained, or new adapters of these; all the rest stays."""
     depth(inputs.target.get_encoder())
-    kept = rows.plan(inputs)
+    mending = rows.plan(inputs)
     state = inputs.target.state_dict()
     trained = {name for name in state if name.startswith(TRAINED)}
     if isinstance(inputs.settings.adapter, Bottleneck):
         new = f"{bottleneck.ATTRIBUTE}.{bottleneck.new_name(inputs.target, NAME)}"
         parts = ("down.weight", "down.bias", "up.weight")
         trained = {f"{host}.{new}.{part}" for host in encoder_hosts(inputs.target) for part in parts}
-    entries = [entry for entry in kept.entries if entry.tensor not in trained]
-    entries += [
-        Entry(name, "whole tensor", None, "target + source", TRAIN, WHY[inputs.settings.control])
-        for name in sorted(trained)
-    ]
-    tensors = dict.fromkeys(trained, torch.empty(0)) | state
-    return Plan(entries, kept.tied, kept.row_sets, kept.figures, kept.warnings, tensors)
+    why = WHY[inputs.settings.control]
+    kept = [entry for entry in rows.entries(mending, inputs) if entry.tensor not in trained]
+    return StatesPlan(
+        entries=kept + [
+            Entry(tensor=name, origin="target + source", transform=Transform.TRAIN, reason=why)
+            for name in sorted(trained)
+        ],
+        tied=tied_names(inputs.target),
+        tensors=dict.fromkeys(trained, torch.empty(0)) | state,
+        figures={} if mending is None else mending.figures,
+        warnings=[] if mending is None else mending.warnings,
+        rows=mending,
+    )  # fmt: skip
 
 
 def encoder_hosts(model: Any) -> list[str]:
@@ -93,7 +101,7 @@ def encoder_hosts(model: Any) -> list[str]:
     return [name for name in bottleneck.hosts(model) if name.startswith(TRAINED)]
 
 
-def fit(plan: Plan, inputs: Inputs) -> Fit:
+def fit(plan: StatesPlan, inputs: Inputs) -> MapsFit:
     """Match the layers by CKA and fit the maps, from the source as it was before adaptation.
 
     Raises:
@@ -101,19 +109,20 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
     """
     settings = inputs.settings
     calibration = Calibration.of(inputs, inputs.source_before, settings.calibration_tokens)
-    mend = rows.fit(plan, inputs)
-    with rows.mended(plan, mend, inputs):
+    mend = rows.fit(plan.rows, inputs)
+    with rows.mended(plan.rows, mend, inputs):
         similarity = calibration.cka()
         phi = match_layers(similarity)
         pairs = [(Site("source", phi[layer]), Site("target", layer)) for layer in range(1, len(phi))]
         found = calibration.fit([*pairs], settings.ridge_lambda)
-    return Fit(mend, pairs, [found[pair] for pair in pairs], similarity, calibration)
+    maps = [found[pair] for pair in pairs]
+    return MapsFit(mend=mend, pairs=pairs, maps=maps, similarity=similarity, calibration=calibration)
 
 
-def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
+def apply(plan: StatesPlan, fitted: MapsFit, inputs: Inputs) -> StatesChanges:
     """Train the target's encoder, in place; goes on from the last checkpoint in `inputs.out_dir`."""
     model, settings = inputs.target, inputs.settings
-    mended = rows.apply(plan, fitted.rows, inputs)
+    mended = rows.apply(plan.rows, fitted.mend, inputs)
     objective = StateChange(inputs, fitted)
     documents = align_all(inputs, inputs.texts, inputs.languages)
     if settings.control == PERMUTED:
@@ -128,7 +137,7 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
         sizes = dict.fromkeys(encoder_hosts(model), settings.adapter.bottleneck_size)
         bottleneck.attach(model, settings.adapter, bottleneck.new_name(model, NAME), sizes)
     else:
-        lora = adapters.prepare(model, settings)
+        lora = adapters.prepare(model, settings.adapter)
         for name, parameter in model.named_parameters():  # LoRA is in the decoder, too, where it learns nothing
             parameter.requires_grad_(parameter.requires_grad and name.startswith(TRAINED))
     trained = train(
@@ -138,7 +147,7 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
     trained |= adapters.finish(model, lora, inputs.out_dir)
     model.requires_grad_(True).eval().cpu()  # where all else is that `diagnose` compares it with
     trained["flops"] += fitted.flops
-    return rows.Changes(model, mended, trained)
+    return StatesChanges(model, trained, rows=mended)
 
 
 class Readings:
@@ -181,7 +190,7 @@ class StateChange:
 
     noise = None
 
-    def __init__(self, inputs: Inputs, fitted: Fit) -> None:
+    def __init__(self, inputs: Inputs, fitted: MapsFit) -> None:
         before, after = inputs.source_before, inputs.source_after
         self.before, self.after = before.base_model.eval(), after.base_model.eval()
         encoder = inputs.target.get_encoder()
@@ -258,7 +267,7 @@ class StateChange:
         return batch["attention_mask"].sum()
 
 
-def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> dict[str, float]:
+def diagnose(plan: StatesPlan, fitted: MapsFit, inputs: Inputs, changes: StatesChanges) -> dict[str, float]:
     """Return phi, held-out R^2 and CKA by layer, and the share of the held-out change that was reached."""
     figures: dict[str, float] = {
         "state_map_fit_tokens": fitted.maps[0].fit_tokens, "state_map_heldout_tokens": fitted.maps[0].heldout_tokens,
@@ -270,4 +279,4 @@ def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> 
     first, last = changes.trained["eval_loss_first"], changes.trained["eval_loss"]
     figures["change_asked"] = first / len(fitted.pairs)
     figures["change_reached"] = 1 - last / first if first else 1.0
-    return figures | rows.diagnose(plan, fitted.rows, inputs, changes.rows)
+    return figures | rows.diagnose(plan.rows, fitted.mend, inputs, changes.rows)

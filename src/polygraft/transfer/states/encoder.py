@@ -25,30 +25,31 @@ from polygraft.errors import TransferError
 from polygraft.models import graft
 from polygraft.models.bottleneck import adapters
 from polygraft.models.checkpoints import max_positions
+from polygraft.models.matrices import embedding_matrix
+from polygraft.transfer.contract import Inputs
 from polygraft.transfer.controls import PERMUTED, RANDOM, cycle, generator_of
-from polygraft.transfer.plan import KEEP, Entry, Inputs, Plan
-from polygraft.transfer.rows import embeddings
+from polygraft.transfer.plan import Entry, Transform
 from polygraft.transfer.rows import mended as rows
+from polygraft.transfer.rows.embeddings import RowFit
+from polygraft.transfer.rows.mended import StatesChanges, StatesPlan
 from polygraft.transfer.states.calibration import Calibration, Fitted, Site, depth
 
 # Measured on nano XLM-R, without any training in that order: 0.07 to 0.14 nats more masked-language-model loss.
 CC25 = "mBART-cc25 puts the language last, so that the encoder reads its <s> last, too, and the text a position early"
-COPY, ZERO, RIDGE, FOLD = "copy rows", "zero", "ridge", "fold the bridge in"
-DRAW, COPY_OTHERS = "draw", "copy rows of other tokens"
 KNOWS_NOTHING = "control: of the shape of the source's, with random values"
 
 
-@dataclass(frozen=True)
-class Fit:
-    """The encoder and its bridge, what that cost, and the fit of `embeddings` for the decoder's rows."""
+@dataclass(frozen=True, kw_only=True)
+class BridgeFit:
+    """The encoder and its bridge, what that cost, and the fit of the decoder's rows."""
 
     encoder: PreTrainedModel
     bridge: Fitted
     flops: float
-    rows: embeddings.Fit | None
+    mend: RowFit | None
 
 
-def plan(inputs: Inputs) -> Plan:
+def plan(inputs: Inputs) -> StatesPlan:
     """Say for every tensor of the graft, and every class of rows of its two embedding matrices, where it comes from.
 
     Raises:
@@ -68,14 +69,21 @@ def plan(inputs: Inputs) -> Plan:
             "weights or adapter: {type: lora}, or use method: bottleneck."
         )
     empty = graft.skeleton(_config(inputs))
-    kept = rows.plan(inputs)
-    decoder_rows = [replace(entry, tensor=graft.DECODER_ROWS) for entry in kept.entries if entry.ids is not None]
+    mending = rows.plan(inputs)
+    by_row = [entry for entry in rows.entries(mending, inputs) if entry.ids is not None]
+    decoder_rows = [replace(entry, tensor=graft.DECODER_ROWS) for entry in by_row]
     if not decoder_rows:
-        decoder_rows = [Entry(graft.DECODER_ROWS, "whole tensor", None, "target", KEEP, "the target's, unchanged")]
+        decoder_rows = [Entry(tensor=graft.DECODER_ROWS, reason="the target's, unchanged")]
     whole = [_whole(name, empty, inputs.settings.control) for name in empty.state_dict() if name not in graft.TIED]
-    entries = [*decoder_rows, *_encoder_rows(inputs), *(entry for entry in whole if entry is not None)]
-    warnings = [*kept.warnings, *([CC25] if is_cc25(inputs.target_tokenizer) else [])]
-    return Plan(entries, graft.TIED, kept.row_sets, kept.figures, warnings, empty.state_dict())
+    warnings = [] if mending is None else mending.warnings
+    return StatesPlan(
+        entries=[*decoder_rows, *_encoder_rows(inputs), *(entry for entry in whole if entry is not None)],
+        tied=graft.TIED,
+        tensors=empty.state_dict(),
+        figures={} if mending is None else mending.figures,
+        warnings=[*warnings, *([CC25] if is_cc25(inputs.target_tokenizer) else [])],
+        rows=mending,
+    )
 
 
 def _config(inputs: Inputs) -> Any:
@@ -91,16 +99,19 @@ def _encoder_rows(inputs: Inputs) -> list[Entry]:
     codes = "the source's <s>: `[lang] X </s>` is then `<s> X </s>` to it"
     others = "control: tokens of the text, and all others, trade rows among themselves"
     classes = [
-        ("text tokens of both", tokens, COPY_OTHERS, others),
-        ("tokens of both", np.setdiff1d(shared, tokens), COPY, alike),
-        ("<pad>", vocabulary.pad, COPY, alike), ("language codes", vocabulary.language_code, COPY, codes),
-        ("only in the target", alone, COPY, "the source's <unk>: it lacks these tokens"),
-    ]  # fmt: skip
+        ("text tokens of both", tokens, Transform.COPY_OTHERS, others),
+        ("tokens of both", np.setdiff1d(shared, tokens), Transform.COPY, alike),
+        ("<pad>", vocabulary.pad, Transform.COPY, alike),
+        ("language codes", vocabulary.language_code, Transform.COPY, codes),
+        ("only in the target", alone, Transform.COPY, "the source's <unk>: it lacks these tokens"),
+    ]
+    origin = RANDOM if control == RANDOM else "source"
     return [
-        Entry(graft.ENCODER_ROWS, f"encoder: {name}", ids, RANDOM if control == RANDOM else "source", transform, why)
+        Entry(tensor=graft.ENCODER_ROWS, token_class=f"encoder: {name}", ids=ids, origin=origin, transform=transform,
+              reason=why)
         for name, ids, transform, why in classes
         if len(ids)
-    ]
+    ]  # fmt: skip
 
 
 def _whole(name: str, model: nn.Module, control: str) -> Entry | None:
@@ -109,19 +120,21 @@ def _whole(name: str, model: nn.Module, control: str) -> Entry | None:
         return None
     folded = () if hasattr(model, "enc_to_dec_proj") else tuple(graft.cross_projections(model))
     if name.startswith("enc_to_dec_proj"):
-        return Entry(name, "whole tensor", None, "calibration", RIDGE, "from the source's states to the target's own")
+        why = "from the source's states to the target's own"
+        return Entry(tensor=name, origin="calibration", transform=Transform.RIDGE, reason=why)
     if name.startswith("encoder.pooler"):
-        return Entry(name, "whole tensor", None, "none", ZERO, "its class has one; nothing reads it")
+        why = "its class has one; nothing reads it"
+        return Entry(tensor=name, origin="none", transform=Transform.ZERO, reason=why)
     if name.startswith(folded):
         why = "reads the encoder: the bridge goes into it, since the models are equally wide"
-        return Entry(name, "whole tensor", None, "target + calibration", FOLD, why)
+        return Entry(tensor=name, origin="target + calibration", transform=Transform.FOLD, reason=why)
     if name.startswith("encoder.") and control == RANDOM:
-        return Entry(name, "whole tensor", None, RANDOM, DRAW, KNOWS_NOTHING)
+        return Entry(tensor=name, origin=RANDOM, transform=Transform.DRAW, reason=KNOWS_NOTHING)
     side = "source" if name.startswith("encoder.") else "target"
-    return Entry(name, "whole tensor", None, side, KEEP, f"the {side}'s, unchanged")
+    return Entry(tensor=name, origin=side, reason=f"the {side}'s, unchanged")
 
 
-def fit(plan: Plan, inputs: Inputs) -> Fit:
+def fit(plan: StatesPlan, inputs: Inputs) -> BridgeFit:
     """Fit the bridge on the user's text, a tenth of the documents held out, and the map for the decoder's rows.
 
     Raises:
@@ -135,10 +148,10 @@ def fit(plan: Plan, inputs: Inputs) -> Fit:
         for documents in (calibration.documents, calibration.held_out)
     )
     pair = Site("source", depth(calibration.source)), Site("target", depth(calibration.target))
-    mend = rows.fit(_decoders(plan), inputs)
-    with rows.mended(_decoders(plan), mend, inputs):
+    mend = rows.fit(plan.rows, inputs)
+    with rows.mended(plan.rows, mend, inputs):
         bridge = calibration.fit([pair], inputs.settings.ridge_lambda)[pair]
-    return Fit(encoder, bridge, calibration.flops, mend)
+    return BridgeFit(encoder=encoder, bridge=bridge, flops=calibration.flops, mend=mend)
 
 
 def _encoder(inputs: Inputs) -> Any:
@@ -166,7 +179,7 @@ def _rows_read(inputs: Inputs) -> np.ndarray:
     of other languages mostly, would make another text of it, not one of wrong tokens. What is frequent may read as what
     is rare. None keeps its own row, and none is lost.
     """
-    read = np.arange(len(embeddings.embedding_matrix(inputs.source_after)))
+    read = np.arange(len(embedding_matrix(inputs.source_after)))
     if inputs.settings.control == PERMUTED:
         tokens, generator = _tokens_of_both(inputs), generator_of(inputs)
         for some in (tokens[inputs.counts[tokens] > 0], tokens[inputs.counts[tokens] == 0]):
@@ -175,14 +188,9 @@ def _rows_read(inputs: Inputs) -> np.ndarray:
     return read
 
 
-def _decoders(plan: Plan) -> Plan:
-    """The part of the plan about the decoder's rows."""
-    return replace(plan, entries=[entry for entry in plan.entries if entry.tensor == graft.DECODER_ROWS])
-
-
-def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
+def apply(plan: StatesPlan, fitted: BridgeFit, inputs: Inputs) -> StatesChanges:
     """Build the graft from the source's encoder and the target's decoder, both of which become part of it."""
-    mended = rows.apply(_decoders(plan), fitted.rows, inputs)
+    mended = rows.apply(plan.rows, fitted.mend, inputs)
     encoder: Any = fitted.encoder
     old, of_source = encoder.embeddings.word_embeddings, torch.from_numpy(_source_rows(inputs))
     new = nn.Embedding(
@@ -194,7 +202,7 @@ def apply(plan: Plan, fitted: Fit, inputs: Inputs) -> rows.Changes:
         new.weight.copy_(old.weight[of_source])
     graft.set_bridge(model, fitted.bridge.map.weight, fitted.bridge.map.intercept)
     inputs.target_tokenizer.model_max_length = model.config.max_position_embeddings
-    return rows.Changes(model, mended)
+    return StatesChanges(model, rows=mended)
 
 
 def _source_rows(inputs: Inputs) -> np.ndarray:
@@ -206,10 +214,10 @@ def _source_rows(inputs: Inputs) -> np.ndarray:
     return found
 
 
-def diagnose(plan: Plan, fitted: Fit, inputs: Inputs, changes: rows.Changes) -> dict[str, float]:
+def diagnose(plan: StatesPlan, fitted: BridgeFit, inputs: Inputs, changes: StatesChanges) -> dict[str, float]:
     """Return those of `embeddings` on the decoder's rows, and how well the bridge does on held-out documents."""
     bridge = {
         "bridge_heldout_r2": fitted.bridge.heldout_r2, "bridge_fit_tokens": fitted.bridge.fit_tokens,
         "bridge_heldout_tokens": fitted.bridge.heldout_tokens,
     }  # fmt: skip
-    return bridge | rows.diagnose(_decoders(plan), fitted.rows, inputs, changes.rows)
+    return bridge | rows.diagnose(plan.rows, fitted.mend, inputs, changes.rows)

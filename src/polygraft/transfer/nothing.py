@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-from transformers import PreTrainedModel
+from dataclasses import replace
 
 from polygraft.models.checkpoints import tied_names
-from polygraft.transfer.plan import Inputs, Plan, keep_whole
-
-
-@dataclass(frozen=True)
-class Changes:
-    """The target as it was."""
-
-    model: PreTrainedModel
+from polygraft.transfer.contract import Changes, Inputs
+from polygraft.transfer.plan import Plan, keep_whole
 
 
 def plan(inputs: Inputs) -> Plan:
     """Keep every tensor."""
     tied = tied_names(inputs.target)
     entries = [replace(e, reason="control: nothing is transferred") for e in keep_whole(inputs.target, "", tied)]
-    return Plan(entries, tied, tensors=inputs.target.state_dict())
+    return Plan(entries=entries, tied=tied, tensors=inputs.target.state_dict())
 
 
 def fit(plan: Plan, inputs: Inputs) -> None:

@@ -1,0 +1,81 @@
+"""A stage that trains: load, trim, attach, train, restore, save. `adapt` and `finetune` say what is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, set_seed
+
+from polygraft import processes
+from polygraft.models import adapters, checkpoints
+from polygraft.models.recorded import record
+from polygraft.models.trimming import full_ids, restore, trim
+from polygraft.models.unseen import quieten_others, unseen_mass
+from polygraft.objectives.task import Objective, SizedDataset
+from polygraft.settings import Training
+from polygraft.training.train import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a model is trained on, and how it is asked.
+
+    Attributes:
+        load: the model of a name.
+        read: training and validation rows; called once.
+        languages: codes that rows are read and written in, by rows and tokenizer; None for a model without codes.
+        texts: columns of text, the last of them the one that the model learns to write.
+        dataset: by rows, tokenizer and model.
+        objectives: to train by and to be judged by, of a tokenizer.
+        task: names a new bottleneck adapter.
+        idle: the parts of a model that the objective does not use.
+        writes: whether what is trained is the output, of which a trimmed vocabulary leaves tokens out.
+        keep_best: end with the weights of the lowest validation loss.
+    """
+
+    load: Callable[[str], PreTrainedModel]
+    read: Callable[[], tuple[Any, Any]]
+    languages: Callable[[Any, Any], tuple[Collection[str], Collection[str]]] | None
+    texts: Sequence[str]
+    dataset: Callable[[Any, Any, PreTrainedModel], SizedDataset]
+    objectives: Callable[[Any], tuple[Objective, Any]]
+    task: str
+    idle: Callable[[Any], list[Any]] = lambda model: []
+    writes: bool = True
+    keep_best: bool = False
+
+
+def train_stage(lesson: Lesson, settings: Training, model: str, seed: int, out_dir: Path) -> dict[str, Any]:
+    """Train the checkpoint `model` and save it into `out_dir`; see `training.train`."""
+    set_seed(seed)
+    with processes.together():
+        network, full_tokenizer = lesson.load(model), checkpoints.load_tokenizer(model)
+        splits = train_rows, validation_rows = lesson.read()
+        written = None
+        if lesson.languages is not None:
+            read, written = map(set, lesson.languages(train_rows, full_tokenizer))
+            record(network, full_tokenizer, read, written)
+        checkpoints.rehearse(network, full_tokenizer, out_dir, written)
+        tokenizer = full_tokenizer
+        if settings.trim_vocabulary:
+            tokenizer = trim(network, tokenizer, (row[c] for rows in splits for row in rows for c in lesson.texts))
+        data = lesson.dataset(train_rows, tokenizer, network), lesson.dataset(validation_rows, tokenizer, network)
+        objectives = lesson.objectives(tokenizer)
+        lora = adapters.prepare(network, settings.adapter, settings.trainable, lesson.task)
+        for part in lesson.idle(network):
+            adapters.freeze(part, network)
+    best = lesson.keep_best
+    result = train(network, tokenizer, settings, *objectives, data, seed=seed, out_dir=out_dir, keep_best=best)
+    result |= adapters.finish(network, lora, out_dir)
+    if settings.trim_vocabulary:
+        network = restore(network, tokenizer, lesson.load(model), full_tokenizer)
+        if lesson.writes:
+            held_out = lesson.dataset(validation_rows, full_tokenizer, network)
+            mass = unseen_mass(tokenizer, (row[lesson.texts[-1]] for row in train_rows))
+            kept = full_ids(tokenizer, full_tokenizer)
+            result |= quieten_others(network, kept, lesson.objectives(full_tokenizer)[1], held_out, mass)
+    checkpoints.save(network, full_tokenizer, out_dir, written)
+    return result

@@ -14,9 +14,18 @@ import reference
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-FRONT = "index.md"
-PAGES = {FRONT: "README.md", **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "examples/nano/README.md")}}
-COPIED = ("LICENSE", "src/polygraft/nano/NOTICE", *(f"recipes/{path.name}" for path in ROOT.glob("recipes/*.yaml")))
+PAGES = {
+    "index.md": "README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+    "nano-models.md": "examples/nano/README.md",
+}
+COPIED = (
+    "LICENSE",
+    "CITATION.cff",
+    "src/polygraft/nano/NOTICE",
+    *(f"recipes/{path.name}" for path in ROOT.glob("recipes/*.yaml")),
+)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.M)
 
@@ -33,14 +42,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     uri = page.file.src_uri
     markdown = MARKER.sub(lambda found: reference.GENERATED[found[1]](), markdown)
     folder = (ROOT / PAGES.get(uri, f"docs/{uri}")).parent
-    return LINK.sub(lambda found: _on_site(folder, found[1], uri), markdown)
+    return LINK.sub(lambda found: _on_site(folder, found[1]), markdown)
 
 
-def _on_site(folder: Path, target: str, uri: str) -> str:
-    """Return a link to a file of the repository as a link from a page to the site's copy; other links as they are."""
+def _on_site(folder: Path, target: str) -> str:
+    """Return a link to a file of the repository as a link to its place on the site, where all pages lie in one folder."""
     path = (folder / target).resolve()
     if not path.is_file() or not path.is_relative_to(ROOT):
         return target
     name = path.relative_to(ROOT).as_posix()
-    on_site = FRONT if name == "README.md" else name.removeprefix("docs/")
-    return "../" * uri.count("/") + on_site
+    return {source: page for page, source in PAGES.items()}.get(name, name.removeprefix("docs/"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
@@ -42,7 +43,8 @@ def command_line() -> str:
     for name, verb in group.commands.items():
         parts += [f"## `polygraft {name}`", _text(verb.help)]
         for panel, options in groupby(_by_panel(verb.params), lambda option: option.rich_help_panel):
-            rows = [f"| {_names(option)} | {_text(option.help)} |" for option in options]
+            records = [option.get_help_record(typer.Context(verb)) for option in options]
+            rows = [f"| `{names}` | {_text(help_)} |" for names, help_ in records]
             parts += [f"**{panel}**" if panel else "", "\n".join(["| option | meaning |", "|---|---|", *rows])]
     return "\n\n".join(part for part in parts if part)
 
@@ -51,9 +53,9 @@ def _section(name: str, description: str, kinds: Mapping[str, type[Settings]]) -
     """Write one section: of several kinds a table of them, and each under a heading of its own."""
     if len(kinds) == 1:
         (kind,) = kinds.values()
-        yield from (_about(kind), _text(description), _table(kind))
+        yield from (_about(kind), _table(kind))
         return
-    one = _marked(Recipe.model_fields[name].annotation if name in Recipe.model_fields else _annotation(name))
+    one = _marked({**Training.model_fields, **Recipe.model_fields}[name].annotation)
     default = f"; where it is left out, `{one.default}`" if one and one.default else ""
     key = one.key if one else ""
     yield f"{_text(description)} `{key}` says of which kind it is{default}."
@@ -62,10 +64,6 @@ def _section(name: str, description: str, kinds: Mapping[str, type[Settings]]) -
     yield "\n".join([f"| `{key}` | |", "|---|---|", *rows])
     for kind, cls in kinds.items():
         yield from (f"### `{headings[kind]}`", _about(cls), _table(cls))
-
-
-def _annotation(name: str) -> Any:
-    return Training.model_fields[name].annotation
 
 
 def _table(cls: type[Settings]) -> str:
@@ -123,13 +121,23 @@ def _values(name: str, schema: Mapping[str, Any]) -> str:
         words = [_values(name, one) for one in schema["anyOf"] if one.get("type") != "null"]
         return " or ".join(dict.fromkeys(words))
     if "$ref" in schema:
-        return _link("budget" if name == "adaptation_budget" else name)
+        return _link(_headings()[schema["$ref"].rpartition("/")[2]])
     if "const" in schema or "enum" in schema:
         return ", ".join(f"`{_yaml(value)}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         return f"list of {_values(name, schema['items'])}" if "items" in schema else "list"
     limits = [f"{word} {schema[limit]:g}" for limit, word in LIMITS.items() if limit in schema]
     return " ".join([TYPES.get(str(schema.get("type")), "mapping"), *limits])
+
+
+@functools.cache
+def _headings() -> dict[str, str]:
+    """Return the heading of each section that is of one kind, by the name of its class."""
+    fields = {**Recipe.model_fields, **{name: Training.model_fields[name] for name in INSIDE}}
+    kinds = {
+        name: list(_kinds(info.annotation).values()) for name, info in fields.items() if name != "adaptation_budget"
+    }
+    return {found[0].__name__: name for name, found in kinds.items() if len(found) == 1}
 
 
 def _link(section: str) -> str:
@@ -167,13 +175,6 @@ def _by_panel(parameters: Sequence[Any]) -> list[Any]:
     shown = [parameter for parameter in parameters if not getattr(parameter, "hidden", False)]
     panels = list(dict.fromkeys(parameter.rich_help_panel for parameter in shown))
     return sorted(shown, key=lambda parameter: panels.index(parameter.rich_help_panel))
-
-
-def _names(option: Any) -> str:
-    """Write an option or argument as one types it."""
-    value = "" if getattr(option, "is_flag", False) else f" {option.metavar or option.type.name.upper()}"
-    named = option.opts[0] + value if option.param_type_name == "option" else str(option.metavar or option.name)
-    return f"`{named}`" + (" **required**" if option.required else "")
 
 
 GENERATED: dict[str, Callable[[], str]] = {"recipe": recipe_fields, "cli": command_line}

@@ -1,4 +1,4 @@
-"""The pages of docs/ and the site that is made of them: complete, read in five minutes each, nothing loaded from elsewhere."""
+"""The pages of docs/ and their site: complete, each read in five minutes, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def _on_site(folder: Path, target: str) -> str:
-    """Return a link to a file of the repository as a link to its place on the site, where all pages lie in one folder."""
+    """Return a link to a file of the repository as one to its place on the site, whose pages lie in one folder."""
     path = (folder / target).resolve()
     if not path.is_file() or not path.is_relative_to(ROOT):
         return target

@@ -57,7 +57,7 @@ def create_adapted(folder: Path, source: str, kind: str) -> None:
     import torch
 
     from polygraft.models import adapters, checkpoints
-    from polygraft.settings import MLM
+    from polygraft.objectives import MLM
 
     model = checkpoints.load_masked_lm(source)
     lora = adapters.prepare(model, MLM.model_validate({"adapter": {"type": kind}, "budget": {"steps": 1}}))

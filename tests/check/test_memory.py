@@ -9,12 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
-from polygraft.check.memory import LiveBytes, Shape, loss_of, make_model, measure_pass, parameters_of
+from polygraft.check.memory import LiveBytes, loss_of, make_model, measure_pass, parameters_of
 from polygraft.data.dataset import TextDataset
 from polygraft.models import adapters
-from polygraft.objectives.denoising import Denoising
+from polygraft.objectives.denoising import SpanDenoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
+from polygraft.objectives.task import BatchShape
 from polygraft.settings import Budget, Training
 
 PUBLISHED = Path(__file__).parent.parent / "fixtures/published"
@@ -50,8 +51,8 @@ def test_published_sizes(name, parameters):
 @pytest.fixture(params=["mlm", "denoising"])
 def case(request, tiny_xlmr, tiny_mbart):
     if request.param == "mlm":
-        return tiny_xlmr.config, Shape(4, 24, None, 15)
-    return tiny_mbart.config, Shape(4, 24, 20, 80)
+        return tiny_xlmr.config, BatchShape(4, 24, None, 15)
+    return tiny_mbart.config, BatchShape(4, 24, 20, 80)
 
 
 def test_fake_pass_costs_what_a_real_one_does(case):
@@ -76,10 +77,10 @@ def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokeni
     )
     for objective, target in (
         (MaskedLM(xlmr_tokenizer, 0.15, Noise(0)), None),
-        (Denoising(mbart_tokenizer, 0.35, 3.5, True, Noise(0)), 20),
+        (SpanDenoising(mbart_tokenizer, 0.35, 3.5, True, Noise(0)), 20),
     ):
         real = objective.collate([documents[i] for i in range(3)])
-        made = Shape(3, 20, target, len(real["label_positions"])).make()
+        made = BatchShape(3, 20, target, len(real["label_positions"])).make()
         assert set(made) == set(real) - {"masked"}
         assert {key: made[key].dtype for key in made} == {key: real[key].dtype for key in made}
         assert made["labels"].shape == real["labels"].shape

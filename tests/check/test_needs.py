@@ -18,7 +18,8 @@ from polygraft.check.memory import LiveBytes
 from polygraft.check.needs import Lengths, Probe, largest_batch, probe_machine, training_need, transfer_need
 from polygraft.models.checkpoints import load_tokenizer, resolve
 from polygraft.models.graft import graft_config
-from polygraft.settings import MLM, Budget, Denoising, TextData
+from polygraft.objectives import MLM, Denoising
+from polygraft.settings import Budget, TextData
 from polygraft.stages import adapt, transfer
 from polygraft.transfer.methods import Transfer
 

@@ -13,8 +13,9 @@ import pytest
 
 from polygraft.cli import app
 from polygraft.data import notices
-from polygraft.settings import MLM, Denoising, Evaluate, Lora, PairData, TextData
-from polygraft.transfer.methods import Encoder, NoTransfer
+from polygraft.objectives import MLM, Denoising
+from polygraft.settings import Evaluate, Lora, PairData, TextData
+from polygraft.transfer.methods import EncoderTransfer, NoTransfer
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def test_transfer_takes_the_settings_of_its_method(stage, tmp_path, invoke):
         "--set", "control=random", "--seed", "3", "--output-dir", str(tmp_path / "o"),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert calls["arguments"][0] == Encoder(control="random")
+    assert calls["arguments"][0] == EncoderTransfer(control="random")
     assert calls["seed"] == 3
 
 

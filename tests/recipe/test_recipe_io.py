@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from polygraft.errors import RecipeError
+from polygraft.objectives import Denoising
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, dump_recipe, json_schema, load_recipe, parse_recipe
-from polygraft.settings import Bottleneck, Budget, Denoising, Lora
-from polygraft.transfer.methods import Embeddings, Encoder
+from polygraft.settings import Bottleneck, Budget, Lora
+from polygraft.transfer.methods import EmbeddingsTransfer, EncoderTransfer
 
 OVERRIDES = {
     "number": (["adapt.learning_rate=1e-4"], lambda r: r.adapt.learning_rate, 1e-4),
@@ -120,7 +121,7 @@ def test_another_method_in_an_arm_replaces_the_transfer(write_recipe, base_recip
 """
     merged = arm_recipes(load_recipe(write_recipe(recipe + arms)))
     assert [arm.transfer for arm in merged.values()] == [
-        Embeddings(mode="recentre", ridge_lambda=0.5), Embeddings(alpha=2, ridge_lambda=0.5), Encoder(control="random"),
+        EmbeddingsTransfer(mode="recentre", ridge_lambda=0.5), EmbeddingsTransfer(alpha=2, ridge_lambda=0.5), EncoderTransfer(control="random"),
     ]  # fmt: skip
     assert merged["other"].warm_up.learning_rate == 10 * Denoising(budget={"steps": 1}).learning_rate
 

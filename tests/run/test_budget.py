@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from polygraft.errors import PolygraftError
+from polygraft.objectives import Denoising
 from polygraft.recipe import Recipe
-from polygraft.run.budget import cost_of, target_denoising
-from polygraft.settings import Denoising
+from polygraft.run.costs import Cost, target_section
 
 # A stage's record, and what it spent: tokens, minutes, flops.
 COSTS = {
@@ -30,7 +30,7 @@ COSTS = {
 
 @pytest.mark.parametrize(("record", "cost"), COSTS.values(), ids=COSTS)
 def test_what_a_stage_spent(record, cost):
-    assert cost_of(record) == pytest.approx(dict(zip(("tokens", "minutes", "flops"), cost, strict=True)), rel=1e-12)
+    assert Cost(record) == pytest.approx(dict(zip(("tokens", "minutes", "flops"), cost, strict=True)), rel=1e-12)
 
 
 def recipe(total: dict | None, target: dict | None) -> Recipe:
@@ -52,16 +52,16 @@ SPENT = {
 )
 def test_what_is_left(total, left):
     how = {"learning_rate": 1e-3, "adapter": {"type": "lora"}}
-    assert target_denoising(recipe(total, how), SPENT, "here") == Denoising(budget=left, **how)
-    assert target_denoising(recipe(total, how), {}, "here") == Denoising(budget=total, **how)
+    assert target_section(recipe(total, how), SPENT, "here") == Denoising(budget=left, **how)
+    assert target_section(recipe(total, how), {}, "here") == Denoising(budget=total, **how)
 
 
 def test_without_a_shared_budget_nothing_changes():
-    assert target_denoising(recipe(None, {"budget": {"epochs": 2}}), SPENT, "here") == Denoising(budget={"epochs": 2})
-    assert target_denoising(recipe({"tokens": 5}, None), SPENT, "here") is None
+    assert target_section(recipe(None, {"budget": {"epochs": 2}}), SPENT, "here") == Denoising(budget={"epochs": 2})
+    assert target_section(recipe({"tokens": 5}, None), SPENT, "here") is None
 
 
 def test_nothing_left():
     said = r"^here: nothing is left .* = 1 minutes; spent by adapt 0\.5, transfer 0\.25, warm_up 0\.25\. Raise"
     with pytest.raises(PolygraftError, match=said):
-        target_denoising(recipe({"minutes": 1}, {}), SPENT, "here")
+        target_section(recipe({"minutes": 1}, {}), SPENT, "here")

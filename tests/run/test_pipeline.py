@@ -9,9 +9,10 @@ from transformers import AutoModelForSeq2SeqLM
 
 from polygraft import pipeline
 from polygraft.errors import PolygraftError
+from polygraft.objectives import Denoising
 from polygraft.recipe.reading import arm_recipes, dump_recipe, parse_recipe
 from polygraft.run import records
-from polygraft.settings import Denoising, Evaluate
+from polygraft.settings import Evaluate
 from polygraft.stages import adapt
 
 

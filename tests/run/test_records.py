@@ -8,9 +8,10 @@ import pytest
 
 from polygraft import nano
 from polygraft.errors import PolygraftError
+from polygraft.objectives import MLM
 from polygraft.run import records
 from polygraft.run.records import fingerprint_of, read_record, run_stage
-from polygraft.settings import MLM, Evaluate, TextData
+from polygraft.settings import Evaluate, TextData
 
 
 def settings(steps=100, unit="steps", **changes):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from polygraft.errors import DataError, RecipeError
-from polygraft.recipe import Verdict
 from polygraft.scoring import verdict
 from polygraft.scoring.comparison import Comparison
+from polygraft.settings import Verdict
 
 ARMS = ["plain", "direct", "detour"]
 SETTINGS = Verdict(treatment="detour", control="direct")

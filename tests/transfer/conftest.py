@@ -10,8 +10,8 @@ import torch
 
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
 from polygraft.settings import TextData
-from polygraft.transfer.methods import Embeddings
-from polygraft.transfer.plan import Inputs
+from polygraft.transfer.contract import Inputs
+from polygraft.transfer.methods import EmbeddingsTransfer
 from polygraft.transfer.rows import embeddings
 
 
@@ -37,7 +37,7 @@ def pair(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
     tokens = tokens_by_id(mbart_tokenizer, len(target), "target")
 
     def inputs(mode, before=None, **settings):
-        section = Embeddings(mode=mode, ridge_lambda=0.0, **settings)
+        section = EmbeddingsTransfer(mode=mode, ridge_lambda=0.0, **settings)
         after = None if mode == "recentre" else tiny_xlmr
         known = vocabulary if after is not None else map_vocabularies(mbart_tokenizer, len(target))
         return Inputs(section, tiny_mbart, known, tokens, before, after, counts)

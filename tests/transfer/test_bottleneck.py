@@ -17,11 +17,13 @@ from transformers import AutoModelForSeq2SeqLM, XLMRobertaForMaskedLM
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck, checkpoints
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
+from polygraft.objectives import MLM
 from polygraft.report.transfer_view import explain
-from polygraft.settings import MLM, Bottleneck, Budget, Finetune, PairData, TextData
+from polygraft.settings import Bottleneck, Budget, Finetune, PairData, TextData
 from polygraft.stages import adapt, finetune, transfer
-from polygraft.transfer.methods import BottleneckTransfer, Embeddings
-from polygraft.transfer.plan import Inputs, check_plan, format_plan
+from polygraft.transfer.contract import Inputs
+from polygraft.transfer.methods import BottleneckTransfer, EmbeddingsTransfer
+from polygraft.transfer.plan import check_plan, format_plan
 from polygraft.transfer.states import bottleneck as method
 from polygraft.transfer.states.calibration import Calibration, Site
 
@@ -237,7 +239,7 @@ def test_adapt_transfer_and_finetune(kind, tiny_xlmr_dir, tiny_mbart_dir, text, 
 def test_rows_are_those_of_embeddings_and_repaired_before_states_are_read(folders, pair, tmp_path, xlmr_tokenizer):
     checkpoints.save(with_adapter(pair.source_model, 0.5), xlmr_tokenizer, tmp_path / "adapted")
     adapted, read = str(tmp_path / "adapted"), []
-    transfer.run(Embeddings(), None, folders.source, folders.target, folders.text, tmp_path / "rows")
+    transfer.run(EmbeddingsTransfer(), None, folders.source, folders.target, folders.text, tmp_path / "rows")
     expected = checkpoints.load_seq2seq(str(tmp_path / "rows")).get_input_embeddings().weight
     cka = Calibration.cka
 

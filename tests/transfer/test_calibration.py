@@ -10,8 +10,8 @@ import torch
 from transformers import BertConfig, BertModel, XLMRobertaXLConfig, XLMRobertaXLModel
 
 from polygraft.errors import TransferError
-from polygraft.transfer.methods import Embeddings
-from polygraft.transfer.plan import Inputs
+from polygraft.transfer.contract import Inputs
+from polygraft.transfer.methods import EmbeddingsTransfer
 from polygraft.transfer.states import calibration
 from polygraft.transfer.states.calibration import Calibration, Shuffled, Site, match_layers, states
 
@@ -19,7 +19,7 @@ from polygraft.transfer.states.calibration import Calibration, Shuffled, Site, m
 @pytest.fixture
 def calibrated(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
     inputs = Inputs(
-        Embeddings(), tiny_mbart, None, [], None, tiny_xlmr, np.zeros(0), sentences, ["uk"] * len(sentences),
+        EmbeddingsTransfer(), tiny_mbart, None, [], None, tiny_xlmr, np.zeros(0), sentences, ["uk"] * len(sentences),
         xlmr_tokenizer, mbart_tokenizer,
     )  # fmt: skip
     return Calibration.of(inputs, tiny_xlmr, tokens=10**6)
@@ -133,7 +133,7 @@ def test_a_bert_is_read_and_another_build_is_refused(tiny_mbart):
 
 def test_too_little_text_is_refused(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
     inputs = Inputs(
-        Embeddings(), tiny_mbart, None, [], None, tiny_xlmr, np.zeros(0), ["The library"] * 2, ["en"] * 2,
+        EmbeddingsTransfer(), tiny_mbart, None, [], None, tiny_xlmr, np.zeros(0), ["The library"] * 2, ["en"] * 2,
         xlmr_tokenizer, mbart_tokenizer,
     )  # fmt: skip
     with pytest.raises(TransferError, match=r"only 12 tokens, in 2 documents, .* up to 48 wide"):

@@ -13,8 +13,8 @@ from transformers import AutoModelForSeq2SeqLM
 from polygraft.models import bottleneck, checkpoints
 from polygraft.settings import TextData
 from polygraft.stages import transfer
-from polygraft.transfer.methods import Distill
-from polygraft.transfer.plan import Inputs
+from polygraft.transfer.contract import Inputs
+from polygraft.transfer.methods import DistillTransfer
 from polygraft.transfer.states import calibration, distill
 from polygraft.transfer.states.calibration import Site, states
 
@@ -50,7 +50,7 @@ def dirs(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, tmp_pa
 def run(dirs, after, **settings):
     text = TextData(train_file=str(dirs / "text.txt"), lang="uk")
     paths = str(dirs / "before"), str(dirs / after), str(dirs / "target")
-    return transfer.run(Distill.model_validate(BUDGET | settings), *paths, text, dirs / "out", seed=1)
+    return transfer.run(DistillTransfer.model_validate(BUDGET | settings), *paths, text, dirs / "out", seed=1)
 
 
 def weights(folder):
@@ -91,7 +91,7 @@ def test_the_asked_change_is_reached(dirs):
 
 
 def objective_of(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path, seed=1, **more):
-    settings = Distill.model_validate(BUDGET | {"anchor_weight": 0.25, "rows": "keep"} | more)
+    settings = DistillTransfer.model_validate(BUDGET | {"anchor_weight": 0.25, "rows": "keep"} | more)
     texts = list(sentences)
     inputs = Inputs(
         settings, tiny_mbart, None, [], tiny_xlmr, changed, None, texts, ["uk"] * len(texts), xlmr_tokenizer,

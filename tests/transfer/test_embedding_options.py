@@ -15,9 +15,10 @@ from polygraft.errors import CheckpointError, TransferError
 from polygraft.models import adapters, checkpoints, graft
 from polygraft.models.checkpoints import tied_names
 from polygraft.models.trimming import restore, trim
-from polygraft.settings import Denoising, Finetune, PairData
-from polygraft.stages import adapt, add_languages, finetune, transfer
-from polygraft.transfer.methods import Embeddings
+from polygraft.objectives import Denoising
+from polygraft.settings import Finetune, PairData
+from polygraft.stages import adapt, finetune, transfer, vocabulary
+from polygraft.transfer.methods import EmbeddingsTransfer
 from polygraft.transfer.plan import check_plan
 from polygraft.transfer.rows import embeddings
 
@@ -123,8 +124,8 @@ def test_controls_follow_the_seed(pair, control):
         found.append(pair.target.clone())
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
-    assert Embeddings(control=control).random
-    assert not Embeddings().random
+    assert EmbeddingsTransfer(control=control).random
+    assert not EmbeddingsTransfer().random
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_controls_follow_the_seed(pair, control):
 )
 def test_meaningless_combinations_are_refused(settings, said):
     with pytest.raises(ValidationError, match=said):
-        Embeddings(**settings)
+        EmbeddingsTransfer(**settings)
 
 
 def logits(model):
@@ -154,7 +155,7 @@ def test_the_output_bias_changes_logits_by_exactly_the_sources(folders, pair, mo
     pair.source_model.save_pretrained(folders.source)
     outs = {}
     for with_bias in (False, True):
-        settings = Embeddings(mode=mode, final_logits_bias=with_bias)
+        settings = EmbeddingsTransfer(mode=mode, final_logits_bias=with_bias)
         outs[with_bias] = folders.out.with_name(f"out-{with_bias}")
         transfer.run(settings, None, folders.source, folders.target, folders.text, outs[with_bias])
     plain, biased = (AutoModelForSeq2SeqLM.from_pretrained(out).eval() for out in outs.values())
@@ -172,14 +173,16 @@ def test_the_output_bias_changes_logits_by_exactly_the_sources(folders, pair, mo
 
 @pytest.fixture
 def untied(folders, pair):
-    transfer.run(Embeddings(input_only=True), None, folders.source, folders.target, folders.text, folders.out)
+    transfer.run(EmbeddingsTransfer(input_only=True), None, folders.source, folders.target, folders.text, folders.out)
     return folders.out
 
 
 def test_input_only_changes_what_is_read_and_not_what_is_written(untied, folders, pair):
     plain = AutoModelForSeq2SeqLM.from_pretrained(untied).eval()  # transformers alone
     ours = checkpoints.load_seq2seq(str(untied)).eval()
-    transfer.run(Embeddings(), None, folders.source, folders.target, folders.text, folders.out.with_name("tied"))
+    transfer.run(
+        EmbeddingsTransfer(), None, folders.source, folders.target, folders.text, folders.out.with_name("tied")
+    )
     tied = AutoModelForSeq2SeqLM.from_pretrained(folders.out.with_name("tied")).state_dict()
     for model in (plain, ours):
         state = model.state_dict()
@@ -218,11 +221,11 @@ def test_later_stages_hold_an_untied_model(untied, folders, mbart_tokenizer, tmp
 
 def test_what_needs_a_tied_model_refuses_an_untied_one(untied, folders, tmp_path):
     with pytest.raises(TransferError, match=r"two tensors.* before input_only"):
-        transfer.run(Embeddings(mode="recentre"), None, None, str(untied), None, tmp_path / "again")
+        transfer.run(EmbeddingsTransfer(mode="recentre"), None, None, str(untied), None, tmp_path / "again")
     with pytest.raises(TransferError, match="tensor of its own"):
         graft.assert_graftable(checkpoints.load_seq2seq(str(untied)))
     with pytest.raises(CheckpointError, match="Add them before the transfer"):
-        add_languages.run({"be_BY": "uk_UA"}, str(untied), tmp_path / "added")
+        vocabulary.run_add_languages({"be_BY": "uk_UA"}, str(untied), tmp_path / "added")
 
 
 @pytest.mark.parametrize("trim_vocabulary", [False, True])

@@ -25,9 +25,10 @@ from polygraft.errors import CheckpointError, DataError, TransferError
 from polygraft.inference.generate import generate_texts
 from polygraft.models import checkpoints, graft
 from polygraft.models.trimming import trim
+from polygraft.objectives import WarmUp
 from polygraft.settings import Evaluate, Finetune, PairData, TextData
 from polygraft.stages import adapt, evaluate, finetune, transfer
-from polygraft.transfer.methods import Encoder, WarmUp
+from polygraft.transfer.methods import EncoderTransfer
 from polygraft.transfer.states import calibration
 
 IDS = torch.tensor([[9, 5, 6, 7, 8, 2], [9, 10, 11, 2, 1, 1]])
@@ -61,7 +62,7 @@ def pair_dirs(request, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, tmp_path, se
 
 
 def run(dirs, **settings):
-    return transfer.run(Encoder(**settings), None, dirs.source, dirs.target, dirs.text, dirs.out)
+    return transfer.run(EncoderTransfer(**settings), None, dirs.source, dirs.target, dirs.text, dirs.out)
 
 
 @torch.no_grad()
@@ -172,7 +173,7 @@ def test_an_exact_image_is_bridged_exactly(pair_dirs, monkeypatch):
 def test_random_encoder_is_drawn_by_the_seed_and_known_rows_are_repaired_all_the_same(pair_dirs, tmp_path):
     models = {}
     for seed, control in ((1, "random"), (1, "random"), (2, "random"), (0, "none")):
-        settings, out = Encoder(control=control), tmp_path / f"{control}-{seed}-{len(models)}"
+        settings, out = EncoderTransfer(control=control), tmp_path / f"{control}-{seed}-{len(models)}"
         transfer.run(settings, None, pair_dirs.source, pair_dirs.target, pair_dirs.text, out, seed=seed)
         models[out] = AutoModelForSeq2SeqLM.from_pretrained(out).state_dict()
     first, again, other, real = models.values()
@@ -188,7 +189,7 @@ def test_permuted_reads_other_tokens_of_the_text(pair_dirs, tmp_path):
     """The graft reads a text as the source reads the permuted one; and costs and the decoder are as without."""
     results, models = {}, {}
     for control, seed in (("none", 0), ("permuted", 0), ("permuted", 1), ("random", 0)):
-        settings, out = Encoder(control=control), tmp_path / f"{control}-{seed}"
+        settings, out = EncoderTransfer(control=control), tmp_path / f"{control}-{seed}"
         paths = None, pair_dirs.source, pair_dirs.target, pair_dirs.text, out
         results[control, seed] = transfer.run(settings, *paths, seed=seed)
         models[control, seed] = AutoModelForSeq2SeqLM.from_pretrained(out).eval()
@@ -283,7 +284,9 @@ def test_cc25_is_read_as_it_writes(tiny_xlmr, tiny_mbart, xlmr_tokenizer, pieces
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "states", states)
-        transfer.run(Encoder(), None, str(tmp_path / "source"), str(tmp_path / "target"), text, tmp_path / "out")
+        transfer.run(
+            EncoderTransfer(), None, str(tmp_path / "source"), str(tmp_path / "target"), text, tmp_path / "out"
+        )
     assert "mBART-cc25 puts the language last" in caplog.text
     source, target = (next(ids for side, ids in seen if side == wanted) for wanted in ("source", "target"))
     assert torch.equal(source[:, :-1], target[:, :-1].masked_fill(target[:, :-1] >= len(xlmr_tokenizer) - 1, 0))
@@ -302,17 +305,19 @@ def test_what_cannot_be_grafted_is_refused(pair_dirs, tmp_path, mbart_tokenizer,
     target.final_logits_bias[0, 5] = -1.0
     checkpoints.save(target, mbart_tokenizer, tmp_path / "biased")
     with pytest.raises(TransferError, match="final_logits_bias"):
-        transfer.run(Encoder(), None, pair_dirs.source, str(tmp_path / "biased"), pair_dirs.text, tmp_path / "out")
+        transfer.run(
+            EncoderTransfer(), None, pair_dirs.source, str(tmp_path / "biased"), pair_dirs.text, tmp_path / "out"
+        )
     run(pair_dirs)
     with pytest.raises(CheckpointError, match="cannot be trimmed"):
         trim(checkpoints.load_seq2seq(str(pair_dirs.out)), mbart_tokenizer, ["text"])
     with pytest.raises(TransferError, match="method encoder needs source_after and text"):
-        transfer.run(Encoder(), None, None, pair_dirs.target, None, tmp_path / "none")
+        transfer.run(EncoderTransfer(), None, None, pair_dirs.target, None, tmp_path / "none")
 
 
 def test_dry_run_shows_both_matrices(pair_dirs):
     result = transfer.run(
-        Encoder(), None, pair_dirs.source, pair_dirs.target, pair_dirs.text, pair_dirs.out, dry_run=True
+        EncoderTransfer(), None, pair_dirs.source, pair_dirs.target, pair_dirs.text, pair_dirs.out, dry_run=True
     )
     assert not pair_dirs.out.exists()
     assert graft.ENCODER_ROWS in result["plan"]

@@ -8,8 +8,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BertConfig, BertF
 from polygraft.models import checkpoints, graft
 from polygraft.settings import TextData, Trim
 from polygraft.stages import transfer
-from polygraft.stages import trim as trim_stage
-from polygraft.transfer.methods import Encoder
+from polygraft.stages import vocabulary as trim_stage
+from polygraft.transfer.methods import EncoderTransfer
 
 
 def test_a_bert_class_source(tiny_mbart, mbart_tokenizer, xlmr_tokenizer, tmp_path, sentences):
@@ -23,7 +23,7 @@ def test_a_bert_class_source(tiny_mbart, mbart_tokenizer, xlmr_tokenizer, tmp_pa
     checkpoints.save(tiny_mbart, mbart_tokenizer, tmp_path / "target")
     (tmp_path / "text.txt").write_text("\n".join(sentences), encoding="utf-8")
     text = TextData(train_file=str(tmp_path / "text.txt"), lang="uk")
-    transfer.run(Encoder(), None, str(tmp_path / "bert"), str(tmp_path / "target"), text, tmp_path / "out")
+    transfer.run(EncoderTransfer(), None, str(tmp_path / "bert"), str(tmp_path / "target"), text, tmp_path / "out")
     model = checkpoints.load_seq2seq(str(tmp_path / "out")).eval()
     ids = torch.tensor([[0, 5, 6, 7, 2]])
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_a_source_with_more_tokens_than_the_target(tmp_path):
     file = "polygraft/sample/uk/test.parquet"
     trim_stage.run(Trim(train_file=[file]), "polygraft/nano-mbart", tmp_path / "small")
     text = TextData(train_file=file, lang="uk")
-    how = Encoder(calibration_tokens=2000)
+    how = EncoderTransfer(calibration_tokens=2000)
     transfer.run(how, None, "polygraft/nano-xlmr", str(tmp_path / "small"), text, tmp_path / "out")
     small = AutoTokenizer.from_pretrained(tmp_path / "out")
     full = AutoTokenizer.from_pretrained(checkpoints.resolve("polygraft/nano-xlmr"))

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from polygraft.transfer.methods import Distill, Embeddings, Encoder
+from polygraft.transfer.methods import DistillTransfer, EmbeddingsTransfer, EncoderTransfer
 from polygraft.transfer.plan import check_plan
 from polygraft.transfer.rows import embeddings
 from polygraft.transfer.rows import mended as rows
@@ -17,14 +17,14 @@ from polygraft.transfer.states import distill, encoder
 
 @pytest.mark.parametrize("mode", ["repair", "recentre"])
 def test_rows_are_those_of_embeddings_and_only_lent(pair, mode):
-    inputs = dataclasses.replace(pair.inputs(mode), settings=Encoder(rows=mode))
+    inputs = dataclasses.replace(pair.inputs(mode), settings=EncoderTransfer(rows=mode))
     before = pair.target.clone()
     planned = rows.plan(inputs)
     fitted = rows.fit(planned, inputs)
     with rows.mended(planned, fitted, inputs):
         lent = pair.target.clone()
     assert torch.equal(pair.target, before)
-    direct = dataclasses.replace(pair.inputs(mode), settings=Embeddings(mode=mode))
+    direct = dataclasses.replace(pair.inputs(mode), settings=EmbeddingsTransfer(mode=mode))
     plan = embeddings.plan(direct)
     embeddings.apply(plan, embeddings.fit(plan, direct), direct)
     assert torch.equal(pair.target, lent)
@@ -39,7 +39,7 @@ def test_every_method_plans_them_once(pair, mode, xlmr_tokenizer, mbart_tokenize
         source_tokenizer=xlmr_tokenizer,
         target_tokenizer=mbart_tokenizer,
     )
-    methods = {encoder: Encoder(rows=mode), distill: Distill(rows=mode, budget={"steps": 1})}
+    methods = {encoder: EncoderTransfer(rows=mode), distill: DistillTransfer(rows=mode, budget={"steps": 1})}
     for method, settings in methods.items():
         plan = method.plan(dataclasses.replace(given, settings=settings))
         check_plan(plan, plan.tensors)

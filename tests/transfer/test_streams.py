@@ -12,7 +12,7 @@ from polygraft.data.reading import Rows
 from polygraft.models.trimming import needed_ids
 from polygraft.settings import TextData
 from polygraft.stages.transfer import load_inputs
-from polygraft.transfer.methods import Embeddings
+from polygraft.transfer.methods import EmbeddingsTransfer
 from polygraft.transfer.states.alignment import align
 from polygraft.transfer.states.distill import texts_of
 
@@ -58,7 +58,7 @@ def test_trim(texts, mbart_tokenizer):
 def test_transfer(texts, tiny_xlmr_dir, tiny_mbart_dir):
     def work(file):
         text = TextData(train_file=file, lang_column="lang")
-        load_inputs(Embeddings(mode="repair"), None, str(tiny_xlmr_dir), str(tiny_mbart_dir), text, seed=1)
+        load_inputs(EmbeddingsTransfer(mode="repair"), None, str(tiny_xlmr_dir), str(tiny_mbart_dir), text, seed=1)
 
     assert grows(texts, work) < GROWTH
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from polygraft.errors import TransferError
 from polygraft.stages import transfer
-from polygraft.transfer.methods import Embeddings, NoTransfer, Transfer
+from polygraft.transfer.methods import EmbeddingsTransfer, NoTransfer, Transfer
 from polygraft.transfer.rows import embeddings
 
 SHARED = "model.shared.weight"
@@ -28,7 +28,7 @@ SHARED = "model.shared.weight"
 @pytest.mark.parametrize("mode", ["recentre", "repair", "delta"])
 def test_run_writes_a_checkpoint_that_is_tied_when_reloaded(folders, pair, mode):
     source = None if mode == "recentre" else folders.source
-    result = transfer.run(Embeddings(mode=mode), source, source, folders.target, folders.text, folders.out)
+    result = transfer.run(EmbeddingsTransfer(mode=mode), source, source, folders.target, folders.text, folders.out)
     model = AutoModelForSeq2SeqLM.from_pretrained(folders.out)
     one = model.model.shared.weight
     others = (model.model.encoder.embed_tokens.weight, model.model.decoder.embed_tokens.weight, model.lm_head.weight)
@@ -72,12 +72,12 @@ def test_a_transfer_that_unties_the_target_is_refused(folders, monkeypatch):
 
     monkeypatch.setattr(embeddings, "apply", untying)
     with pytest.raises(TransferError, match=r"the target ties .* after the transfer, planned were .*lm_head\.weight"):
-        transfer.run(Embeddings(mode="recentre"), None, None, folders.target, None, folders.out)
+        transfer.run(EmbeddingsTransfer(mode="recentre"), None, None, folders.target, None, folders.out)
     assert not folders.out.exists()
 
 
 def test_dry_run_writes_nothing(folders):
-    result = transfer.run(Embeddings(), None, folders.source, folders.target, None, folders.out, dry_run=True)
+    result = transfer.run(EmbeddingsTransfer(), None, folders.source, folders.target, None, folders.out, dry_run=True)
     assert not folders.out.exists()
     assert "text tokens, mapped" in result["plan"]
     assert "lm_head.weight" in result["plan"]
@@ -89,7 +89,7 @@ def test_dry_run_writes_nothing(folders):
 )
 def test_missing_inputs_are_named(folders, mode, missing):
     with pytest.raises(TransferError, match=f"needs {missing}"):
-        transfer.run(Embeddings(mode=mode), None, None, folders.target, None, folders.out)
+        transfer.run(EmbeddingsTransfer(mode=mode), None, None, folders.target, None, folders.out)
 
 
 def test_sources_of_two_shapes_are_refused(folders, tmp_path, tiny_xlmr, xlmr_tokenizer):
@@ -98,7 +98,12 @@ def test_sources_of_two_shapes_are_refused(folders, tmp_path, tiny_xlmr, xlmr_to
     xlmr_tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(TransferError, match="source_before and source_after are not one model"):
         transfer.run(
-            Embeddings(mode="delta"), str(tmp_path / "other"), folders.source, folders.target, folders.text, folders.out
+            EmbeddingsTransfer(mode="delta"),
+            str(tmp_path / "other"),
+            folders.source,
+            folders.target,
+            folders.text,
+            folders.out,
         )
 
 
@@ -111,7 +116,7 @@ def test_another_vocabulary_is_refused(folders, tmp_path):
     BertForMaskedLM(config).save_pretrained(tmp_path / "mbert")
     BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "mbert")
     with pytest.raises(TransferError, match=r"only \d+\.\d% of the target's tokens are in the source's vocabulary"):
-        transfer.run(Embeddings(), None, str(tmp_path / "mbert"), folders.target, None, folders.out)
+        transfer.run(EmbeddingsTransfer(), None, str(tmp_path / "mbert"), folders.target, None, folders.out)
     assert not folders.out.exists()
 
 
@@ -123,4 +128,4 @@ def test_a_source_wider_than_its_shared_rows_is_refused(folders, tmp_path, tiny_
     XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "wide")
     xlmr_tokenizer.save_pretrained(tmp_path / "wide")
     with pytest.raises(TransferError, match=r"only \d+ tokens .* the source is 512 wide and at least 512 are needed"):
-        transfer.run(Embeddings(), None, str(tmp_path / "wide"), folders.target, None, folders.out)
+        transfer.run(EmbeddingsTransfer(), None, str(tmp_path / "wide"), folders.target, None, folders.out)

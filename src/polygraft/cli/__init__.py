@@ -30,6 +30,7 @@ from polygraft.cli import (
 from polygraft.cli import (
     stages as cli_stages,
 )
+from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
 from polygraft.recipe import Recipe
 
@@ -96,9 +97,9 @@ def check(
     from polygraft import check as examination
 
     found = examination.run(settings)
-    from polygraft.cli import check as cli_check
+    from polygraft.cli.check import text
 
-    typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if json_ else cli_check.text(found))
+    typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if json_ else text(found))
     if found.problems:
         raise typer.Exit(1)
 
@@ -116,7 +117,7 @@ def diagnose(
 
     without_shard_bars()
     found = diagnosis.run(settings)
-    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else cli_diagnose.text(found))
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else diagnosis_text(found))
 
 
 @app.command(cls=Verb)

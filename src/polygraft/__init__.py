@@ -40,14 +40,15 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first
-    "errors", "settings", "objectives", "transfer.methods", "recipe", "recipe.reading", "api", "scoring.comparison",
+    "polygraft.errors", "polygraft.settings", "polygraft.objectives", "polygraft.transfer.methods", "polygraft.recipe",
+    "polygraft.recipe.reading", "polygraft.api", "polygraft.scoring.comparison",
 )  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
         for home in _HOMES:
-            found = vars(import_module(f"polygraft.{home}"))
+            found = vars(import_module(home))
             if name in found:
                 return globals().setdefault(name, found[name])
     raise AttributeError(f"module 'polygraft' has no attribute '{name}'")

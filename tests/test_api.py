@@ -90,35 +90,42 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", PAGE, re.S)
+@pytest.fixture
+def example(here, capsys):
+    """Runs one of the page's examples; gives back its names, and what it printed."""
+    codes = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+
+    def _example(number):
+        names: dict = {}
+        exec(codes[number], names)
+        return names, capsys.readouterr().out
+
+    return _example
 
 
-def test_the_example_of_a_recipe(here, capsys):
-    first, *_ = examples()
-    names: dict = {}
-    exec(first, names)
-    assert "report.html" in capsys.readouterr().out
+def test_the_example_of_a_recipe(example):
+    names, said = example(0)
+    assert "report.html" in said
     assert names["done"].verdict is None
     assert {row["arm"] for row in names["done"].table} == {"main", "lead baseline"}
 
 
-def test_the_examples_of_stages(here, capsys):
-    _, stages, others = examples()
-    names: dict = {"polygraft": polygraft}
-    exec(stages, names)
+def test_the_example_of_stages(example, here):
+    names, _ = example(1)
     record = json.loads((here / "outputs/uk/adapt/stage.json").read_text(encoding="utf-8"))
     assert names["adapted"].record == record
     assert names["adapted"].result == record["result"]
     written = json.loads((here / "outputs/uk/evaluate/scores.json").read_text(encoding="utf-8"))
     assert names["scored"].result["systems"] == written["systems"]
-    capsys.readouterr()
-    exec(stages, names)  # what is done is not done again
-    assert names["adapted"].record == record
-    capsys.readouterr()
-    exec(others, names)
-    said = capsys.readouterr().out
-    assert "polygraft/nano-xlmr" in said
+    again, _ = example(1)  # what is done is not done twice
+    assert again["adapted"].record == record
+
+
+@pytest.mark.slow
+def test_the_example_of_what_is_known_before(example):
+    names, said = example(2)
+    assert names["found"].problems == ()
+    assert names["ranked"].recommendation.source == "polygraft/nano-xlmr"
     assert "settings.learning_rte" in said and "learning_rate" in said and "settings.budget.steps" in said
 
 

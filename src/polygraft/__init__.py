@@ -17,19 +17,41 @@ if sys.platform == "win32":  # said before an import fails: the standard library
 
 if TYPE_CHECKING:
     from polygraft.api import (
-        RunResult, StageResult, adapt, check, diagnose, evaluate, finetune, generate, rank, run, transfer,
-    )  # fmt: skip
+        RunResult,
+        StageResult,
+        adapt,
+        check,
+        diagnose,
+        evaluate,
+        finetune,
+        generate,
+        rank,
+        run,
+        transfer,
+    )
     from polygraft.errors import CheckpointError, DataError, PolygraftError, RecipeError, TransferError
     from polygraft.objectives import CLM, MLM, Denoising, WarmUp
     from polygraft.recipe import Recipe
     from polygraft.recipe.reading import load_recipe
     from polygraft.scoring.comparison import Comparison
     from polygraft.settings import (
-        Bottleneck, Budget, Diagnose, Evaluate, Finetune, Lora, PairData, TextData, Verdict,
-    )  # fmt: skip
+        Bottleneck,
+        Budget,
+        Diagnose,
+        Evaluate,
+        Finetune,
+        Lora,
+        PairData,
+        TextData,
+        Verdict,
+    )
     from polygraft.transfer.methods import (
-        BottleneckTransfer, DistillTransfer, EmbeddingsTransfer, EncoderTransfer, NoTransfer,
-    )  # fmt: skip
+        BottleneckTransfer,
+        DistillTransfer,
+        EmbeddingsTransfer,
+        EncoderTransfer,
+        NoTransfer,
+    )
 
 __all__ = [
     "CLM", "MLM", "Bottleneck", "BottleneckTransfer", "Budget", "CheckpointError", "Comparison", "DataError",

@@ -1,4 +1,4 @@
-"""The verbs as functions: what `import polygraft` offers. Each does what the command of its name does, and goes on alike.
+"""The verbs as functions: what `import polygraft` offers. Each does what the command of its name does.
 
 A model is the name of one on the hub, a bundled name, a folder, or the result of an earlier verb. Settings are one of
 their classes or a mapping of their fields, as a recipe has them; whatever is wrong with them is one RecipeError.
@@ -56,7 +56,7 @@ class RunResult:
     """A finished recipe.
 
     Attributes:
-        verdict: what verdict.json holds: `word`, `sentence`, `effect`, `low`, `high` …; None where there is none asked for.
+        verdict: what verdict.json holds: `word`, `sentence`, `effect`, `low`, `high` …; None where none is asked for.
         table: mean scores over seeds, a row per arm and one for the lead baseline.
         report: the page for people.
     """
@@ -99,7 +99,7 @@ def diagnose(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Mapping
     """Run everything but the fine-tuning; say on held-out text what each transfer gains, and by what the source knows.
 
     Returns:
-        What diagnose.json holds: "arms" with a decision and a sentence each, "states" with the losses that were measured.
+        What diagnose.json holds: "arms" with a decision and a sentence each, "states" with the losses measured.
 
     Raises:
         RecipeError: a recipe without text, or without an arm that transfers anything.

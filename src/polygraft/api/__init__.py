@@ -30,7 +30,6 @@ StrPath = str | os.PathLike[str]
 AnyRecipe = Recipe | Mapping[str, Any] | StrPath
 Text = TextData | Mapping[str, Any]
 Pairs = PairData | Mapping[str, Any]
-DEFAULT_SAMPLES = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,8 @@ def run(recipe: AnyRecipe, *, seeds: Sequence[int] | None = None, output_dir: St
 
     Args:
         recipe: its file, its data, or a Recipe.
-        seeds, output_dir: in place of the recipe's own.
+        seeds: in place of the recipe's own.
+        output_dir: in place of the recipe's own.
 
     Raises:
         PolygraftError: another run is working in the same folder, or an error of a stage.
@@ -88,7 +88,8 @@ def check(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Report:
 
     Raises:
         DataError: files that cannot be used, or languages that the target lacks.
-        CheckpointError, TransferError: checkpoints that cannot be used, or not together.
+        CheckpointError: checkpoints that cannot be used.
+        TransferError: checkpoints that cannot be used together.
     """
     from polygraft.check import run
 
@@ -114,13 +115,14 @@ def rank(
     *,
     sources: Sequence[StrPath] = (),
     targets: Sequence[StrPath] = (),
-    max_samples: int = DEFAULT_SAMPLES,
+    max_samples: int = 60,
 ) -> RankReport:
     """Measure, without training, which models are best to start from for a text, and recommend one of each kind.
 
     Args:
         text: files with their columns and languages.
-        sources, targets: candidates: masked language models, and mBARTs.
+        sources: candidates to transfer from, masked language models.
+        targets: candidates to fine-tune, mBARTs.
         max_samples: documents that models read, over all languages.
 
     Raises:
@@ -141,7 +143,8 @@ def adapt(
 
     Raises:
         RecipeError: settings that cannot be carried out; an mBART without a language.
-        DataError, CheckpointError: a file or a model that cannot be used.
+        DataError: a file that cannot be used.
+        CheckpointError: a model that cannot be used.
     """
     from polygraft.stages import adapt as stage
 
@@ -189,7 +192,8 @@ def finetune(
 
     Raises:
         RecipeError: settings that cannot be carried out; no language.
-        DataError, CheckpointError: a file or a model that cannot be used.
+        DataError: a file that cannot be used.
+        CheckpointError: a model that cannot be used.
     """
     from polygraft.stages import finetune as stage
 
@@ -211,7 +215,8 @@ def evaluate(
 
     Raises:
         RecipeError: no test_file, no language.
-        DataError, CheckpointError: a file or a model that cannot be used.
+        DataError: a file that cannot be used.
+        CheckpointError: a model that cannot be used.
     """
     from polygraft.stages import evaluate as stage
 

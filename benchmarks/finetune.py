@@ -34,7 +34,9 @@ def prepare(args: argparse.Namespace) -> None:
 
         folder = real_size.random_checkpoint(args.folder, args.model, "target")
         file = side_by_side.write_rows(args.folder / "all-pairs.jsonl", pairs)
-        vocabulary.run_trim(Trim(train_file=[file], text_column=["text", "summary"]), str(folder), args.folder / TRIMMED)
+        vocabulary.run_trim(
+            Trim(train_file=[file], text_column=["text", "summary"]), str(folder), args.folder / TRIMMED
+        )
 
 
 def polygraft(args: argparse.Namespace, precision: str, trimmed: bool, **how: Any) -> dict[str, float]:

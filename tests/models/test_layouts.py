@@ -28,7 +28,8 @@ from polygraft.inference.generate import generate_texts
 from polygraft.models import checkpoints
 from polygraft.objectives import Denoising
 from polygraft.settings import Budget, Evaluate, Finetune, PairData, TextData, Trim
-from polygraft.stages import adapt, evaluate, finetune, transfer, vocabulary
+from polygraft.stages import adapt, evaluate, finetune, transfer
+from polygraft.stages.vocabulary import run_trim
 from polygraft.transfer.methods import EmbeddingsTransfer
 
 
@@ -137,7 +138,7 @@ def checkpoint(tmp_path_factory, vocabulary, text):
                 (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": layout.named}))
             if layout.trimmed:
                 small = tmp_path_factory.mktemp("small")
-                vocabulary.run_trim(Trim(train_file=[text], text_column=["summary"]), str(folder), small)
+                run_trim(Trim(train_file=[text], text_column=["summary"]), str(folder), small)
                 folder = small
             made[name] = folder
         return str(made[name])
@@ -193,7 +194,7 @@ def ran(checkpoint, source, text, tmp_path_factory):
             scores = evaluate.run(GREEDY, at["finetune"], tested, out / "evaluate")
             lines = [row["text"] for row in rows_of(text)]
             outputs = generate_texts(at["finetune"], lines, None, None, GREEDY)
-            vocabulary.run_trim(Trim(train_file=[text], text_column=["summary"]), at["finetune"], out / "trim")
+            run_trim(Trim(train_file=[text], text_column=["summary"]), at["finetune"], out / "trim")
             vocabulary.run_restore(at["trim"], at["finetune"], out / "restore")
             done[name] = SimpleNamespace(start=start, at=at, scores=scores, lines=lines, outputs=outputs)
         return done[name]
@@ -284,7 +285,7 @@ def test_a_trimmed_tokenizer_keeps_every_attribute(name, checkpoint, source, tex
     kind = checkpoints.load_any(str(folder))
     kind.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     kind.save_pretrained(folder)
-    vocabulary.run_trim(Trim(train_file=[text], text_column=["summary"]), str(folder), tmp_path / "small")
+    run_trim(Trim(train_file=[text], text_column=["summary"]), str(folder), tmp_path / "small")
     before, after = (json.loads((one / "tokenizer_config.json").read_text()) for one in (folder, tmp_path / "small"))
     place = {"is_local", "local_files_only", "name_or_path"}
     assert {k: v for k, v in after.items() if k not in place} == {k: v for k, v in before.items() if k not in place}

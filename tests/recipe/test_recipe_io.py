@@ -121,8 +121,10 @@ def test_another_method_in_an_arm_replaces_the_transfer(write_recipe, base_recip
 """
     merged = arm_recipes(load_recipe(write_recipe(recipe + arms)))
     assert [arm.transfer for arm in merged.values()] == [
-        EmbeddingsTransfer(mode="recentre", ridge_lambda=0.5), EmbeddingsTransfer(alpha=2, ridge_lambda=0.5), EncoderTransfer(control="random"),
-    ]  # fmt: skip
+        EmbeddingsTransfer(mode="recentre", ridge_lambda=0.5),
+        EmbeddingsTransfer(alpha=2, ridge_lambda=0.5),
+        EncoderTransfer(control="random"),
+    ]
     assert merged["other"].warm_up.learning_rate == 10 * Denoising(budget={"steps": 1}).learning_rate
 
 

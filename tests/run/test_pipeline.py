@@ -12,6 +12,7 @@ from polygraft.errors import PolygraftError
 from polygraft.objectives import Denoising
 from polygraft.recipe.reading import arm_recipes, dump_recipe, parse_recipe
 from polygraft.run import records
+from polygraft.run.records import read_record, run_stage
 from polygraft.settings import Evaluate
 from polygraft.stages import adapt
 
@@ -99,7 +100,7 @@ def test_a_stage_that_was_taken_out_costs_nothing_and_is_not_shown(recipe_data, 
     assert left.is_dir()
     assert capsys.readouterr().err.count(f"{left}: is not of this recipe; it is left alone and not counted.") == 1
     assert after["verdict"]["cost"]["detour"] == {"seconds": 0.0, "flops": 0.0, "tokens": 0.0}
-    took = sum(pipeline.read_record(left.with_name(stage))["seconds"] for stage in ("finetune", "evaluate"))
+    took = sum(read_record(left.with_name(stage))["seconds"] for stage in ("finetune", "evaluate"))
     assert next(row for row in after["table"] if row["arm"] == "detour")["seconds"] == pytest.approx(took)
     report = Path(after["report"]).read_text(encoding="utf-8")
     assert "detour/seed-1/adapt_target is not of this recipe" in report
@@ -144,7 +145,7 @@ def shared_budget(recipe_data):
 
 def records_of(out: Path, arm: str) -> dict[str, dict]:
     folders = (out / arm / "seed-1" / stage for stage in ADAPTATION)
-    return {folder.name: record for folder in folders if (record := pipeline.read_record(folder))}
+    return {folder.name: record for folder in folders if (record := read_record(folder))}
 
 
 def last_step(folder: Path, unit: str) -> float:
@@ -220,11 +221,11 @@ def test_interrupted_stage_goes_on_with_the_same_rest(shared_budget, tmp_path, m
     monkeypatch.setattr(adapt, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(shared_budget)
-    first = pipeline.read_record(folder / "adapt_target")
+    first = read_record(folder / "adapt_target")
     monkeypatch.setattr(adapt, "run", going_on)
     run(shared_budget)
     assert found == [True], "adapt is not run again, and adapt_target goes on in its own folder"
-    again = pipeline.read_record(folder / "adapt_target")
+    again = read_record(folder / "adapt_target")
     assert (first["status"], again["status"]) == ("running", "done")
     assert first["fingerprint"] == again["fingerprint"]
 
@@ -264,30 +265,30 @@ def test_interrupted_stage_is_resumed_and_failed_one_not_trusted(tmp_path):
         return {"value": 1}
 
     with pytest.raises(OSError, match="No space"):
-        pipeline.run_stage("evaluate", out, Evaluate(), [], None, fail)
-    assert pipeline.read_record(out)["status"] == "running"
-    assert pipeline.run_stage("evaluate", out, Evaluate(), [], None, work)["result"] == {"value": 1}
+        run_stage("evaluate", out, Evaluate(), [], None, fail)
+    assert read_record(out)["status"] == "running"
+    assert run_stage("evaluate", out, Evaluate(), [], None, work)["result"] == {"value": 1}
     assert calls == [True], "the same stage goes on in its own folder"
-    pipeline.run_stage("evaluate", out, Evaluate(), [], None, work)
+    run_stage("evaluate", out, Evaluate(), [], None, work)
     assert calls == [True]
-    pipeline.run_stage("evaluate", out, Evaluate(num_beams=2), [], None, work)
+    run_stage("evaluate", out, Evaluate(num_beams=2), [], None, work)
     assert calls == [True, False], "other settings start in an empty folder"
 
 
 def test_nothing_of_the_users_is_overwritten(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(PolygraftError, match="was not written by polygraft"):
-        pipeline.run_stage("evaluate", tmp_path, Evaluate(), [], None, dict)
+        run_stage("evaluate", tmp_path, Evaluate(), [], None, dict)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     out = tmp_path / "done"
-    pipeline.run_stage("evaluate", out, Evaluate(), [], None, dict)
+    run_stage("evaluate", out, Evaluate(), [], None, dict)
     with pytest.raises(PolygraftError, match="other settings"):
-        pipeline.run_stage("evaluate", out, Evaluate(num_beams=2), [], None, dict, replace=False)
+        run_stage("evaluate", out, Evaluate(num_beams=2), [], None, dict, replace=False)
 
 
 def test_broken_record_is_no_record(tmp_path):
     (tmp_path / "stage.json").write_text('{"status": "done", "finger')
-    assert pipeline.read_record(tmp_path) is None
+    assert read_record(tmp_path) is None
 
 
 def test_arms_are_complete_recipes(recipe_data):

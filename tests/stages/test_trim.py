@@ -58,7 +58,7 @@ def test_trimmed_stage_saves_a_full_checkpoint_whose_other_rows_are_untouched(st
 
 
 def test_trim_by_hand_then_finetune_then_restore(tiny_mbart_dir, text, tmp_path):
-    result = vocabulary.run(
+    result = vocabulary.run_trim(
         Trim(train_file=[text], text_column=["text", "summary"]), str(tiny_mbart_dir), tmp_path / "small"
     )
     assert result["after"]["rows"] < result["before"]["rows"]
@@ -115,7 +115,7 @@ def test_new_language_starts_as_its_relative(tiny_mbart_dir, tmp_path, text):
 )  # fmt: skip
 def test_wrong_new_languages(tiny_mbart_dir, tmp_path, languages, message):
     with pytest.raises(DataError, match=message):
-        vocabulary.run(languages, str(tiny_mbart_dir), tmp_path / "new")
+        vocabulary.run_add_languages(languages, str(tiny_mbart_dir), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

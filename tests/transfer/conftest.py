@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from polygraft.models.matrices import embedding_matrix
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
 from polygraft.settings import TextData
 from polygraft.transfer.contract import Inputs
 from polygraft.transfer.methods import EmbeddingsTransfer
-from polygraft.transfer.rows import embeddings
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def pair(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
     """A pair with s e_B = e_A W + c exactly; every third piece and all but five languages are dead in the target."""
     generator = torch.Generator().manual_seed(5)
     vocabulary = map_vocabularies(mbart_tokenizer, len(mbart_tokenizer), xlmr_tokenizer, len(xlmr_tokenizer))
-    source, target = embeddings.embedding_matrix(tiny_xlmr), embeddings.embedding_matrix(tiny_mbart)
+    source, target = embedding_matrix(tiny_xlmr), embedding_matrix(tiny_mbart)
     source.copy_(torch.randn(source.shape, generator=generator))
     weight, intercept = torch.randn(32, 48, generator=generator), torch.randn(48, generator=generator)
     truth = (source @ weight + intercept) / 48**0.5
@@ -40,7 +40,10 @@ def pair(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
         section = EmbeddingsTransfer(mode=mode, ridge_lambda=0.0, **settings)
         after = None if mode == "recentre" else tiny_xlmr
         known = vocabulary if after is not None else map_vocabularies(mbart_tokenizer, len(target))
-        return Inputs(section, tiny_mbart, known, tokens, before, after, counts)
+        return Inputs(
+            settings=section, target=tiny_mbart, vocabulary=known, tokens=tokens, counts=counts, source_before=before,
+            source_after=after,
+        )  # fmt: skip
 
     return SimpleNamespace(
         inputs=inputs, source=source, target=target, truth=truth, weight=weight, dead=dead, dead_codes=dead_codes,

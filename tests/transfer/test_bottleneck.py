@@ -23,7 +23,7 @@ from polygraft.settings import Bottleneck, Budget, Finetune, PairData, TextData
 from polygraft.stages import adapt, finetune, transfer
 from polygraft.transfer.contract import Inputs
 from polygraft.transfer.methods import BottleneckTransfer, EmbeddingsTransfer
-from polygraft.transfer.plan import check_plan, format_plan
+from polygraft.transfer.plan import Transform, check_plan, format_plan
 from polygraft.transfer.states import bottleneck as method
 from polygraft.transfer.states.calibration import Calibration, Site
 
@@ -35,8 +35,10 @@ def make_inputs(tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences, tmp_path
         how = BottleneckTransfer(**{"rows": "keep", "ridge_lambda": 0.0} | settings)
         counts = token_counts(mbart_tokenizer, sentences, len(mbart_tokenizer))
         return Inputs(
-            how, tiny_mbart, vocabulary, tokens_by_id(mbart_tokenizer, len(mbart_tokenizer), "target"), before, after,
-            counts, sentences, ["uk"] * len(sentences), xlmr_tokenizer, mbart_tokenizer, seed, adapter, tmp_path,
+            settings=how, target=tiny_mbart, vocabulary=vocabulary, counts=counts, source_before=before,
+            tokens=tokens_by_id(mbart_tokenizer, len(mbart_tokenizer), "target"), source_after=after, texts=sentences,
+            languages=["uk"] * len(sentences), source_tokenizer=xlmr_tokenizer, target_tokenizer=mbart_tokenizer,
+            seed=seed, adapter=adapter, out_dir=tmp_path,
         )  # fmt: skip
 
     return _make
@@ -145,7 +147,7 @@ def test_only_what_is_planned_changes(kind, tiny_xlmr, tiny_mbart, make_inputs, 
         after, folder = with_adapter(tiny_xlmr, 0.5), None
     plain = copy.deepcopy(tiny_xlmr)
     plan, figures = carry_out(make_inputs(tiny_xlmr, after, folder, ridge_lambda=1e-3))
-    carried = {entry.tensor for entry in plan.entries if entry.transform == method.CARRY}
+    carried = {entry.tensor for entry in plan.entries if entry.transform is Transform.CARRY}
     now = tiny_mbart.state_dict()
     assert {name for name in now if name not in before or not torch.equal(now[name], before[name])} == carried
     assert all(name.startswith("model.encoder.layers.") for name in carried)
@@ -166,7 +168,7 @@ def test_controls_cost_the_same_and_say_what_they_are(kind, tiny_xlmr, tiny_mbar
     costs, values = set(), {}
     for control, seed in (("none", 0), ("random", 0), ("random", 1), ("permuted", 0)):
         inputs = make_inputs(tiny_xlmr, after, folder, ridge_lambda=0.1, control=control, seed=seed)
-        assert inputs.settings.random == (control != "none")
+        assert inputs.settings.draws == (control != "none")
         plan = method.plan(inputs)
         fitted = method.fit(plan, inputs)
         costs.add(fitted.flops)
@@ -189,7 +191,7 @@ def test_controls_cost_the_same_and_say_what_they_are(kind, tiny_xlmr, tiny_mbar
 def test_dry_run_says_where_each_tensor_comes_from(tiny_xlmr, make_inputs, monkeypatch):
     monkeypatch.setattr(method, "match_layers", lambda similarity: [0, 0, 2])
     text = format_plan(method.plan(make_inputs(tiny_xlmr, with_adapter(tiny_xlmr, 0.5))))
-    line = next(line for line in text.splitlines() if method.CARRY in line)
+    line = next(line for line in text.splitlines() if Transform.CARRY in line)
     assert line.split()[:3] == ["3", "other", "tensors"] and "source layer 1 + 2" in line
 
 

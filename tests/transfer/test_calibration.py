@@ -19,8 +19,9 @@ from polygraft.transfer.states.calibration import Calibration, Shuffled, Site, m
 @pytest.fixture
 def calibrated(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
     inputs = Inputs(
-        EmbeddingsTransfer(), tiny_mbart, None, [], None, tiny_xlmr, np.zeros(0), sentences, ["uk"] * len(sentences),
-        xlmr_tokenizer, mbart_tokenizer,
+        settings=EmbeddingsTransfer(), target=tiny_mbart, vocabulary=None, tokens=[], counts=np.zeros(0),
+        source_after=tiny_xlmr, texts=sentences, languages=["uk"] * len(sentences), source_tokenizer=xlmr_tokenizer,
+        target_tokenizer=mbart_tokenizer,
     )  # fmt: skip
     return Calibration.of(inputs, tiny_xlmr, tokens=10**6)
 
@@ -133,8 +134,9 @@ def test_a_bert_is_read_and_another_build_is_refused(tiny_mbart):
 
 def test_too_little_text_is_refused(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
     inputs = Inputs(
-        EmbeddingsTransfer(), tiny_mbart, None, [], None, tiny_xlmr, np.zeros(0), ["The library"] * 2, ["en"] * 2,
-        xlmr_tokenizer, mbart_tokenizer,
+        settings=EmbeddingsTransfer(), target=tiny_mbart, vocabulary=None, tokens=[], counts=np.zeros(0),
+        source_after=tiny_xlmr, texts=["The library"] * 2, languages=["en"] * 2, source_tokenizer=xlmr_tokenizer,
+        target_tokenizer=mbart_tokenizer,
     )  # fmt: skip
     with pytest.raises(TransferError, match=r"only 12 tokens, in 2 documents, .* up to 48 wide"):
         Calibration.of(inputs, tiny_xlmr, tokens=10**6)

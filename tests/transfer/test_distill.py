@@ -94,8 +94,9 @@ def objective_of(tiny_xlmr, changed, tiny_mbart, xlmr_tokenizer, mbart_tokenizer
     settings = DistillTransfer.model_validate(BUDGET | {"anchor_weight": 0.25, "rows": "keep"} | more)
     texts = list(sentences)
     inputs = Inputs(
-        settings, tiny_mbart, None, [], tiny_xlmr, changed, None, texts, ["uk"] * len(texts), xlmr_tokenizer,
-        mbart_tokenizer, seed, None, tmp_path,
+        settings=settings, target=tiny_mbart, vocabulary=None, tokens=[], counts=None, source_before=tiny_xlmr,
+        source_after=changed, texts=texts, languages=["uk"] * len(texts), source_tokenizer=xlmr_tokenizer,
+        target_tokenizer=mbart_tokenizer, seed=seed, out_dir=tmp_path,
     )  # fmt: skip
     fitted = distill.fit(distill.plan(inputs), inputs)
     return inputs, fitted, distill.StateChange(inputs, fitted)

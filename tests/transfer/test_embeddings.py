@@ -35,7 +35,7 @@ def test_repair_recovers_the_map_and_the_rows(pair):
     torch.testing.assert_close(fitted.map.weight.float(), pair.weight, atol=1e-4, rtol=0)
     assert figures["heldout_r2"] > 1 - 1e-8
     assert figures["csls_precision_at_1"] == 1.0
-    assert np.array_equal(plan.row_sets["dead"], pair.dead)
+    assert np.array_equal(plan.sets.dead, pair.dead)
     # around the mean of the trained rows, at 0.8 of their median distance, and otherwise a shifted and scaled truth
     trained = before[np.setdiff1d(pair.vocabulary.ordinary, pair.dead)]
     truth = pair.truth[pair.vocabulary.source_of[pair.dead]]
@@ -69,7 +69,7 @@ def test_rows_that_the_source_never_learned_are_recentred(pair):
     by_transform = {entry.transform: entry.ids for entry in plan.entries}
     assert np.array_equal(by_transform["recentre"], pair.dead[:40])
     assert np.array_equal(by_transform["repair"], pair.dead[40:])
-    assert not np.isin(pair.dead, plan.row_sets["fit"]).any()
+    assert not np.isin(pair.dead, plan.sets.fit).any()
 
 
 @pytest.mark.parametrize("norm_scale", [1.0, 0.5])
@@ -88,7 +88,7 @@ def test_recentre_needs_no_source_and_removes_the_drift(pair, norm_scale):
     assert unchanged(before, pair.target, changes.ids)
     assert np.array_equal(changes.ids, np.sort(np.concatenate([pair.dead, pair.dead_codes])))
     assert torch.equal(changes.before, before[changes.ids])
-    assert sum(plan.rows().values()) == len(before)
+    assert sum(plan.row_counts().values()) == len(before)
 
 
 def test_dead_language_codes_become_languages(pair):
@@ -108,7 +108,7 @@ def test_codes_that_strayed_from_the_ball_are_still_unknown(pair):
     pair.target[stray] += 0.1 * torch.randn(3, 48, generator=generator)
     before = pair.target.clone()
     plan, _, _, _ = carry_out(pair.inputs("recentre"))
-    assert np.array_equal(plan.row_sets["dead_codes"], pair.dead_codes)
+    assert np.array_equal(plan.sets.dead_codes, pair.dead_codes)
     known = before[np.setdiff1d(pair.vocabulary.language_code, pair.dead_codes)]
     distances = (pair.target[pair.dead_codes] - known.mean(0)).norm(dim=1)
     torch.testing.assert_close(distances, distances.median().expand(len(distances)), rtol=1e-4, atol=0)

@@ -8,7 +8,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BertConfig, BertF
 from polygraft.models import checkpoints, graft
 from polygraft.settings import TextData, Trim
 from polygraft.stages import transfer
-from polygraft.stages import vocabulary as trim_stage
+from polygraft.stages.vocabulary import run_trim
 from polygraft.transfer.methods import EncoderTransfer
 
 
@@ -34,7 +34,7 @@ def test_a_bert_class_source(tiny_mbart, mbart_tokenizer, xlmr_tokenizer, tmp_pa
 def test_a_source_with_more_tokens_than_the_target(tmp_path):
     """nano mBART with the rows of one text: its tokens have ids in nano XLM-R that it has no rows for."""
     file = "polygraft/sample/uk/test.parquet"
-    trim_stage.run(Trim(train_file=[file]), "polygraft/nano-mbart", tmp_path / "small")
+    run_trim(Trim(train_file=[file]), "polygraft/nano-mbart", tmp_path / "small")
     text = TextData(train_file=file, lang="uk")
     how = EncoderTransfer(calibration_tokens=2000)
     transfer.run(how, None, "polygraft/nano-xlmr", str(tmp_path / "small"), text, tmp_path / "out")

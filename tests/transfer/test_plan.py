@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,21 +11,21 @@ import torch
 
 from polygraft.errors import TransferError
 from polygraft.models.checkpoints import tied_names
-from polygraft.transfer.plan import KEEP, Entry, Plan, check_plan, format_plan, keep_whole
+from polygraft.transfer.plan import Entry, Plan, check_plan, format_plan, keep_whole
 
 TENSORS = {"embed": torch.zeros(6, 2), "bias": torch.zeros(3), "head": torch.zeros(6, 2)}
 
 
 def rows(*ids, tensor="embed", name="text"):
-    return Entry(tensor, name, np.array(ids, dtype=np.int64), "target", KEEP, "why")
+    return Entry(tensor=tensor, token_class=name, ids=np.array(ids, dtype=np.int64), reason="why")
 
 
 def whole(tensor):
-    return Entry(tensor, "whole tensor", None, "target", KEEP, "why")
+    return Entry(tensor=tensor, reason="why")
 
 
 def complete():
-    return Plan([rows(0, 1, 5), rows(2, 3, 4), whole("bias")], {"head": "embed"})
+    return Plan(entries=[rows(0, 1, 5), rows(2, 3, 4), whole("bias")], tied={"head": "embed"}, tensors=TENSORS)
 
 
 def test_a_complete_plan_passes():
@@ -57,12 +58,12 @@ def test_a_complete_plan_passes():
 )
 def test_a_broken_plan_is_refused(entries, tied, problem):
     with pytest.raises(TransferError, match=problem):
-        check_plan(Plan(entries, tied), TENSORS)
+        check_plan(Plan(entries=entries, tied=tied, tensors=TENSORS), TENSORS)
 
 
 def test_all_problems_are_named_at_once():
     with pytest.raises(TransferError) as error:
-        check_plan(Plan([rows(0)], {}), TENSORS)
+        check_plan(Plan(entries=[rows(0)], tied={}, tensors=TENSORS), TENSORS)
     assert all(name in str(error.value) for name in ("embed: 5 rows missing", "bias: not in", "head: not in"))
 
 
@@ -74,7 +75,7 @@ def test_json_has_the_rows_as_ranges():
 
 
 def test_table_names_rows_ties_and_warnings():
-    table = format_plan(Plan(complete().entries, {"head": "embed"}, warnings=["half of it is missing"]))
+    table = format_plan(dataclasses.replace(complete(), warnings=["half of it is missing"]))
     assert "embed is one tensor with head: every change of it reaches these too." in table
     assert "1 other tensors" in table
     assert "Warning: half of it is missing." in table

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from polygraft.transfer.methods import DistillTransfer, EmbeddingsTransfer, EncoderTransfer
-from polygraft.transfer.plan import check_plan
+from polygraft.transfer.plan import Transform, check_plan
 from polygraft.transfer.rows import embeddings
 from polygraft.transfer.rows import mended as rows
-from polygraft.transfer.rows.sorting import REPAIR
 from polygraft.transfer.states import distill, encoder
 
 
@@ -43,5 +42,5 @@ def test_every_method_plans_them_once(pair, mode, xlmr_tokenizer, mbart_tokenize
     for method, settings in methods.items():
         plan = method.plan(dataclasses.replace(given, settings=settings))
         check_plan(plan, plan.tensors)
-        mapped = [entry for entry in plan.entries if entry.transform == REPAIR]
+        mapped = [entry for entry in plan.entries if entry.transform is Transform.REPAIR]
         assert [len(entry.ids) for entry in mapped] == ([len(pair.dead)] if mode == "repair" else [])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from polygraft.errors import PolygraftError
+from polygraft.errors import DataError, PolygraftError
 from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
 from polygraft.recipe.stages import ADAPTATION, BEFORE_TARGET
-from polygraft.run.records import read_record
+from polygraft.run.records import STAGE_FILE
 from polygraft.settings import Budget
 
 
@@ -34,7 +35,7 @@ class Cost:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Cost:
         """What a finished stage spent, by its stage.json."""
-        result, seconds = record["result"], record["seconds"]
+        result, seconds = record["result"], float(record["seconds"])
         trained = result.get("train_seconds", 0.0)
         minutes = (max(trained, seconds) if record["stage"] == "transfer" else trained) / 60
         return cls(result.get("tokens", 0), result.get("flops", 0.0), minutes, seconds)
@@ -50,9 +51,20 @@ def adaptation_cost(runs: Sequence[Path], stages: Sequence[str]) -> Cost:
     """What an arm spent before fine-tuning, mean over the folders of its seeds.
 
     Only `stages`, those of the arm, cost anything: others that lie in its folders are left over from another recipe.
+
+    Raises:
+        DataError: a stage.json that is none.
     """
-    own = [name for name in ADAPTATION if name in stages]
-    return Cost.mean([[Cost.of(record) for name in own if (record := read_record(run / name))] for run in runs])
+    paths = [[run / name / STAGE_FILE for name in ADAPTATION if name in stages] for run in runs]
+    return Cost.mean([[_cost_in(path) for path in one if path.is_file()] for one in paths])
+
+
+def _cost_in(path: Path) -> Cost:
+    try:
+        return Cost.of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        remedy = "Delete this folder and run the recipe again."
+        raise DataError(f"{path}: not a stage record ({error}). {remedy}") from None
 
 
 def target_section(recipe: Recipe, costs: Mapping[str, Cost], where: str) -> TextTask | None:

@@ -30,7 +30,9 @@ COSTS = {
 
 @pytest.mark.parametrize(("record", "cost"), COSTS.values(), ids=COSTS)
 def test_what_a_stage_spent(record, cost):
-    assert Cost(record) == pytest.approx(dict(zip(("tokens", "minutes", "flops"), cost, strict=True)), rel=1e-12)
+    found = Cost.of(record)
+    assert (found.tokens, found.minutes, found.flops) == pytest.approx(cost, rel=1e-12)
+    assert found.seconds == record["seconds"]
 
 
 def recipe(total: dict | None, target: dict | None) -> Recipe:
@@ -39,10 +41,10 @@ def recipe(total: dict | None, target: dict | None) -> Recipe:
 
 
 SPENT = {
-    "add_languages": {"tokens": 9, "minutes": 9.0, "flops": 9e9},  # not part of adaptation
-    "adapt": {"tokens": 60, "minutes": 0.5, "flops": 1e9},
-    "transfer": {"tokens": 0, "minutes": 0.25, "flops": 5e8},
-    "warm_up": {"tokens": 10, "minutes": 0.25, "flops": 0.0},
+    "add_languages": Cost(tokens=9, minutes=9.0, flops=9e9),  # not part of adaptation
+    "adapt": Cost(tokens=60, minutes=0.5, flops=1e9),
+    "transfer": Cost(tokens=0, minutes=0.25, flops=5e8),
+    "warm_up": Cost(tokens=10, minutes=0.25, flops=0.0),
 }
 
 

@@ -46,7 +46,7 @@ def interval(text: str) -> tuple[float, float, float]:
 
 
 def word_of(low: float, high: float, better: int, margin: float | None) -> Word:
-    """What an interval says, by the table in docs/methods.md."""
+    """What an interval says, by the table in docs/verdict.md."""
     if margin is not None and -margin < low and high < margin:
         return "equivalent"
     if low <= 0 <= high:

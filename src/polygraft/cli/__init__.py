@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__
-from polygraft.cli import checkpoints, rank, stages
+from polygraft.cli import checkpoints, env, rank, stages
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
 from polygraft.recipe import Recipe
@@ -124,7 +124,7 @@ def report(
 
 
 of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)
-for stage_verb in (*of_stages, checkpoints.trim, checkpoints.restore, checkpoints.add_language, rank.rank):
+for stage_verb in (*of_stages, checkpoints.trim, checkpoints.restore, checkpoints.add_language, rank.rank, env.env):
     app.command(cls=Verb)(stage_verb)
 
 

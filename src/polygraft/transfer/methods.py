@@ -239,7 +239,7 @@ class StatesTransfer(Method):
     compares_states: ClassVar[bool] = True
     control: Control = "none"
     """A placebo at the same cost. `random`: noise of the same size in place of what was learned. `permuted`: what was
-    learned, given to the wrong tokens. See docs/methods.md, Controls."""
+    learned, given to the wrong tokens. See docs/diagnose.md, Controls."""
     rows: Literal["repair", "recentre", "keep"] = "repair"
     """What becomes of rows that the target never learned, before anything else: see method `embeddings`."""
     calibration_tokens: PositiveInt = 100_000
@@ -264,7 +264,7 @@ class StatesTransfer(Method):
 
 
 class BottleneckTransfer(StatesTransfer):
-    """Transfer of an adapter, bottlenecks or LoRA, that was trained in the source (see docs/methods.md)."""
+    """Transfer of an adapter, bottlenecks or LoRA, that was trained in the source (see docs/hidden-states.md)."""
 
     method: Literal["bottleneck"] = "bottleneck"
     """The transfer method."""
@@ -304,7 +304,7 @@ class BottleneckTransfer(StatesTransfer):
 
 
 class EncoderTransfer(StatesTransfer):
-    """Transfer of the source's whole encoder, put before the target's decoder (see docs/methods.md)."""
+    """Transfer of the source's whole encoder, put before the target's decoder (see docs/hidden-states.md)."""
 
     method: Literal["encoder"] = "encoder"
     """The transfer method."""

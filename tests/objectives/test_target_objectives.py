@@ -126,7 +126,7 @@ def test_a_recipe_chooses_by_name(base_data):
         assert type(parse_recipe(data | {"adapt_target": section}, "test").adapt_target) is kind
     assert type(parse_recipe(data | {"adapt_target": {"budget": {"steps": 1}}}, "test").adapt_target) is Denoising
     with pytest.raises(
-        RecipeError, match="adapt_target.objective = clmm: must be denoising or mlm or clm; did you mean"
+        RecipeError, match=r"adapt_target\.objective = clmm: must be denoising or mlm or clm; did you mean"
     ):
         parse_recipe(data | {"adapt_target": {"objective": "clmm"}}, "test")
     with pytest.raises(RecipeError, match="no such key of `clm`; valid here: "):

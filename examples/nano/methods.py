@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from polygraft import diagnose
+from polygraft import diagnosis as diagnose
 from polygraft.recipe.reading import load_recipe
 from polygraft.report.formats import MINUS
 from polygraft.scoring.intervals import Estimate

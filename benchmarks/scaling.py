@@ -27,7 +27,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace, size: int) -> dict[str, float]:
-    from polygraft.settings import MLM, Budget, TextData
+    from polygraft.objectives import MLM
+    from polygraft.settings import Budget, TextData
     from polygraft.stages import adapt
 
     text = TextData(

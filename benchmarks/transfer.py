@@ -57,7 +57,7 @@ def create_adapted(folder: Path, source: str, kind: str) -> None:
     import torch
 
     from polygraft.models import adapters, checkpoints
-    from polygraft.settings import MLM
+    from polygraft.objectives import MLM
 
     model = checkpoints.load_masked_lm(source)
     lora = adapters.prepare(model, MLM.model_validate({"adapter": {"type": kind}, "budget": {"steps": 1}}))
@@ -77,7 +77,7 @@ def run_method(folder: Path, name: str, source: str, target: str) -> dict[str, A
     """One transfer, or the warm-up of the graft that the one before made."""
     from polygraft.recipe import Recipe
     from polygraft.stages import adapt, transfer
-    from polygraft.transfer.states import bottleneck
+    from polygraft.transfers.states import bottleneck
 
     recipe = Recipe.model_validate({
         "name": "transfer", "text": {"train_file": str(folder / "text.jsonl"), "lang_column": "lang"},

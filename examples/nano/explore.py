@@ -16,7 +16,8 @@ import torch
 from bundle import arguments, measure_source
 from gates import add_to_card
 
-from polygraft.settings import MLM, Budget, TextData
+from polygraft.objectives import MLM
+from polygraft.settings import Budget, TextData
 from polygraft.stages import adapt
 
 TOKENS = 1_500_000

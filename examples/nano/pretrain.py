@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from polygraft.settings import MLM, Budget, Denoising, TextData, Training
+from polygraft.objectives import MLM, Denoising
+from polygraft.settings import Budget, TextData, Training
 from polygraft.stages import adapt
 
 # fp32 on every machine, so that a run may go on elsewhere; a kill costs 200 steps, some 5 minutes of one core.

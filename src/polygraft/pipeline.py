@@ -14,9 +14,9 @@ from polygraft.data.files import only_one, write_atomically
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.recipe.stages import stages_of
-from polygraft.run.arms import left_over, run_arm
-from polygraft.run.costs import adaptation_cost
-from polygraft.run.records import read_record
+from polygraft.runs.arms import left_over, run_arm
+from polygraft.runs.costs import adaptation_cost
+from polygraft.runs.records import read_record
 
 
 def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
@@ -27,7 +27,8 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
     Raises:
         PolygraftError: another run is working in the recipe's folder, or a stage's error.
     """
-    from polygraft import diagnose, report
+    from polygraft import diagnosis as diagnose
+    from polygraft import report
 
     folder = Path(recipe.output_dir) / recipe.name
     arms = arm_recipes(recipe)

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from polygraft.cli.errors import explain
-from polygraft.run.records import run_stage
-from polygraft.settings import MLM, Denoising, Evaluate, Finetune, Lora, PairData, TextData
+from polygraft.objectives import MLM, Denoising
+from polygraft.runs.records import run_stage
+from polygraft.settings import Evaluate, Finetune, Lora, PairData, TextData
 from polygraft.stages import adapt, evaluate, finetune, transfer
 from polygraft.training import stopping
 from polygraft.training.spending import Spending
-from polygraft.transfer.methods import Distill, Embeddings
+from polygraft.transfers.methods import DistillTransfer, EmbeddingsTransfer
 
 STEPS, INTERVAL = 9, 3
 SHORT: dict[str, Any] = {
@@ -39,7 +40,7 @@ def stages(folder: Path, out: Path) -> dict[str, tuple]:
     text = TextData(train_file=str(folder / "text.txt"), lang="uk")
     files = {f"{part}_file": str(folder / "pairs.jsonl") for part in ("train", "test")}
     pairs = PairData(**files, source_lang="uk", target_lang="uk")
-    rows, moved = Embeddings(mode="repair"), Distill(**SHORT, general=text)
+    rows, moved = EmbeddingsTransfer(mode="repair"), DistillTransfer(**SHORT, general=text)
     scoring = Evaluate(num_beams=2, max_new_tokens=4, max_samples=8)
     tune = Finetune(**SHORT, adapter=Lora(r=2))
     return {

@@ -12,7 +12,7 @@ from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
 from polygraft.measure.losses import denoising, masked_passes, noisy, other_documents, pseudo_likelihood
 from polygraft.measure.pieces import Piece, cut
-from polygraft.objectives.denoising import Denoising
+from polygraft.objectives.denoising import SpanDenoising
 from polygraft.objectives.noise import Noise
 
 
@@ -159,7 +159,7 @@ def target(request, tiny_mbart, mbart_tokenizer, pieces):
 
 
 def objective_of(tokenizer):
-    return Denoising(tokenizer, 0.35, 3.5, True, Noise(0, fixed=True))
+    return SpanDenoising(tokenizer, 0.35, 3.5, True, Noise(0, fixed=True))
 
 
 def test_denoising_equals_the_models_own_loss(target, short_texts):

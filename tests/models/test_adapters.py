@@ -12,7 +12,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.models import bottleneck, checkpoints
-from polygraft.settings import MLM, Budget, Denoising, Evaluate, Finetune, Lora, PairData, TextData
+from polygraft.objectives import MLM, Denoising
+from polygraft.settings import Budget, Evaluate, Finetune, Lora, PairData, TextData
 from polygraft.stages import adapt, evaluate, finetune
 from polygraft.training import train as training
 from polygraft.training.train import StageTrainer

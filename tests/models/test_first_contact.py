@@ -8,12 +8,12 @@ import os
 import shutil
 
 import pytest
+import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from polygraft.check import first_contact
-from polygraft.check.first_contact import Findings, look_at_model
-from polygraft.check.first_contact_vocabulary import SENTENCES, look_at_vocabularies
-from polygraft.models.untied import untie_output, whole_state
+from polygraft.checks import first_contact
+from polygraft.checks.first_contact import Findings, look_at_model
+from polygraft.checks.first_contact_vocabulary import SENTENCES, look_at_vocabularies
 from polygraft.recipe.reading import parse_recipe
 
 STAGES = ["adapt", "transfer", "adapt_target", "finetune", "evaluate", "generate"]
@@ -69,8 +69,8 @@ def test_what_cannot_be_loaded_is_a_line_and_the_rest_goes_on(tiny_xlmr_dir, tin
 
 
 def untied(model):
-    untie_output(model)
-    model.lm_head.weight.data += 1
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
+    model.config.tie_word_embeddings = False
 
 
 def no_number(model):
@@ -89,7 +89,8 @@ def code_is_mask(model):
 )  # fmt: skip
 def test_spoiled_weights(spoil, line, status, tiny_mbart, tiny_mbart_dir, tiny_xlmr_dir):
     spoil(tiny_mbart)
-    tiny_mbart.save_pretrained(tiny_mbart_dir, state_dict=whole_state(tiny_mbart, tiny_mbart.state_dict()))
+    state = {name: tensor.clone() for name, tensor in tiny_mbart.state_dict().items()}
+    tiny_mbart.save_pretrained(tiny_mbart_dir, state_dict=state)
     findings = Findings(())
     look_at_model(findings, "target", str(tiny_mbart_dir))
     look_at_vocabularies(findings, str(tiny_xlmr_dir), str(tiny_mbart_dir))

@@ -26,9 +26,11 @@ from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CO
 from polygraft.errors import CheckpointError
 from polygraft.inference.generate import generate_texts
 from polygraft.models import checkpoints
-from polygraft.settings import Budget, Denoising, Evaluate, Finetune, PairData, TextData, Trim
-from polygraft.stages import adapt, evaluate, finetune, transfer, trim
-from polygraft.transfer.methods import Embeddings
+from polygraft.objectives import Denoising
+from polygraft.settings import Budget, Evaluate, Finetune, PairData, TextData, Trim
+from polygraft.stages import adapt, evaluate, finetune, transfer
+from polygraft.stages.vocabulary import run_trim
+from polygraft.transfers.methods import EmbeddingsTransfer
 
 
 class Layout(NamedTuple):
@@ -136,7 +138,7 @@ def checkpoint(tmp_path_factory, vocabulary, text):
                 (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": layout.named}))
             if layout.trimmed:
                 small = tmp_path_factory.mktemp("small")
-                trim.run(Trim(train_file=[text], text_column=["summary"]), str(folder), small)
+                run_trim(Trim(train_file=[text], text_column=["summary"]), str(folder), small)
                 folder = small
             made[name] = folder
         return str(made[name])
@@ -186,14 +188,14 @@ def ran(checkpoint, source, text, tmp_path_factory):
                 PairData(train_file=text, source_lang="en", target_lang="ro"),
             )
             adapt.run(Denoising(**ONE, max_length_tokens=32), start, data, 1, out / "adapt")
-            transfer.run(Embeddings(mode="recentre"), None, None, at["adapt"], data, out / "transfer")
+            transfer.run(EmbeddingsTransfer(mode="recentre"), None, None, at["adapt"], data, out / "transfer")
             finetune.run(Finetune(**ONE), at["transfer"], pairs, 1, out / "finetune")
             tested = PairData(train_file="", test_file=text)
             scores = evaluate.run(GREEDY, at["finetune"], tested, out / "evaluate")
             lines = [row["text"] for row in rows_of(text)]
             outputs = generate_texts(at["finetune"], lines, None, None, GREEDY)
-            trim.run(Trim(train_file=[text], text_column=["summary"]), at["finetune"], out / "trim")
-            trim.run_restore(at["trim"], at["finetune"], out / "restore")
+            run_trim(Trim(train_file=[text], text_column=["summary"]), at["finetune"], out / "trim")
+            vocabulary.run_restore(at["trim"], at["finetune"], out / "restore")
             done[name] = SimpleNamespace(start=start, at=at, scores=scores, lines=lines, outputs=outputs)
         return done[name]
 
@@ -283,7 +285,7 @@ def test_a_trimmed_tokenizer_keeps_every_attribute(name, checkpoint, source, tex
     kind = checkpoints.load_any(str(folder))
     kind.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     kind.save_pretrained(folder)
-    trim.run(Trim(train_file=[text], text_column=["summary"]), str(folder), tmp_path / "small")
+    run_trim(Trim(train_file=[text], text_column=["summary"]), str(folder), tmp_path / "small")
     before, after = (json.loads((one / "tokenizer_config.json").read_text()) for one in (folder, tmp_path / "small"))
     place = {"is_local", "local_files_only", "name_or_path"}
     assert {k: v for k, v in after.items() if k not in place} == {k: v for k, v in before.items() if k not in place}

@@ -12,7 +12,7 @@ from polygraft.inference.generate import generate_texts
 from polygraft.models import checkpoints
 from polygraft.models.recorded import KEY, choose, completed, languages_of, record
 from polygraft.settings import Budget, Evaluate, Finetune, PairData, Trim
-from polygraft.stages import add_languages, evaluate, finetune, trim
+from polygraft.stages import evaluate, finetune, vocabulary
 
 TUNE = Finetune(budget=Budget(steps=1), per_device_train_batch_size=2)
 GREEDY = Evaluate(num_beams=1, max_new_tokens=6)
@@ -109,12 +109,12 @@ def test_published_configurations(published, name, targets):
 
 
 def test_it_outlives_trimming_restoring_and_new_languages(tuned, tiny_mbart_dir, pairs, tmp_path):
-    add_languages.run({"be_BY": "uk"}, str(tiny_mbart_dir), tmp_path / "more")
-    trim.run(Trim(train_file=[pairs]), str(tmp_path / "more"), tmp_path / "small")
+    vocabulary.run_add_languages({"be_BY": "uk"}, str(tiny_mbart_dir), tmp_path / "more")
+    vocabulary.run_trim(Trim(train_file=[pairs]), str(tmp_path / "more"), tmp_path / "small")
     name = tuned(tmp_path / "small", source_lang="de", target_lang="be")
-    trim.run_restore(name, str(tmp_path / "more"), tmp_path / "full")
-    trim.run(Trim(train_file=[pairs]), str(tmp_path / "full"), tmp_path / "again")
-    add_languages.run({"nn_NO": "da"}, str(tmp_path / "again"), tmp_path / "last")
+    vocabulary.run_restore(name, str(tmp_path / "more"), tmp_path / "full")
+    vocabulary.run_trim(Trim(train_file=[pairs]), str(tmp_path / "full"), tmp_path / "again")
+    vocabulary.run_add_languages({"nn_NO": "da"}, str(tmp_path / "again"), tmp_path / "last")
     for folder in (name, *(str(tmp_path / kind) for kind in ("full", "again", "last"))):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         assert choose(folder, checkpoints.load_tokenizer(folder), None, None) == ("de_DE", "be_BY")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from polygraft.data.layout import IGNORED
-from polygraft.objectives.denoising import Denoising
+from polygraft.objectives.denoising import SpanDenoising
 from polygraft.objectives.noise import Noise
 
 TOKENS = 60
@@ -20,7 +20,7 @@ def rows(mbart_tokenizer):
 
 def noise(tokenizer, **changes):
     changes = {"noise": Noise(changes.pop("seed", 0)), **changes}
-    return Denoising(tokenizer, **{"mask_ratio": 0.35, "poisson_lambda": 3.5, "permute_sentences": True, **changes})
+    return SpanDenoising(tokenizer, **{"mask_ratio": 0.35, "poisson_lambda": 3.5, "permute_sentences": True, **changes})
 
 
 def test_layout_of_source_and_labels(mbart_tokenizer, rows):

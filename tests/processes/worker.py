@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from polygraft import processes
-from polygraft.settings import MLM, Denoising, Finetune, PairData, TextData
+from polygraft.objectives import MLM, Denoising
+from polygraft.settings import Finetune, PairData, TextData
 from polygraft.stages import adapt, finetune
 from polygraft.training import spending
 from polygraft.training import train as training

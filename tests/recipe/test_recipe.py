@@ -6,29 +6,32 @@ import json
 
 import pytest
 
+from polygraft.objectives import OBJECTIVES, WarmUp
+from polygraft.recipe import Recipe
 from polygraft.recipe.reading import json_schema
-from polygraft.settings import PairData, TextData
+from polygraft.settings import Budget, Evaluate, Finetune, Lora, PairData, TextData, Verdict
+from polygraft.transfers.methods import METHODS
+
+
+def sections_in(schema):
+    """Every object of a JSON schema that has a title and properties."""
+    if isinstance(schema, dict):
+        if "title" in schema and "properties" in schema:
+            yield schema
+        yield from (found for value in schema.values() for found in sections_in(value))
+    elif isinstance(schema, list):
+        yield from (found for value in schema for found in sections_in(value))
 
 
 def test_schema_has_every_field_with_its_docstring():
-    schema = json.loads(json.dumps(json_schema()))
-    sections = [schema, *schema["$defs"].values()]
-    assert {
-        "Budget",
-        "MLM",
-        "DenoisingSection",
-        "TextData",
-        "PairData",
-        "Embeddings",
-        "Finetune",
-        "Evaluate",
-        "Verdict",
-    } <= set(schema["$defs"])
-    for section in sections:
+    sections = {section["title"]: section for section in sections_in(json.loads(json.dumps(json_schema())))}
+    wanted = (Recipe, Budget, Lora, TextData, PairData, Finetune, Evaluate, Verdict, WarmUp)
+    assert {kind.__name__ for kind in (*wanted, *OBJECTIVES.values(), *METHODS.values())} <= set(sections)
+    for section in sections.values():
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():
             assert len(field.get("description", "")) > 8, f"{section['title']}.{name} has no docstring"
-    assert schema["$defs"]["MLM"]["properties"]["learning_rate"]["description"] == "Peak learning rate of AdamW."
+    assert sections["MLM"]["properties"]["learning_rate"]["description"] == "Peak learning rate of AdamW."
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ONE_PROBLEM = {
     ),
     "unknown key, nothing near": (
         ("transfer: {}", "transfer: {zzz: 1}"),
-        "line 12: transfer.zzz = 1: no such key of `embeddings`; valid here: method, mode, estimator, ridge_lambda,",
+        "line 12: transfer.zzz = 1: no such key of `embeddings`; valid here: method, mode, ridge_lambda, alpha,",
     ),
     "missing section": (
         ("finetune:\n  budget:\n    epochs: 2\n", ""),
@@ -51,7 +51,7 @@ ONE_PROBLEM = {
     "infinite": (("epochs: 2", "epochs: .inf"), "line 15: finetune.budget.epochs = .inf: must be a finite number"),
     "choice": (
         ("transfer: {}", "transfer: {mode: repare}"),
-        "line 12: transfer.mode = repare: must be repair or recentre or delta or replace; did you mean",
+        "line 12: transfer.mode = repare: must be repair or recentre or delta; did you mean",
     ),
     "adapter without its kind": (
         ("{steps: 100}", "{steps: 100}\n  adapter: {r: 8}"),
@@ -87,15 +87,11 @@ ONE_PROBLEM = {
         ("transfer: {}", "transfer: {method: bottleneck}"),
         "line 12: transfer.method = bottleneck: needs `adapt.adapter`, which it carries across",
     ),
-    "Norwegian": (
-        ("lang: uk", "lang: no"),
-        'line 5: text.lang = no: YAML reads this as false; put the word in quotes: "no"',
+    "truth for a word": (
+        ("lang: uk", "lang: True"),
+        'line 5: text.lang = True: YAML reads this as true; put the word in quotes: "True"',
     ),
     "number for a word": (("name: demo", "name: 2024"), 'line 1: name = 2024: must be text; put it in quotes: "2024"'),
-    "date for a word": (
-        ("name: demo", "name: 2024-05-01"),
-        'line 1: name = 2024-05-01: must be text; put it in quotes: "2024-05-01"',
-    ),
     "name is a path": (
         ("name: demo", "name: ../demo"),
         "line 1: name = ../demo: must be a folder name: letters, digits, `-`, `_` and `.`",
@@ -143,12 +139,12 @@ ONE_PROBLEM = {
     ),
     "no such method": (
         ("transfer: {}", "transfer: {method: encodr}"),
-        "line 12: transfer.method = encodr: must be embeddings or bottleneck or encoder or distill or map or"
+        "line 12: transfer.method = encodr: must be embeddings or bottleneck or encoder or distill or"
         " none; did you mean `encoder`?",
     ),
     "key of another method": (
         ("transfer: {}", "transfer: {method: encoder, alpha: 2}"),
-        "line 12: transfer.alpha = 2: no such key of `encoder`; valid here: control, rows, calibration_tokens, method,",
+        "line 12: transfer.alpha = 2: no such key of `encoder`; valid here: method, control, rows, calibration_tokens,",
     ),
     "distill without adapt": (
         ("adapt:\n  budget: {steps: 100}\ntransfer: {}", "transfer: {method: distill, budget: {steps: 1}}"),
@@ -295,10 +291,6 @@ MISSING_NEEDS = {
     "encoder without anything": (
         {"source": None, "adapt": None, "text": None, "transfer": {"method": "encoder"}},
         ["transfer.method = encoder: needs `source`", "transfer.method = encoder: needs `text`"],
-    ),
-    "map without anything": (
-        {"source": None, "adapt": None, "text": None, "transfer": {"method": "map", "budget": {"steps": 1}}},
-        ["transfer.method = map: needs `source`", "transfer.method = map: needs `text`, on which the map is trained"],
     ),
     "repair without source": ({"source": None, "adapt": None}, ["transfer.mode = repair: needs `source`"]),
     "delta without source": (

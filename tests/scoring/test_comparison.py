@@ -91,7 +91,7 @@ RUNS = 4000
 LEAST, MOST = stats.binom.ppf(1e-4, RUNS, 0.94) / RUNS, stats.binom.isf(1e-4, RUNS, 0.97) / RUNS
 
 
-# Over all regimes: docs/methods.md. (arms with seeds, seeds, documents, the seeds' part of the variance, interaction's
+# Over all regimes: docs/intervals.md. (arms with seeds, seeds, documents, the seeds' share of variance, interaction's
 # part of the rest)
 @pytest.mark.parametrize("arms", [2, 1])
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from polygraft.models import checkpoints
-from polygraft.settings import MLM, Budget, Denoising, Finetune, PairData, TextData, Trim
-from polygraft.stages import adapt, add_languages, finetune, transfer, trim
-from polygraft.transfer.methods import Embeddings
+from polygraft.objectives import MLM, Denoising
+from polygraft.settings import Budget, Finetune, PairData, TextData, Trim
+from polygraft.stages import adapt, finetune, transfer, vocabulary
+from polygraft.transfers.methods import EmbeddingsTransfer
 
 TEXT = "Бібліотека читає та записує стиснені файли."
 SHORT = {"budget": Budget(steps=2), "per_device_train_batch_size": 2}
@@ -53,13 +54,13 @@ def test_all_stages(saved, file, tiny_xlmr_dir, tiny_mbart_dir, tmp_path):
     work = {
         "adapt": lambda out: adapt.run(MLM(**SHORT), source, text, 1, out),
         "adapt_trimmed": lambda out: adapt.run(MLM(**SHORT, trim_vocabulary=True), source, text, 1, out),
-        "transfer": lambda out: transfer.run(Embeddings(mode="recentre"), None, None, target, None, out),
+        "transfer": lambda out: transfer.run(EmbeddingsTransfer(mode="recentre"), None, None, target, None, out),
         "adapt_target": lambda out: adapt.run(Denoising(**SHORT), target, text, 1, out),
         "finetune": lambda out: finetune.run(Finetune(**SHORT), target, pairs, 1, out),
         "finetune_trimmed": lambda out: finetune.run(Finetune(**SHORT, trim_vocabulary=True), target, pairs, 1, out),
-        "trim": lambda out: trim.run(Trim(train_file=[file]), target, out),
-        "restore": lambda out: trim.run_restore(str(tmp_path / "trim"), target, out),
-        "add_languages": lambda out: add_languages.run({"be_BY": "uk"}, target, out),
+        "trim": lambda out: vocabulary.run_trim(Trim(train_file=[file]), target, out),
+        "restore": lambda out: vocabulary.run_restore(str(tmp_path / "trim"), target, out),
+        "add_languages": lambda out: vocabulary.run_add_languages({"be_BY": "uk"}, target, out),
     }
     for name, run in work.items():
         out = tmp_path / name

@@ -12,8 +12,9 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from polygraft.errors import CheckpointError, DataError
 from polygraft.models import checkpoints
 from polygraft.models.trimming import needed_ids
-from polygraft.settings import MLM, Budget, Denoising, Finetune, PairData, TextData, Trim
-from polygraft.stages import adapt, add_languages, finetune, trim
+from polygraft.objectives import MLM, Denoising
+from polygraft.settings import Budget, Finetune, PairData, TextData, Trim
+from polygraft.stages import adapt, finetune, vocabulary
 
 BUDGET = {"budget": Budget(steps=3), "per_device_train_batch_size": 2, "learning_rate": 1e-3}
 
@@ -57,7 +58,9 @@ def test_trimmed_stage_saves_a_full_checkpoint_whose_other_rows_are_untouched(st
 
 
 def test_trim_by_hand_then_finetune_then_restore(tiny_mbart_dir, text, tmp_path):
-    result = trim.run(Trim(train_file=[text], text_column=["text", "summary"]), str(tiny_mbart_dir), tmp_path / "small")
+    result = vocabulary.run_trim(
+        Trim(train_file=[text], text_column=["text", "summary"]), str(tiny_mbart_dir), tmp_path / "small"
+    )
     assert result["after"]["rows"] < result["before"]["rows"]
     assert result["before"]["parameters"] - result["after"]["parameters"] == 48 * (
         result["before"]["rows"] - result["after"]["rows"]
@@ -67,7 +70,7 @@ def test_trim_by_hand_then_finetune_then_restore(tiny_mbart_dir, text, tmp_path)
     finetune.run(
         Finetune(**BUDGET), str(tmp_path / "small"), PairData(train_file=text, source_lang="en"), 1, tmp_path / "tuned"
     )
-    trim.run_restore(str(tmp_path / "tuned"), str(tiny_mbart_dir), tmp_path / "full")
+    vocabulary.run_restore(str(tmp_path / "tuned"), str(tiny_mbart_dir), tmp_path / "full")
     before, after = checkpoints.load_seq2seq(str(tiny_mbart_dir)), checkpoints.load_seq2seq(str(tmp_path / "full"))
     tuned, tokenizer = (
         checkpoints.load_seq2seq(str(tmp_path / "tuned")),
@@ -81,16 +84,16 @@ def test_trim_by_hand_then_finetune_then_restore(tiny_mbart_dir, text, tmp_path)
 
 
 def test_restoring_into_another_model_is_refused(tiny_mbart_dir, tiny_xlmr_dir, text, tmp_path):
-    trim.run(Trim(train_file=[text]), str(tiny_mbart_dir), tmp_path / "small")
+    vocabulary.run_trim(Trim(train_file=[text]), str(tiny_mbart_dir), tmp_path / "small")
     with pytest.raises(CheckpointError, match=r"not in the full one, such as|did not come from this one"):
-        trim.run_restore(str(tmp_path / "small"), str(tiny_xlmr_dir), tmp_path / "full")
-    add_languages.run({"xx_XX": "en"}, str(tmp_path / "small"), tmp_path / "more")
+        vocabulary.run_restore(str(tmp_path / "small"), str(tiny_xlmr_dir), tmp_path / "full")
+    vocabulary.run_add_languages({"xx_XX": "en"}, str(tmp_path / "small"), tmp_path / "more")
     with pytest.raises(CheckpointError, match=r"such as 'xx_XX'.*added before trimming"):
-        trim.run_restore(str(tmp_path / "more"), str(tiny_mbart_dir), tmp_path / "full")
+        vocabulary.run_restore(str(tmp_path / "more"), str(tiny_mbart_dir), tmp_path / "full")
 
 
 def test_new_language_starts_as_its_relative(tiny_mbart_dir, tmp_path, text):
-    ids = add_languages.run({"nn_NO": "da_DK", "be_BY": "uk"}, str(tiny_mbart_dir), tmp_path / "new")
+    ids = vocabulary.run_add_languages({"nn_NO": "da_DK", "be_BY": "uk"}, str(tiny_mbart_dir), tmp_path / "new")
     model, tokenizer = (
         checkpoints.load_seq2seq(str(tmp_path / "new")),
         checkpoints.load_tokenizer(str(tmp_path / "new")),
@@ -112,7 +115,7 @@ def test_new_language_starts_as_its_relative(tiny_mbart_dir, tmp_path, text):
 )  # fmt: skip
 def test_wrong_new_languages(tiny_mbart_dir, tmp_path, languages, message):
     with pytest.raises(DataError, match=message):
-        add_languages.run(languages, str(tiny_mbart_dir), tmp_path / "new")
+        vocabulary.run_add_languages(languages, str(tiny_mbart_dir), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -122,4 +125,4 @@ def test_other_vocabularies_cannot_be_trimmed(tmp_path, text):
     BertForMaskedLM(BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
                                intermediate_size=8)).save_pretrained(tmp_path / "bert")  # fmt: skip
     with pytest.raises(CheckpointError, match=r"WordPiece model cannot be trimmed"):
-        trim.run(Trim(train_file=[text]), str(tmp_path / "bert"), tmp_path / "out")
+        vocabulary.run_trim(Trim(train_file=[text]), str(tmp_path / "bert"), tmp_path / "out")

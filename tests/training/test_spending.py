@@ -9,7 +9,8 @@ import torch
 from transformers import get_scheduler
 
 from polygraft.data.batching import LengthGroupedBatches
-from polygraft.settings import MLM, Budget
+from polygraft.objectives import MLM
+from polygraft.settings import Budget
 from polygraft.training.spending import LOWEST_RISE, Spending, learning_rate_factor
 
 SCHEDULES = ("linear", "cosine", "constant")

@@ -13,10 +13,11 @@ import torch
 from polygraft.data.dataset import TextDataset
 from polygraft.errors import CheckpointError
 from polygraft.models import checkpoints
+from polygraft.objectives import MLM
 from polygraft.objectives.labels import find_labels
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
-from polygraft.settings import MLM, Budget
+from polygraft.settings import Budget
 from polygraft.training import train as training
 from polygraft.training.train import StageTrainer, train
 

@@ -4,7 +4,7 @@ Suffixes: A arms, D documents, S seeds, K statistics per document.
 
 Two things were drawn at random: the test documents, which all arms share, and the seeds, which are each arm's own even
 where their numbers agree (stages draw their noise in another order). A score of a whole corpus is split into what each
-document contributes (jackknife), which makes documents x seeds a table with two random factors. docs/methods.md has the
+document contributes (jackknife), which makes documents x seeds a table with two random factors. docs/verdict.md has the
 formulas, and how often the intervals hold the truth: `benchmarks/intervals.py`.
 """
 

@@ -1,0 +1,310 @@
+"""The verbs as functions: what `import polygraft` offers. Each does what the command of its name does.
+
+A model is the name of one on the hub, a bundled name, a folder, or the result of an earlier verb. Settings are one of
+their classes or a mapping of their fields, as a recipe has them; whatever is wrong with them is one RecipeError.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from polygraft.errors import RecipeError
+from polygraft.objectives import OBJECTIVES, TextTask
+from polygraft.recipe import Recipe
+from polygraft.recipe.problems import Problem, problems_error, validate
+from polygraft.recipe.reading import dump_recipe, load_recipe, parse_recipe
+from polygraft.settings import Evaluate, Finetune, OneOf, PairData, Settings, TextData, Training
+from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
+
+if TYPE_CHECKING:  # they import torch
+    from polygraft.checks import Report
+    from polygraft.ranking.report import RankReport
+
+S = TypeVar("S", bound=Settings)
+StrPath = str | os.PathLike[str]
+AnyRecipe = Recipe | Mapping[str, Any] | StrPath
+Text = TextData | Mapping[str, Any]
+Pairs = PairData | Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """A finished stage; it can be given to the next verb as its model.
+
+    Attributes:
+        folder: the checkpoint (of `evaluate`: the outputs and scores).
+        result: the stage's numbers: losses, what was spent, diagnostics; of `evaluate` what scores.json holds.
+        record: all of stage.json: settings, inputs, fingerprint, seconds, versions, machine.
+    """
+
+    folder: Path
+    result: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished recipe.
+
+    Attributes:
+        verdict: what verdict.json holds: `word`, `sentence`, `effect`, `low`, `high` …; None where none is asked for.
+        table: mean scores over seeds, a row per arm and one for the lead baseline.
+        report: the page for people.
+    """
+
+    verdict: Mapping[str, Any] | None
+    table: Sequence[Mapping[str, Any]]
+    report: Path
+
+
+def run(recipe: AnyRecipe, *, seeds: Sequence[int] | None = None, output_dir: StrPath | None = None) -> RunResult:
+    """Run a recipe: its arms, seed by seed, the comparison and the report. What is done already is kept.
+
+    Args:
+        recipe: its file, its data, or a Recipe.
+        seeds: in place of the recipe's own.
+        output_dir: in place of the recipe's own.
+
+    Raises:
+        PolygraftError: another run is working in the same folder, or an error of a stage.
+    """
+    from polygraft import pipeline
+
+    whole = _recipe(recipe, seeds, output_dir)
+    found = pipeline.run(whole, recipe_text=dump_recipe(whole))
+    return RunResult(verdict=found["verdict"], table=found["table"], report=Path(found["report"]))
+
+
+def check(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Report:
+    """Find out what a run will meet: problems of data and checkpoints; memory, disk and time of every stage.
+
+    Raises:
+        DataError: files that cannot be used, or languages that the target lacks.
+        CheckpointError: checkpoints that cannot be used.
+        TransferError: checkpoints that cannot be used together.
+    """
+    from polygraft.checks import run
+
+    return run(_recipe(recipe, None, output_dir))
+
+
+def diagnose(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Mapping[str, Any]:
+    """Run everything but the fine-tuning; say on held-out text what each transfer gains, and by what the source knows.
+
+    Returns:
+        What diagnose.json holds: "arms" with a decision and a sentence each, "states" with the losses measured.
+
+    Raises:
+        RecipeError: a recipe without text, or without an arm that transfers anything.
+    """
+    from polygraft.diagnosis import run
+
+    return run(_recipe(recipe, None, output_dir))
+
+
+def rank(
+    text: Text | Sequence[Text],
+    *,
+    sources: Sequence[StrPath] = (),
+    targets: Sequence[StrPath] = (),
+    max_samples: int = 60,
+) -> RankReport:
+    """Measure, without training, which models are best to start from for a text, and recommend one of each kind.
+
+    Args:
+        text: files with their columns and languages.
+        sources: candidates to transfer from, masked language models.
+        targets: candidates to fine-tune, mBARTs.
+        max_samples: documents that models read, over all languages.
+
+    Raises:
+        RecipeError: no candidate is given.
+        DataError: a file that cannot be used.
+    """
+    from polygraft.ranking import run
+
+    given = [text] if isinstance(text, TextData | Mapping) else text
+    texts = [_settings("rank", "text", TextData, one) for one in given]
+    return run([os.fspath(one) for one in sources], [os.fspath(one) for one in targets], texts, max_samples)
+
+
+def adapt(
+    model: StrPath, text: Text, *, output_dir: StrPath, settings: TextTask | Mapping[str, Any], seed: int = 1
+) -> StageResult:
+    """Continue a model's pretraining on text; `objective` of the settings says how (`mlm` where it is left out).
+
+    Raises:
+        RecipeError: settings that cannot be carried out; an mBART without a language.
+        DataError: a file that cannot be used.
+        CheckpointError: a model that cannot be used.
+    """
+    from polygraft.stages import adapt as stage
+
+    section: TextTask = _of_kind("adapt", OneOf("objective", OBJECTIVES, "mlm"), settings)
+    data, name = _settings("adapt", "text", TextData, text), os.fspath(model)
+    _with_budget("adapt", section)
+    work = partial(stage.run, section, name, data, seed)
+    return _staged("adapt", output_dir, section, [name, data], seed, work)
+
+
+def transfer(
+    target: StrPath,
+    *,
+    output_dir: StrPath,
+    source: StrPath | None = None,
+    source_before: StrPath | None = None,
+    text: Text | None = None,
+    settings: Method | Mapping[str, Any] | None = None,
+    seed: int = 1,
+) -> StageResult:
+    """Move what a masked language model knows into an mBART; `method` of the settings says how (default: `embeddings`).
+
+    Args:
+        source: the masked language model, as adapted; a method that transfers nothing needs none.
+        source_before: the same before it was adapted, for methods that move what adaptation changed.
+        text: what the source was adapted on.
+
+    Raises:
+        TransferError: models that do not fit together, or one that the method needs and is not given.
+    """
+    from polygraft.stages import transfer as stage
+
+    section: Method = _of_kind("transfer", OneOf("method", METHODS, DEFAULT_METHOD), settings or {})
+    data = None if text is None else _settings("transfer", "text", TextData, text)
+    before, after, name = (None if one is None else os.fspath(one) for one in (source_before, source, target))
+    work = partial(stage.run, section, before, after, str(name), data, seed=seed)
+    inputs = [before, after, name, data, getattr(section, "general", None)]
+    return _staged("transfer", output_dir, section, inputs, seed if depends_on_seed(section, data) else None, work)
+
+
+def finetune(
+    model: StrPath, pairs: Pairs, *, output_dir: StrPath, settings: Finetune | Mapping[str, Any], seed: int = 1
+) -> StageResult:
+    """Fine-tune an mBART on labelled pairs: texts and summaries, or translations; keep its best checkpoint.
+
+    Raises:
+        RecipeError: settings that cannot be carried out; no language.
+        DataError: a file that cannot be used.
+        CheckpointError: a model that cannot be used.
+    """
+    from polygraft.stages import finetune as stage
+
+    section = _settings("finetune", "settings", Finetune, settings)
+    data, name = _settings("finetune", "pairs", PairData, pairs), os.fspath(model)
+    _with_budget("finetune", section)
+    if data.train_file is None:
+        raise RecipeError("polygraft.finetune: pairs.train_file: is missing, but it is what is trained on")
+    work = partial(stage.run, section, name, data, seed)
+    return _staged("finetune", output_dir, section, [name, data], seed, work)
+
+
+def evaluate(
+    model: StrPath, pairs: Pairs, *, output_dir: StrPath, settings: Evaluate | Mapping[str, Any] | None = None
+) -> StageResult:
+    """Decode and score test pairs, with intervals, beside the lead baseline.
+
+    Languages that `pairs` leaves out are those that the checkpoint records.
+
+    Raises:
+        RecipeError: no test_file, no language.
+        DataError: a file that cannot be used.
+        CheckpointError: a model that cannot be used.
+    """
+    from polygraft.stages import evaluate as stage
+
+    section = _settings("evaluate", "settings", Evaluate, settings)
+    data, name = _settings("evaluate", "pairs", PairData, pairs), os.fspath(model)
+    work = partial(stage.run, section, name, data)
+    return _staged("evaluate", output_dir, section, [name, data], None, work)
+
+
+def generate(
+    model: StrPath,
+    texts: Sequence[str],
+    *,
+    source_lang: str | None = None,
+    target_lang: str | None = None,
+    settings: Evaluate | Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Use a fine-tuned model: one output per text, in their order.
+
+    Languages that are not given are those that the checkpoint records.
+
+    Raises:
+        RecipeError: a language that is neither given nor recorded.
+        DataError: a language that the model does not have.
+        CheckpointError: a model that cannot be loaded.
+    """
+    from polygraft.inference.generate import generate_texts
+
+    section = _settings("generate", "settings", Evaluate, settings)
+    return generate_texts(os.fspath(model), texts, source_lang, target_lang, section)
+
+
+def _recipe(recipe: AnyRecipe, seeds: Sequence[int] | None, output_dir: StrPath | None) -> Recipe:
+    if isinstance(recipe, Mapping):
+        recipe = parse_recipe(_plain(recipe), "recipe")
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(os.fspath(recipe))
+    changes: dict[str, Any] = {} if seeds is None else {"seeds": list(seeds)}
+    changes |= {} if output_dir is None else {"output_dir": os.fspath(output_dir)}
+    return recipe.model_copy(update=changes)
+
+
+def _of_kind(verb: str, kinds: OneOf, given: Settings | Mapping[str, Any]) -> Any:
+    """Read a section that is of one of several kinds."""
+    if isinstance(given, Settings):
+        return given
+    if (kind := kinds.kind_of(given)) is None:
+        names = " or ".join(kinds.kinds)
+        raise RecipeError(f"polygraft.{verb}: settings.{kinds.key} = {given.get(kinds.key)}: must be {names}")
+    return _settings(verb, "settings", kind, given)
+
+
+def _settings(verb: str, argument: str, kind: type[S], given: S | Mapping[str, Any] | None) -> S:
+    if isinstance(given, kind):
+        return given
+    read, findings = validate(kind, _plain(given or {}), lambda path: None)
+    if read is None:
+        problems = [Problem(".".join((argument, *one.path)), one.reason, one.value) for one in findings]
+        raise problems_error(problems, f"polygraft.{verb}")
+    return read
+
+
+def _with_budget(verb: str, section: Training) -> None:
+    if section.budget is None:
+        meaning = str(type(section).model_fields["budget"].description).rstrip(".")
+        raise RecipeError(f"polygraft.{verb}: settings.budget: is missing ({meaning}), such as {{'epochs': 3}}")
+
+
+def _staged(
+    stage: str,
+    output_dir: StrPath,
+    section: Settings,
+    inputs: list[str | Settings | None],
+    seed: int | None,
+    work: Callable[[Path], Any],
+) -> StageResult:
+    """Run a stage unless its folder holds the result already; another result there is never replaced."""
+    from polygraft.runs.records import run_stage
+
+    folder = Path(output_dir)
+    record = run_stage(stage, folder, section, inputs, seed, lambda: work(folder), replace=False)
+    return StageResult(folder=folder, result=record["result"], record=record)
+
+
+def _plain(data: Any) -> Any:
+    """Return data with paths as text, as a recipe has them."""
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    return os.fspath(data) if isinstance(data, os.PathLike) else data

@@ -47,7 +47,7 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
                 run = folder / arm / f"seed-{seed}"
                 run_arm(arm_recipe, seed, run)
                 if processes.is_main():
-                    report.write_model_card(run / "finetune", run / "evaluate")
+                    report.write_model_card(run)
         return processes.by_main(lambda: _outcome(recipe, folder, arms))
 
 

@@ -2,7 +2,7 @@
 
 Two kinds of study. In the first, mean squares are drawn from their chi-square laws, as documents and seeds with normal
 noise give them, and go through `comparison.standard_error`. In the second, documents are of uneven length and their
-losses skewed and heavy-tailed, and everything goes through `comparison.compare`.
+losses skewed and heavy-tailed, and everything goes through `comparison.compare_arms`.
 
     python benchmarks/intervals.py --runs 20000 --write docs/intervals.md
 """
@@ -20,7 +20,8 @@ import page
 import scipy
 from scipy import special, stats
 
-from polygraft.scoring.comparison import DocumentScores, compare, standard_error
+from polygraft.scoring.comparison import ArmScores, compare_arms, standard_error
+from polygraft.scoring.metrics import LOSS
 
 HEADING = "How often the verdict's intervals hold the truth"
 SEEDS, DOCUMENTS = (3, 5, 10), (30, 100, 300, 1000)
@@ -100,20 +101,20 @@ def studied(regime: Regime, runs: int, rng: np.random.Generator) -> Found:
         hard_D = 4 * rng.gamma(3.0, 1 / 3.0, regime.documents)
         own_D = (rng.gamma(3.0, 1 / 3.0, regime.documents) - 1) * (3 * regime.by_document * worth) ** 0.5
 
-        def arm(means_D: np.ndarray, tokens_D: np.ndarray, worth: float) -> list[DocumentScores]:
+        def arm(means_D: np.ndarray, tokens_D: np.ndarray, worth: float) -> ArmScores:
             shape = regime.seeds, regime.documents
             noise_SD = rng.standard_t(5, shape) * (0.6 * regime.by_both * worth) ** 0.5
             noise_SD += rng.normal(0, regime.by_seed**0.5, (regime.seeds, 1))
-            return [DocumentScores.of_loss((means_D + one) * tokens_D, tokens_D) for one in noise_SD]
+            return ArmScores.of([np.stack([(means_D + one) * tokens_D, tokens_D], axis=1) for one in noise_SD], LOSS)
 
         treatment, control = arm(hard_D + own_D, tokens_D, worth), arm(hard_D, tokens_D, worth)
-        found = compare(treatment, control, margin=1e-9)
+        found = compare_arms(treatment, control, margin=1e-9)
         covered += found.low <= 0 <= found.high
         alarms += found.word in ("helped", "hurt")
         width += (found.high - found.low) / 2 / special.ndtri(0.975)
-        right += compare(treatment, control, margin=MARGIN).word == "equivalent"
+        right += compare_arms(treatment, control, margin=MARGIN).word == "equivalent"
         further = arm(hard_D + own_D + MARGIN, tokens_D, worth)
-        wrong += compare(further, control, margin=MARGIN).word == "equivalent"
+        wrong += compare_arms(further, control, margin=MARGIN).word == "equivalent"
     return Found(covered / runs, width / runs, alarms / runs, wrong / runs, right / runs)
 
 

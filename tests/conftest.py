@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import io
 import os
 import sys
@@ -34,7 +35,6 @@ from transformers import (
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 from typer.testing import CliRunner
 
-import polygraft
 from polygraft.cli import app
 from polygraft.errors import RecipeError
 from polygraft.recipe.reading import load_recipe
@@ -296,8 +296,8 @@ def fake(monkeypatch):
 
     def _fake(name: str, **functions: Any) -> None:
         module = SimpleNamespace(**functions)
+        room, _, last = f"polygraft.{name}".rpartition(".")
         monkeypatch.setitem(sys.modules, f"polygraft.{name}", module)
-        if "." not in name:
-            monkeypatch.setattr(polygraft, name, module, raising=False)
+        monkeypatch.setattr(importlib.import_module(room), last, module, raising=False)
 
     return _fake

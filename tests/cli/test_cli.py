@@ -90,8 +90,15 @@ def test_check_reports_all_recipe_problems_at_once(recipe, invoke):
 USAGE = {
     "no such verb": (["frobnicate"], "No such command"),
     "no such option": (["schema", "--frob"], "No such option"),
+    "nearest option": (
+        ["adapt", "--model", "m", "--learning_rate", "1"],
+        "(Possible options: --learning-rate)",
+    ),
+    "nearest nested option": (["finetune", "--adapter.lora_alpha", "1"], "--adapter.lora-alpha"),
     "missing option": (["adapt", "--model", "m"], "Missing option"),
-    "bad choice": (["adapt", "--model", "m", "--train-file", "t", "--output-dir", "o", "--objective", "clm"], "clm"),
+    "bad choice": (["adapt", "--model", "m", "--train-file", "t", "--output-dir", "o", "--objective", "cml"], "`mlm`"),
+    "no seed": (["adapt", "--model", "m", "--seed", "-1"], "-1 is no whole number from 0 to 4294967295"),
+    "too large a seed": (["adapt", "--model", "m", "--seed", str(2**32)], "4294967296 is no whole number"),
     "missing recipe file": (["check", "nowhere.yaml"], "nowhere.yaml: no such recipe file"),
 }
 
@@ -112,9 +119,8 @@ def test_report_prints_the_path(fake, tmp_path, invoke):
 def test_schema_is_json_with_meanings(invoke):
     result = invoke("schema")
     schema = json.loads(result.stdout)
-    assert schema["$defs"]["DenoisingSection"]["properties"]["mask_ratio"]["description"].startswith(
-        "Share of tokens removed"
-    )
+    denoising, *_ = schema["properties"]["adapt_target"]["anyOf"][0]["oneOf"]
+    assert denoising["properties"]["mask_ratio"]["description"].startswith("Share of tokens removed")
 
 
 def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -128,7 +134,7 @@ def test_help_imports_no_heavy_library(arguments):
         "import sys\nfrom polygraft.cli import main\n"
         f"sys.argv = ['polygraft', *{arguments!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code in (0, None), end.code\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'scipy', 'pandas', 'matplotlib', 'yaml'}\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'scipy', 'pandas', 'matplotlib', 'yaml', 'ruamel'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     done = python("-c", code)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
 from polygraft.errors import RecipeError
 from polygraft.objectives import Denoising
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, dump_recipe, json_schema, load_recipe, parse_recipe
+from polygraft.recipe.yaml import read_yaml
 from polygraft.settings import Bottleneck, Budget, Lora
 from polygraft.transfer.methods import EmbeddingsTransfer, EncoderTransfer
 
@@ -21,6 +21,7 @@ OVERRIDES = {
     "whole section": (["adapt={budget: {minutes: 1}}"], lambda r: r.adapt.budget.minutes, 1),
     "value with an equals sign": (["text.train_file=a=b.txt"], lambda r: r.text.train_file, "a=b.txt"),
     "inside an arm": (["arms.detour.adapt.weight_decay=0.5"], lambda r: r.arms["detour"]["adapt"]["weight_decay"], 0.5),
+    "Norwegian": (["text.lang=no"], lambda r: r.text.lang, "no"),
     "an arm out": (["arms.plain=null", "verdict=null"], lambda r: list(r.arms), ["detour"]),
 }
 
@@ -42,7 +43,7 @@ BAD_OVERRIDES = {
     "broken value": ("seeds=[1,2", "--set seeds=[1,2: the value is not YAML"),
     "wrong type": ("adapt.learning_rate=fast", "--set adapt.learning_rate=fast: must be a number"),
     "wrong unit": ("adapt.budget.epochs=-1", "--set adapt.budget.epochs=-1: must be greater than 0"),
-    "Norwegian": ("text.lang=no", '--set text.lang=no: YAML reads this as false; put the word in quotes: "false"'),
+    "truth for a word": ("text.lang=true", "--set text.lang=true: YAML reads this as true; put the word in quotes"),
     "inside the value": (
         "adapt={budget: {steps: 1}, x: 2}",
         "--set adapt={budget: {steps: 1}, x: 2}: adapt.x = 2: no such key",
@@ -97,7 +98,7 @@ def test_a_common_budget_is_one_for_all_arms_and_an_arm_may_have_its_own(write_r
         None,
         Budget(epochs=1),
     ]
-    assert parse_recipe(yaml.safe_load(dump_recipe(loaded)), "again") == loaded
+    assert parse_recipe(read_yaml(dump_recipe(loaded))[0], "again") == loaded
 
 
 def test_another_kind_of_adapter_in_an_arm_replaces_it(write_recipe, base_recipe):
@@ -163,9 +164,7 @@ def test_dump_and_load_are_inverse(write_recipe, tmp_path, base_recipe, base_arm
     assert again == recipe
     assert (again.name, again.finetune.budget.flops, again.output_dir) == ("1e4", 1e15, "résultats")
     assert arm_recipes(again) == arm_recipes(recipe)
-    assert (
-        yaml.safe_load(dump_recipe(recipe))["finetune"]["per_device_train_batch_size"] == 16
-    )  # defaults are written out
+    assert "  per_device_train_batch_size: 16\n" in dump_recipe(recipe)  # defaults are written out
 
 
 def test_lists_of_files(write_recipe, base_recipe, message_of):

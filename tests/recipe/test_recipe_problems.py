@@ -87,15 +87,11 @@ ONE_PROBLEM = {
         ("transfer: {}", "transfer: {method: bottleneck}"),
         "line 12: transfer.method = bottleneck: needs `adapt.adapter`, which it carries across",
     ),
-    "Norwegian": (
-        ("lang: uk", "lang: no"),
-        'line 5: text.lang = no: YAML reads this as false; put the word in quotes: "no"',
+    "truth for a word": (
+        ("lang: uk", "lang: True"),
+        'line 5: text.lang = True: YAML reads this as true; put the word in quotes: "True"',
     ),
     "number for a word": (("name: demo", "name: 2024"), 'line 1: name = 2024: must be text; put it in quotes: "2024"'),
-    "date for a word": (
-        ("name: demo", "name: 2024-05-01"),
-        'line 1: name = 2024-05-01: must be text; put it in quotes: "2024-05-01"',
-    ),
     "name is a path": (
         ("name: demo", "name: ../demo"),
         "line 1: name = ../demo: must be a folder name: letters, digits, `-`, `_` and `.`",

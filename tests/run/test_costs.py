@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from polygraft.errors import PolygraftError
+from polygraft.errors import DataError, PolygraftError
 from polygraft.objectives import Denoising
 from polygraft.recipe import Recipe
-from polygraft.run.costs import Cost, target_section
+from polygraft.run.costs import Cost, adaptation_cost, target_section
 
 # A stage's record, and what it spent: tokens, minutes, flops.
 COSTS = {
@@ -67,3 +69,19 @@ def test_nothing_left():
     said = r"^here: nothing is left .* = 1 minutes; spent by adapt 0\.5, transfer 0\.25, warm_up 0\.25\. Raise"
     with pytest.raises(PolygraftError, match=said):
         target_section(recipe({"minutes": 1}, {}), SPENT, "here")
+
+
+def test_what_an_arm_spent(tmp_path):
+    for seed, seconds in ((1, 10.0), (2, 30.0)):
+        for stage, flops in (("adapt", 1e9), ("transfer", 2e9), ("finetune", 8e9)):
+            folder = tmp_path / f"seed-{seed}" / stage
+            folder.mkdir(parents=True)
+            record = {"stage": stage, "seconds": seconds, "result": {"flops": flops, "tokens": 7}}
+            (folder / "stage.json").write_text(json.dumps(record))
+    runs = [tmp_path / "seed-1", tmp_path / "seed-2"]
+    found = adaptation_cost(runs, ["adapt", "transfer", "finetune"])
+    assert (found.seconds, found.flops, found.tokens) == (40.0, 3e9, 14)
+    assert adaptation_cost(runs, ["transfer", "finetune"]).flops == 2e9  # what the arm lacks is left over
+    (tmp_path / "seed-2" / "adapt" / "stage.json").write_text('{"seconds": "long"}')
+    with pytest.raises(DataError, match=r"seed-2.adapt.stage\.json: not a stage record"):
+        adaptation_cost(runs, ["adapt"])

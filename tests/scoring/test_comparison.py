@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from polygraft.scoring.comparison import (
-    CHRF,
-    LOSS,
-    ROUGE_L,
-    ArmScores,
-    Comparison,
-    DocumentScores,
-    compare,
-    compare_arms,
-    holm_levels,
-    standard_error,
-)
-from polygraft.scoring.metrics import chrf_pp
+from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms, holm_levels, standard_error
+from polygraft.scoring.metrics import CHRF, LOSS, METRICS, Metric
+from polygraft.scoring.predictions import Prediction
+
+
+def of_loss(losses, tokens) -> np.ndarray:
+    """Statistics of LOSS: nats and tokens by document."""
+    return np.stack([losses, tokens], axis=1).astype(float)
+
+
+def compare(
+    treatment: list[np.ndarray], control: list[np.ndarray], *, margin: float | None, metric: Metric = LOSS
+) -> Comparison:
+    """Compare two arms, given by the statistics of each seed."""
+    arms = (ArmScores.of(seeds, metric) for seeds in (treatment, control))
+    return compare_arms(*arms, metric=metric, margin=margin)
 
 
 def sums_of_squares(arms: list[np.ndarray]) -> tuple[float, float]:
@@ -57,7 +60,7 @@ def test_variance_is_that_of_a_textbook(seeds, by_document):
             common + rng.normal(0, by_document, 12) + rng.normal(0, 0.1, (seeds, 1)) + rng.normal(0, 0.3, (seeds, 12))
             for _ in range(2)
         ]
-        found = compare(*([DocumentScores.of_loss(row, np.ones(12)) for row in arm] for arm in arms), margin=None)
+        found = compare(*([of_loss(row, np.ones(12)) for row in arm] for arm in arms), margin=None)
         variance, freedom = sums_of_squares(arms)
         assert found.standard_error == pytest.approx(variance**0.5, rel=1e-10)
         assert found.degrees_of_freedom == pytest.approx(freedom, rel=1e-10)
@@ -66,7 +69,7 @@ def test_variance_is_that_of_a_textbook(seeds, by_document):
 def test_contributions_are_those_of_leaving_each_document_out():
     rng = np.random.default_rng(0)
     losses, tokens = rng.gamma(3, 10, 8), rng.integers(3, 30, 8)
-    scored = ArmScores.of([DocumentScores.of_loss(losses, tokens)], LOSS)
+    scored = ArmScores.of([of_loss(losses, tokens)], LOSS)
     total = losses.sum() / tokens.sum()
     without = [(losses.sum() - one) / (tokens.sum() - count) for one, count in zip(losses, tokens, strict=True)]
     np.testing.assert_allclose(scored.points_S, [total])
@@ -78,7 +81,7 @@ def test_a_ratios_standard_error_is_the_delta_methods():
     rng = np.random.default_rng(1)
     tokens = rng.integers(5, 40, 200)
     rates = rng.gamma(4, 1, (2, 200))
-    found = compare(*[[DocumentScores.of_loss(one * tokens, tokens)] for one in rates], margin=None)
+    found = compare(*[[of_loss(one * tokens, tokens)] for one in rates], margin=None)
     ratios = (rates * tokens).sum(axis=1, keepdims=True) / tokens.sum()
     linear = ((rates - ratios) * tokens / tokens.mean())[0] - ((rates - ratios) * tokens / tokens.mean())[1]
     assert found.standard_error == pytest.approx(linear.std(ddof=1) / 200**0.5, rel=0.02)
@@ -111,10 +114,10 @@ def test_intervals_hold_the_truth(arms, seeds, documents, noise, interaction):
     assert LEAST <= covered.mean() <= MOST
 
 
-def simulated_arm(rng, seeds, tokens_D, means_D, seed_noise, document_noise) -> list[DocumentScores]:
+def simulated_arm(rng, seeds, tokens_D, means_D, seed_noise, document_noise) -> list[np.ndarray]:
     """Loss per token = means + one draw per seed + one draw per seed and document."""
     return [
-        DocumentScores.of_loss(
+        of_loss(
             (means_D + rng.normal(0, seed_noise) + rng.normal(0, document_noise, len(means_D))) * tokens_D, tokens_D
         )
         for _ in range(seeds)
@@ -160,10 +163,10 @@ def test_equivalence_is_rarely_claimed_at_the_margin():
     assert 0 < equivalent <= stats.binom.isf(1e-4, runs, 0.03)
 
 
-def constant_arm(*losses: float, documents: int = 40, jitter: float = 0.0) -> list[DocumentScores]:
+def constant_arm(*losses: float, documents: int = 40, jitter: float = 0.0) -> list[np.ndarray]:
     """Seeds with the given loss per token in every document, plus a jitter by document, alike in all seeds."""
     shift_D = jitter * np.sin(np.arange(documents))
-    return [DocumentScores.of_loss((loss + shift_D) * 10, np.full(documents, 10)) for loss in losses]
+    return [of_loss((loss + shift_D) * 10, np.full(documents, 10)) for loss in losses]
 
 
 CONTROL = (2.00, 2.02, 1.98, 2.01, 1.99)
@@ -264,8 +267,8 @@ def test_document_noise_alone_gives_the_paired_t_test():
     """Seeds that all agree add nothing; equal lengths make the ratio a mean."""
     differences_D = np.random.default_rng(2).normal(-0.1, 0.5, size=50)
     base_D = np.random.default_rng(3).normal(4, 1, size=50)
-    treatment = [DocumentScores.of_loss(base_D + differences_D, np.ones(50))] * 3
-    control = [DocumentScores.of_loss(base_D, np.ones(50))] * 3
+    treatment = [of_loss(base_D + differences_D, np.ones(50))] * 3
+    control = [of_loss(base_D, np.ones(50))] * 3
     for few in (1, 3):
         found = compare(treatment[:few], control[:few], margin=0.05)
         expected = stats.ttest_rel(base_D + differences_D, base_D)
@@ -297,9 +300,7 @@ def test_noise_per_seed_and_document_counts_once():
     rng = np.random.default_rng(4)
     variances = []
     for _ in range(200):
-        arms = [
-            [DocumentScores.of_loss(rng.normal(2, 0.5, size=100), np.ones(100)) for _ in range(5)] for _ in range(2)
-        ]
+        arms = [[of_loss(rng.normal(2, 0.5, size=100), np.ones(100)) for _ in range(5)] for _ in range(2)]
         variances.append(compare(*arms, margin=None).standard_error ** 2)
     true = 2 * 0.5**2 / (5 * 100)
     assert np.mean(variances) == pytest.approx(true, rel=0.15)  # counted twice it would be 2; measured 1.025
@@ -309,15 +310,21 @@ def test_higher_is_better_for_chrf_and_rouge():
     references = [f"document number {i} about files" for i in range(30)]
     good = [text.replace("about", "on") for text in references]
     bad = ["something else" if i % 2 else text[:15] for i, text in enumerate(references)]
-    for metric, statistics in ((CHRF, DocumentScores.of_chrf), (ROUGE_L, DocumentScores.of_rouge_l)):
-        found = compare(
-            [statistics(good, references)] * 3, [statistics(bad, references)] * 3, margin=None, metric=metric
+
+    def of(metric: Metric, outputs: list[str]) -> np.ndarray:
+        blank = {"id": "", "lang": "", "source": "", "lead": "", "loss_nats": 0.0, "reference_tokens": 1}
+        return metric.statistics(
+            [Prediction(prediction=o, reference=r, **blank) for o, r in zip(outputs, references, strict=True)]
         )
+
+    for name in ("chrf++", "rougeL"):
+        metric = METRICS[name]
+        found = compare([of(metric, good)] * 3, [of(metric, bad)] * 3, margin=None, metric=metric)
         assert (found.word, found.better, found.p_equivalence) == ("helped", 1, None)
         assert found.effect > 20
     assert found.metric == "ROUGE-L"
-    chrf = ArmScores.of([DocumentScores.of_chrf(good, references)], CHRF)
-    assert chrf.points_S[0] == pytest.approx(chrf_pp(good, references).score)
+    chrf = ArmScores.of([of(CHRF, good)], CHRF)
+    assert chrf.points_S[0] == pytest.approx(CHRF.score(of(CHRF, good)).score)
 
 
 def test_a_fixed_control_needs_no_seeds():

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from polygraft.errors import DataError
-from polygraft.recipe.stages import ADAPTATION
-from polygraft.run.costs import adaptation_cost
 from polygraft.scoring import verdict
 from polygraft.scoring.comparison import Comparison
 from polygraft.settings import Verdict
@@ -45,14 +43,9 @@ def row_of(i: int, quality: str, loss: float) -> dict:
     }  # fmt: skip
 
 
-def write_stage(run_dir, arm, seed, stage, seconds, **result) -> None:
-    folder = run_dir / arm / f"seed-{seed}" / stage
-    folder.mkdir(parents=True)
-    (folder / "stage.json").write_text(json.dumps({"stage": stage, "seconds": seconds, "result": result}), "utf-8")
-
-
 FIVE = [1, 2, 3, 4, 5]
 DIRECT = [2.00, 2.02, 1.98, 2.01, 1.99]
+NOTHING = {arm: {"seconds": 0.0, "flops": 0.0, "tokens": 0.0} for arm in ARMS}
 GOOD, POOR = dict.fromkeys(ARMS, "good"), dict.fromkeys(ARMS, "poor")
 
 
@@ -60,24 +53,14 @@ def losses_of(detour: list[float]) -> dict[str, list[float]]:
     return {"plain": [2.5, 2.52, 2.48, 2.5, 2.5][: len(detour)], "direct": DIRECT[: len(detour)], "detour": detour}
 
 
-def judge(run_dir, seeds):
-    """The verdict on a run, each arm at the cost of all the stages that lie in its folders."""
-    runs = {arm: [run_dir / arm / f"seed-{seed}" for seed in seeds] for arm in ARMS}
-    costs = {arm: adaptation_cost(runs[arm], ADAPTATION) for arm in ARMS}
-    spent = {arm: {"seconds": c.seconds, "flops": c.flops, "tokens": c.tokens} for arm, c in costs.items()}
-    return verdict.run(run_dir, SETTINGS, ARMS, seeds, spent)
-
-
 def test_helped_with_everything_in_verdict_json(tmp_path):
     write_run(tmp_path, losses_of([1.80, 1.82, 1.78, 1.81, 1.79]), POOR | {"detour": "good"})
-    for seed in FIVE:
-        write_stage(tmp_path, "direct", seed, "transfer", 1.0, method="embeddings")
-        write_stage(tmp_path, "direct", seed, "adapt_target", 59.0, flops=2e12, tokens=1000)
-        write_stage(tmp_path, "detour", seed, "adapt", 20.0, flops=1e12, tokens=900)
-        write_stage(tmp_path, "detour", seed, "transfer", 2.0, method="embeddings")
-        write_stage(tmp_path, "detour", seed, "adapt_target", 30.0 + seed, flops=1e12, tokens=500)
-        write_stage(tmp_path, "detour", seed, "finetune", 500.0, flops=9e12, tokens=9000)  # the same in all arms
-    found = judge(tmp_path, FIVE)
+    cost = {
+        "plain": {"seconds": 0.0, "flops": 0.0, "tokens": 0.0},
+        "direct": {"seconds": 60.0, "flops": 2e12, "tokens": 1000.0},
+        "detour": {"seconds": 55.0, "flops": 2e12, "tokens": 1400.0},
+    }
+    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, cost)
     assert json.loads((tmp_path / "verdict.json").read_text("utf-8")) == found
     assert (found["word"], found["treatment"], found["control"]) == ("helped", "detour", "direct")
     assert found["metric"] == "loss per reference token (nats)"
@@ -85,11 +68,7 @@ def test_helped_with_everything_in_verdict_json(tmp_path):
     assert found["low"] < found["effect"] < found["high"] < 0
     assert (found["confidence"], found["margin"], found["seeds"], found["documents"]) == (0.95, 0.05, FIVE, DOCUMENTS)
     assert found["p_value"] < 0.001
-    assert found["cost"] == {
-        "plain": {"seconds": 0.0, "flops": 0.0, "tokens": 0.0},
-        "direct": {"seconds": 60.0, "flops": 2e12, "tokens": 1000.0},
-        "detour": {"seconds": 55.0, "flops": 2e12, "tokens": 1400.0},
-    }
+    assert found["cost"] == cost
     assert found["lead"]["beaten_by"] == ["detour"]
     assert found["sentence"].startswith("'detour' helped: it is better than 'direct' (loss per reference token 1.")
     assert "below 0 is better; 30 documents, 5 seeds per arm)" in found["sentence"]
@@ -102,7 +81,7 @@ def test_helped_with_everything_in_verdict_json(tmp_path):
 
 def test_secondary_comparisons_are_holm_adjusted(tmp_path):
     write_run(tmp_path, losses_of([2.0, 2.01, 1.99, 2.02, 1.98]), GOOD | {"plain": "poor"})
-    found = judge(tmp_path, FIVE)
+    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
     keys = [(item["treatment"], item["control"], item["metric"]) for item in found["comparisons"]]
     loss = "loss per reference token (nats)"
     assert keys == [
@@ -124,7 +103,7 @@ def test_a_secondary_p_value_that_adjustment_undoes(tmp_path):
     write_run(
         tmp_path, {"plain": [2.06, 2.1, 2.0, 2.05, 2.12], "direct": DIRECT, "detour": DIRECT[::-1]}, GOOD, noise=0.02
     )
-    found = judge(tmp_path, FIVE)
+    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
     undone = [item for item in found["comparisons"] if item["p_value"] < 0.05 <= item["p_value_holm"]]
     assert undone
     assert {item["word"] for item in undone} == {"not enough evidence"}
@@ -161,7 +140,7 @@ def made_up(effect: float, error: float, margin: float | None) -> Comparison:
 )
 def test_words_and_sentences(tmp_path, detour, word, says):
     write_run(tmp_path, losses_of(detour), POOR)
-    found = judge(tmp_path, FIVE)
+    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
     assert found["word"] == word
     assert found["sentence"].startswith(says)
     assert "'detour' falls short of it (" in found["sentence"]
@@ -173,7 +152,7 @@ def test_equivalent_says_so_when_the_difference_is_real(tmp_path):
     write_run(
         tmp_path, losses_of([1.972, 1.968, 1.97, 1.971, 1.969]) | {"direct": [2.0, 2.001, 1.999, 2.0, 2.0]}, GOOD, 0.0
     )
-    found = judge(tmp_path, FIVE)
+    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
     assert found["word"] == "equivalent"
     assert found["high"] < 0
     assert "lies within ±0.05, though it excludes 0 (" in found["sentence"]
@@ -182,7 +161,7 @@ def test_equivalent_says_so_when_the_difference_is_real(tmp_path):
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_too_few_seeds_are_never_a_verdict(tmp_path, seeds):
     write_run(tmp_path, losses_of([1.5, 1.52][:seeds]), GOOD)
-    found = judge(tmp_path, FIVE[:seeds])
+    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE[:seeds], NOTHING)
     assert (found["word"], found["suggestion"]) == ("not enough evidence", "helped")
     assert (found["p_value"], found["includes_seeds"]) == (None, False)
     assert all(item["word"] == "not enough evidence" for item in found["comparisons"])
@@ -197,7 +176,7 @@ def test_too_few_seeds_are_never_a_verdict(tmp_path, seeds):
 
 def test_three_seeds_carry_a_caution(tmp_path):
     write_run(tmp_path, losses_of([1.80, 1.82, 1.78]), GOOD)
-    found = judge(tmp_path, [1, 2, 3])
+    found = verdict.run(tmp_path, SETTINGS, ARMS, [1, 2, 3], NOTHING)
     assert found["word"] == "helped"
     assert "Caution: 3 seeds per arm; a claim wants 5." in found["sentence"]
     assert "'detour' beats it (" in found["sentence"] and "'direct' beats it (" in found["sentence"]
@@ -207,9 +186,10 @@ def test_three_seeds_carry_a_caution(tmp_path):
 
 def test_unequal_budgets_are_said(tmp_path):
     write_run(tmp_path, losses_of([2.0]), GOOD)
-    write_stage(tmp_path, "direct", 1, "adapt_target", 60.0, flops=1e12)
-    write_stage(tmp_path, "detour", 1, "adapt", 60.0, flops=1.2e12)
-    assert "; in FLOPs these differ by more than a tenth." in judge(tmp_path, [1])["sentence"]
+    spent = {"direct": 1e12, "detour": 1.2e12, "plain": 0.0}
+    cost = {arm: {"seconds": 60.0, "flops": flops, "tokens": 0.0} for arm, flops in spent.items()}
+    found = verdict.run(tmp_path, SETTINGS, ARMS, [1], cost)
+    assert "; in FLOPs these differ by more than a tenth." in found["sentence"]
 
 
 def edit_row(run_dir, arm, seed, number, **changes) -> None:
@@ -235,7 +215,7 @@ def test_documents_must_be_the_same_and_whole(tmp_path, changes, message):
     write_run(tmp_path, losses_of([2.0, 2.0]), GOOD)
     edit_row(tmp_path, "detour", 2, 3, **changes)
     with pytest.raises(DataError, match=message):
-        judge(tmp_path, [1, 2])
+        verdict.run(tmp_path, SETTINGS, ARMS, [1, 2], NOTHING)
     assert not (tmp_path / "verdict.json").exists()
 
 
@@ -252,17 +232,10 @@ def test_missing_short_broken_and_empty_predictions(tmp_path):
     ):
         path.write_text(content, "utf-8")
         with pytest.raises(DataError, match=message):
-            judge(tmp_path, [1])
+            verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
     path.unlink()
     with pytest.raises(DataError, match=r"predictions\.jsonl: missing.*Run the recipe again"):
-        judge(tmp_path, [1])
-
-
-def test_a_broken_stage_record_is_named(tmp_path):
-    write_run(tmp_path, losses_of([2.0]), GOOD)
-    write_stage(tmp_path, "detour", 1, "adapt", "long")
-    with pytest.raises(DataError, match=r"detour.seed-1.adapt.stage\.json: not a stage record"):
-        judge(tmp_path, [1])
+        verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
 
 
 def test_needs_no_torch():

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from polygraft import machine
 from polygraft.check.memory import BYTES, PassCost, loss_of, make_batch, make_model, measure_pass, parameters_of
-from polygraft.models.checkpoints import decoder_config
+from polygraft.models.checkpoints import decoder_config, positions_of
 from polygraft.objectives import TextTask
 from polygraft.objectives.task import BatchShape
 from polygraft.run.costs import Cost
@@ -28,7 +28,7 @@ from polygraft.transfer.methods import Method, Sizes
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
 MAX_PROPOSED = 512
-PROBE_ROWS, PROBE_TOKENS, PROBE_RUNS = 2000, 2048, 3
+PROBE_ROWS, PROBE_TOKENS, PROBE_LENGTH, PROBE_RUNS = 2000, 2048, 128, 3
 ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
@@ -102,8 +102,9 @@ def probe_machine(config: PreTrainedConfig, bf16: bool, baseline_bytes: int) -> 
         if hasattr(small, key):
             setattr(small, key, 1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    target = 128 if config.is_encoder_decoder else None
-    shape = BatchShape(PROBE_TOKENS // 128, 128, target, PROBE_TOKENS // 8)
+    tokens = min(PROBE_LENGTH, positions_of(config))
+    target = tokens if config.is_encoder_decoder else None
+    shape = BatchShape(PROBE_TOKENS // tokens, tokens, target, PROBE_TOKENS // 8)
     flops = measure_pass(small, shape, bf16).flops
     model, batch, seconds = make_model(small).to(device), make_batch(shape, device), []
     for _ in range(1 + PROBE_RUNS):

@@ -73,7 +73,8 @@ class Stages:
             needs.append(self.text_stage("adapt", recipe.adapt, source, recipe.text))
         if recipe.transfer:
             host, needed = target, recipe.transfer.needs
-            sources = [self.opened[source].config] * (needed.source_before + needed.source_after) if source else []
+            sources = [self.opened[source].config] if source and needed.source else []
+            sources *= needed.source_before + needed.source_after
             if sources and source:
                 target = self.result(recipe.transfer, source, target)
             configs = self.opened[host].config, self.opened[target].config

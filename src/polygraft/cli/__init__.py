@@ -8,28 +8,13 @@ Exit codes: 0 ok, 1 failure, 2 usage or recipe, 3 data, 130 interrupted,
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from polygraft import __version__
-from polygraft.cli import (
-    checkpoints as cli_checkpoints,
-)
-from polygraft.cli import (
-    diagnose as cli_diagnose,
-)
-from polygraft.cli import (
-    env as cli_env,
-)
-from polygraft.cli import (
-    rank as cli_rank,
-)
-from polygraft.cli import (
-    stages as cli_stages,
-)
+from polygraft.cli import checkpoints, env, rank, stages
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
 from polygraft.recipe import Recipe
@@ -138,11 +123,8 @@ def report(
     typer.echo(str(write(run_dir)))
 
 
-for stage_verb in (
-    cli_stages.adapt, cli_stages.transfer, cli_stages.finetune, cli_stages.evaluate, cli_stages.generate,
-    cli_checkpoints.trim, cli_checkpoints.restore, cli_checkpoints.add_language, cli_rank.rank,
-    cli_env.env,
-):  # fmt: skip
+of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)
+for stage_verb in (*of_stages, checkpoints.trim, checkpoints.restore, checkpoints.add_language, rank.rank, env.env):
     app.command(cls=Verb)(stage_verb)
 
 
@@ -160,23 +142,15 @@ def _load(path: Path, overrides: list[str] | None, output_dir: str | None) -> Re
 
 def _print_run(result: dict[str, Any]) -> None:
     """A table of arms and scores, then the verdict's sentence, then where the report is."""
-    from rich.console import Console
-    from rich.table import Table
+    from polygraft.cli.table import table
 
-    console = Console(soft_wrap=not sys.stdout.isatty())
     rows: list[dict[str, Any]] = result["table"]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = Table()
-    for column in columns:
-        numeric = any(isinstance(row.get(column), int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    if rows:
-        console.print(table)
-    if result["verdict"]:
-        console.print(result["verdict"]["sentence"], markup=False, highlight=False)
-    console.print(f"Report: {result['report']}", markup=False, highlight=False, soft_wrap=True)
+    numbers = [i for i, column in enumerate(columns) if any(isinstance(row.get(column), int | float) for row in rows)]
+    lines = table([columns, *([_cell(row.get(column)) for column in columns] for row in rows)], right=numbers)
+    lines = [*lines, ""] if rows else []
+    verdict = [result["verdict"]["sentence"]] if result["verdict"] else []
+    typer.echo("\n".join([*lines, *verdict, f"Report: {result['report']}"]))
 
 
 def _cell(value: Any) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from polygraft.check import Report
 from polygraft.check.needs import Need
+from polygraft.cli.table import table
 from polygraft.progress import clock
 
 GB, MB = 1e9, 1e6
@@ -20,44 +19,34 @@ def text(report: Report) -> str:
 
 
 def _data(report: Report) -> str:
-    rows = [("DATA", "used as", "rows", "empty", "repeated", "characters (median, longest)")]
+    rows = [["DATA", "used as", "rows", "empty", "repeated", "characters (median, longest)"]]
     for file in report.data.files:
-        lengths = f"{file.text.median:,}, {file.text.max:,}"
-        rows.append((
-            file.file, ", ".join(file.roles), f"{file.rows:,}", f"{file.empty_rows:,}", f"{file.duplicate_rows:,}",
-            lengths + (f" \N{RIGHTWARDS ARROW} {file.summary.median:,}, {file.summary.max:,}" if file.summary else ""),
-        ))  # fmt: skip
-    return _table(rows)
+        counts = [f"{count:,}" for count in (file.rows, file.empty_rows, file.duplicate_rows)]
+        lengths = [f"{one.median:,}, {one.max:,}" for one in (file.text, file.summary) if one]
+        rows.append([file.file, ", ".join(file.roles), *counts, " \N{RIGHTWARDS ARROW} ".join(lengths)])
+    return "\n".join(table(rows))
 
 
 def _models(report: Report) -> str:
-    rows = [("MODEL", "role", "parameters", "rows", "tokenizer", "languages", "positions")]
+    rows = [["MODEL", "role", "parameters", "rows", "tokenizer", "languages", "positions"]]
     for model in report.models:
-        languages = f"{model.languages}" if model.languages else ""
-        rows.append((
-            model.name, model.role, f"{model.parameters / 1e6:,.1f} million", f"{model.rows:,}", model.tokenizer,
-            languages, f"{model.max_positions:,}",
-        ))  # fmt: skip
-    return _table(rows)
+        sizes = [f"{model.parameters / 1e6:,.1f} million", f"{model.rows:,}"]
+        reads = [model.tokenizer, f"{model.languages or ''}", f"{model.max_positions:,}"]
+        rows.append([model.name, model.role, *sizes, *reads])
+    return "\n".join(table(rows))
 
 
 def _needs(report: Report) -> str:
-    rows: list[tuple[str, ...]] = [
-        ("ARM", "stage", "budget", "memory", "disk", "while it runs", "time", "batch", "largest batch that fits")
-    ]
-    for arm, needs in report.stages.items():
-        for need in needs:
-            rows.append((arm, need.stage, need.budget or "", *_need(need)))
-    return _table(rows)
+    head = ["ARM", "stage", "budget", "memory", "disk", "while it runs", "time", "batch", "largest batch that fits"]
+    rows = [[arm, *_need(need)] for arm, needs in report.stages.items() for need in needs]
+    return "\n".join(table([head, *rows]))
 
 
-def _need(need: Need) -> tuple[str, ...]:
-    proposed = "" if need.proposed_batch_size is None else str(need.proposed_batch_size)
-    return (
-        _size(need.memory_bytes), _size(need.disk_bytes), _size(need.disk_peak_bytes),
-        "" if need.seconds is None else clock(need.seconds), "" if need.batch_size is None else str(need.batch_size),
-        proposed,
-    )  # fmt: skip
+def _need(need: Need) -> list[str]:
+    sizes = [_size(size) for size in (need.memory_bytes, need.disk_bytes, need.disk_peak_bytes)]
+    time = "" if need.seconds is None else clock(need.seconds)
+    batches = ["" if size is None else str(size) for size in (need.batch_size, need.proposed_batch_size)]
+    return [need.stage, need.budget or "", *sizes, time, *batches]
 
 
 def _size(number: float) -> str:
@@ -68,13 +57,6 @@ def _size(number: float) -> str:
 
 def _listed(title: str, sentences: tuple[str, ...]) -> str:
     return "\n".join([title.upper(), *(f"  {sentence}" for sentence in sentences)])
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 def _total(report: Report) -> str:

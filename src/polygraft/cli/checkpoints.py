@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,13 +12,6 @@ from polygraft.cli.stages import run_verb
 from polygraft.errors import RecipeError
 from polygraft.settings import AddLanguages, Settings, Trim
 
-TrimFiles = Annotated[
-    list[str], typer.Option("--train-file", metavar="FILE", help="Text whose tokens are kept; give it once per file.")
-]
-TrimColumns = Annotated[
-    list[str] | None,
-    typer.Option("--text-column", metavar="COLUMN", help="A column to read; once per column (default: text)."),
-]
 Full = Annotated[str, typer.Option("--full", help="The checkpoint that was trimmed, as it was before.")]
 Languages = Annotated[
     list[str],
@@ -25,19 +19,26 @@ Languages = Annotated[
 ]
 
 
-def trim(model: o.Model, train_file: TrimFiles, output_dir: o.OutputDir, text_column: TrimColumns = None) -> None:
+class Trimming(Settings):
+    trim: Trim
+    """Data"""
+
+
+@o.takes(Trimming, required=["train_file"])
+def trim(given: Trimming, model: o.Model, output_dir: o.OutputDir) -> None:
     """Keep only the vocabulary that a text needs: a smaller, faster checkpoint that plain transformers loads."""
-    (section,) = o.settings("polygraft trim", [(Trim, {"train_file": train_file, "text_column": text_column})])
     from polygraft.stages import vocabulary as stage
 
-    run_verb("trim", output_dir, section, [model, section], None, lambda: stage.run_trim(section, model, output_dir))
+    section, work = given.trim, partial(stage.run_trim, given.trim, model, output_dir)
+    run_verb("trim", output_dir, section, [model, section], None, work)
 
 
 def restore(model: o.Model, full: Full, output_dir: o.OutputDir) -> None:
     """Write what a trimmed checkpoint has learned back into the full one; all other rows stay bit by bit."""
     from polygraft.stages import vocabulary as stage
 
-    run_verb("restore", output_dir, Settings(), [model, full], None, lambda: stage.run_restore(model, full, output_dir))
+    work = partial(stage.run_restore, model, full, output_dir)
+    run_verb("restore", output_dir, Settings(), [model, full], None, work)
 
 
 def add_language(model: o.Model, language: Languages, output_dir: o.OutputDir) -> None:
@@ -47,7 +48,5 @@ def add_language(model: o.Model, language: Languages, output_dir: o.OutputDir) -
         raise RecipeError(f"polygraft add-language: --language {wrong[0]}: write new=known, such as da_DK=sv_SE.")
     from polygraft.stages import vocabulary as stage
 
-    section = AddLanguages(relatives=pairs)
-    run_verb(
-        "add_languages", output_dir, section, [model], None, lambda: stage.run_add_languages(pairs, model, output_dir)
-    )
+    work = partial(stage.run_add_languages, pairs, model, output_dir)
+    run_verb("add_languages", output_dir, AddLanguages(relatives=pairs), [model], None, work)

@@ -5,28 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from polygraft.cli.table import table
+
+STATES = ("ARM", "after", "nats per removed token", "whole text", "source reliance", "never learned")
+MAPS = ("map R2", "precision@1")
+
 
 def text(found: Mapping[str, Any]) -> str:
     """The diagnosis for people: a table of all states, then a sentence for each arm."""
-    head = (
-        "ARM",
-        "after",
-        "nats per removed token",
-        "whole text",
-        "source reliance",
-        "never learned",
-        "map R2",
-        "precision@1",
-    )
-    rows = [head]
-    for state in [*found["targets"], *found["states"]]:
-        whole, share = _plain(state["whole"]["value"]), f"{state['dead_share']:.1%}"
-        rows.append((
-            state["arm"], state["stage"], _estimate(state["loss"]), whole, _estimate(state["reliance"]), share,
-            _plain(state.get("map_r2")), _plain(state.get("csls_precision_at_1")),
-        ))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = table([[*STATES, *MAPS], *(_row(state) for state in [*found["targets"], *found["states"]])])
     lines += ["", f"{found['documents']} held-out documents, seed {found['seed']}; 95% intervals over documents."]
     lines += [f"+{name}: {what}" for name, what in found["placebos"].items()]
     for arm in found["arms"]:
@@ -37,6 +24,12 @@ def text(found: Mapping[str, Any]) -> str:
                 f"the arm before fine-tuning {_estimate(arm['reached'])}."
             )
     return "\n".join([*lines, *found["notes"], "", f"Report: {found['report']}"])
+
+
+def _row(state: Mapping[str, Any]) -> list[str]:
+    losses = [_estimate(state["loss"]), _plain(state["whole"]["value"]), _estimate(state["reliance"])]
+    maps = [_plain(state.get(name)) for name in ("map_r2", "csls_precision_at_1")]
+    return [state["arm"], state["stage"], *losses, f"{state['dead_share']:.1%}", *maps]
 
 
 def _estimate(one: Mapping[str, float | None] | None) -> str:

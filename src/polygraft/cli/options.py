@@ -1,147 +1,158 @@
-"""Command-line options of the single stages, and how they become settings.
+"""What verbs take beside their flags of settings, and how all that was given becomes settings.
 
-Options have the names, meanings and defaults of the fields in `polygraft.recipe`, and the same classes validate them.
+Options have the names, meanings and defaults of the fields of settings, and the same classes validate them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
+from polygraft.cli.flags import DEFAULT_EPOCHS, Flag, flag_name, flags_of
 from polygraft.errors import RecipeError
-from polygraft.settings import Budget, Evaluate, PairData, TextData, Training
-from polygraft.transfer.methods import EmbeddingsTransfer
+from polygraft.recipe.problems import Path as KeyPath
+from polygraft.recipe.problems import Problem, nearest_key, problems_error, section_of, validate
+from polygraft.settings import PairData, Settings, TextData
 
-DEFAULT_EPOCHS = 3
-"""The budget when no option gives one: that of the Hugging Face Trainer."""
-
-
-def option(model: type[BaseModel], field: str, *names: str, metavar: str = "TEXT", panel: str | None = None) -> Any:
-    """A typer option with the field's docstring and default as its help."""
-    info = model.model_fields[field]
-    default = "" if info.default in (None, PydanticUndefined) else f" (default: {info.default})"
-    names = names or (f"--{field.replace('_', '-')}",)
-    return typer.Option(*names, help=f"{info.description}{default}", metavar=metavar, rich_help_panel=panel)
+S = TypeVar("S", bound=Settings)
 
 
-def _budget(unit: str) -> Any:
-    return option(Budget, unit, metavar="NUMBER", panel=f"Budget: one of these (default: {DEFAULT_EPOCHS} epochs)")
+def seed_of(text: str | int) -> int:
+    """A seed: any whole number that numpy takes."""
+    if not str(text).isdecimal() or int(text) >= 2**32:
+        raise typer.BadParameter(f"{text} is no whole number from 0 to {2**32 - 1}.")
+    return int(text)
 
 
 Model = Annotated[str, typer.Option("--model", help="The checkpoint: hub name, folder, or a bundled polygraft/… name.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", help="Folder for the results; running again continues there.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, metavar="NUMBER", help="Seed of the run.")]
+Seed = Annotated[int, typer.Option("--seed", parser=seed_of, metavar="NUMBER", help="Seed of the run.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the stage, such as weight_decay=0.1."),
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting as in a recipe, such as weight_decay=0.1."),
 ]
-Epochs = Annotated[str | None, _budget("epochs")]
-Steps = Annotated[str | None, _budget("steps")]
-Tokens = Annotated[str | None, _budget("tokens")]
-Minutes = Annotated[str | None, _budget("minutes")]
-Flops = Annotated[str | None, _budget("flops")]
-LearningRate = Annotated[str | None, option(Training, "learning_rate", metavar="NUMBER")]
-BatchSize = Annotated[str | None, option(Training, "per_device_train_batch_size", metavar="NUMBER")]
-TextFile = Annotated[list[str], option(TextData, "train_file", metavar="FILE")]
-OptionalTextFile = Annotated[list[str] | None, option(TextData, "train_file", metavar="FILE")]
-TextValidation = Annotated[list[str] | None, option(TextData, "validation_file", metavar="FILE")]
-TextColumn = Annotated[str | None, option(TextData, "text_column", metavar="COLUMN")]
-Lang = Annotated[str | None, option(TextData, "lang", metavar="LANG")]
-PairsFile = Annotated[list[str], option(PairData, "train_file", metavar="FILE")]
-TestFile = Annotated[list[str], option(PairData, "test_file", metavar="FILE")]
-PairsValidation = Annotated[list[str] | None, option(PairData, "validation_file", metavar="FILE")]
-InputColumn = Annotated[str | None, option(PairData, "text_column", metavar="COLUMN")]
-SummaryColumn = Annotated[str | None, option(PairData, "summary_column", metavar="COLUMN")]
-SourceLang = Annotated[str | None, option(PairData, "source_lang", metavar="LANG")]
-TargetLang = Annotated[str | None, option(PairData, "target_lang", metavar="LANG")]
-Mode = Annotated[str | None, option(EmbeddingsTransfer, "mode", metavar="MODE")]
-Beams = Annotated[str | None, option(Evaluate, "num_beams", metavar="NUMBER")]
-NewTokens = Annotated[str | None, option(Evaluate, "max_new_tokens", metavar="NUMBER")]
-DecodeBatch = Annotated[str | None, option(Evaluate, "per_device_eval_batch_size", "--batch-size", metavar="NUMBER")]
 
-_SPECIAL_NAMES = {"per_device_eval_batch_size": "--batch-size"}
-_UNITS = tuple(Budget.model_fields)
+
+def takes(
+    sections: type[S], required: Collection[str] = (), unused: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a verb of a function: its first parameter is the sections, filled by flags; the others are its own options.
+
+    Args:
+        sections, required, unused: see `flags_of`.
+    """
+    flags = {"__".join(flag.path): flag for flag in flags_of(sections, required, unused)}
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+
+        def verb(**given: Any) -> None:
+            mine = {parameter.name: given.pop(parameter.name) for parameter in own}
+            assignments = given.pop("set_") or []
+            flagged = [(flags[name], value) for name, value in given.items() if value not in (None, [])]
+            function(settings(f"polygraft {function.__name__}", sections, flagged, assignments, unused), **mine)
+
+        generated = [
+            _parameter(name, flag.annotation(), ... if flag.required else None) for name, flag in flags.items()
+        ]
+        own_ones = [_parameter(one.name, one.annotation, one.default) for one in own]
+        parameters = [*own_ones, *generated, _parameter("set_", Overrides, None)]
+        verb.__name__, verb.__doc__ = function.__name__, function.__doc__
+        verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return verb
+
+    return decorate
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def settings(
     command: str,
-    options: Sequence[tuple[type[BaseModel], Mapping[str, Any]]],
-    assignments: Sequence[str] | None = None,
-) -> list[Any]:
-    """The settings of a stage, one instance per (class, options given); options that are None were not given.
+    sections: type[S],
+    flagged: Sequence[tuple[Flag, Any]],
+    assignments: Sequence[str] = (),
+    unused: Collection[str] = (),
+) -> S:
+    """The sections that flags and `--set` give; raises one RecipeError for everything wrong with them.
 
-    `assignments` are `key=value` of any field of any of the classes. Raises one RecipeError for everything wrong.
+    Assignments are `key=value` of any setting of any section, with or without the section before the key.
     """
-    from polygraft.recipe.reading import assign, build_settings, parse_assignment
+    from polygraft.recipe.reading import parse_assignment
 
-    models = [model for model, _ in options]
-    values: dict[type[BaseModel], dict[str, Any]] = {model: {} for model in models}
-    places: dict[str, str] = {}
-    given_once: set[str] = set()
-    for model, given in options:
-        for key, value in given.items():
-            places[key] = _option_name(key)
-            if value is not None:
-                given_once.add(key)
-                _give(values[model], places, model, key, value)
-    for text in assignments or ():
-        path, value = parse_assignment(text)
-        model = _owner(models, path[0])
-        if (key := ".".join(path)) in given_once:
-            raise RecipeError(f"{command}: --set {text}: {key} is given twice. Give it once.")
-        given_once.add(key)
-        assign(values[model], path, value)
-        places[".".join(path)] = f"--set {'.'.join(path)}"
-    for model in models:
-        if "budget" in model.model_fields:
-            values[model].setdefault("budget", {"epochs": DEFAULT_EPOCHS})
-            places.setdefault("budget", ", ".join(f"--{unit}" for unit in _UNITS))
-    return build_settings(values, places, command)
+    given: dict[KeyPath, tuple[str, Any]] = {
+        flag.path: (flag_name(flag.path), flag.value(value)) for flag, value in flagged
+    }
+    problems: list[Problem] = []
+    for text in assignments:
+        try:
+            path, value = parse_assignment(text)
+        except RecipeError as error:
+            problems.append(Problem("", str(error)))
+            continue
+        key, path = ".".join(path), path if path[0] in sections.model_fields else (_owner(sections, path[0]), *path)
+        if any(path[: len(other)] == other[: len(path)] for other in given):
+            problems.append(Problem(f"--set {text}", f"{key} is given twice. Give it once."))
+        elif path[1:2] and path[1] in unused:
+            problems.append(Problem(f"--set {text}", f"{command} has no use for it. Leave it out."))
+        else:
+            given[path] = f"--set {key}", value
+    data = _nested(sections, {path: value for path, (_, value) in given.items()})
+    found, findings = validate(sections, data, lambda path: None)
+    names = {path: name for path, (name, _) in given.items()}
+    problems += [Problem(_place(finding.path, names), finding.reason, finding.value) for finding in findings]
+    if problems or found is None:
+        raise problems_error(problems, command)
+    return found
 
 
-def assert_language(command: str, data: TextData | PairData) -> None:
+def assert_language(verb: str, data: TextData | PairData) -> None:
     """Raise a RecipeError where neither a language nor a column of languages is given for a text or an input."""
     name = "lang" if isinstance(data, TextData) else "source_lang"
     if not getattr(data, name) and not getattr(data, f"{name}_column"):
         meaning = str(type(data).model_fields[name].description).rstrip(".")
-        raise RecipeError(
-            f"{command}: {_option_name(name)}: is missing ({meaning}); or name the column that has it, "
-            f"--set {name}_column=COLUMN"
-        )
+        flag = f"--{name.replace('_', '-')}"
+        reason = f"is missing ({meaning}); or name the column that has it, {flag}-column COLUMN"
+        raise RecipeError(f"polygraft {verb}: {flag}: {reason}")
 
 
-def _option_name(key: str) -> str:
-    return _SPECIAL_NAMES.get(key, f"--{key.replace('_', '-')}")
+def _owner(sections: type[Settings], key: str) -> str:
+    """The section with that key, else the one with the nearest (whose error then names it)."""
+    from polygraft.recipe.problems import keys_of
+
+    keys = {name: keys_of(sections, (name,)) for name in sections.model_fields}
+    exact = [name for name in keys if key in keys[name]]
+    near = [name for name in keys if nearest_key(key, keys[name])]
+    return (exact or near or list(keys))[0]
 
 
-def _give(values: dict[str, Any], places: dict[str, str], model: type[BaseModel], key: str, value: Any) -> None:
-    from polygraft.recipe.problems import is_text
-
-    if key in _UNITS and "budget" in model.model_fields:
-        # all units that were given stay, so that the check for exactly one sees them
-        values.setdefault("budget", {})[key] = _number(value)
-        places[f"budget.{key}"] = _option_name(key)
-        return
-    values[key] = value if is_text(model.model_fields[key]) else _number(value)
-
-
-def _number(text: Any) -> Any:
-    """2e6 as the number that it is (pydantic reads no exponent in a whole number); other text is left to the schema."""
-    from polygraft.recipe.yaml import read_yaml
-
-    value = read_yaml(text)[0] if isinstance(text, str) else text
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else text
+def _nested(sections: type[Settings], values: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    """The data of sections: those that a verb cannot do without are there, and what trains has a budget."""
+    data: dict[str, Any] = {name: {} for name, field in sections.model_fields.items() if field.is_required()}
+    for path, value in values.items():
+        inner = data
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = value
+    for name, section in data.items():
+        kind = section_of(sections.model_fields[name], section)
+        if kind and "budget" in kind.model_fields and isinstance(section, dict):
+            section.setdefault("budget", {"epochs": DEFAULT_EPOCHS})
+    return data
 
 
-def _owner(models: Sequence[type[BaseModel]], key: str) -> type[BaseModel]:
-    """The class with that field, else the one with the nearest (whose error then names it)."""
-    from polygraft.recipe.problems import nearest_key
-
-    exact = [model for model in models if key in model.model_fields]
-    near = [model for model in models if nearest_key(key, model.model_fields)]
-    return (exact or near or list(models))[0]
+def _place(path: KeyPath, names: Mapping[KeyPath, str]) -> str:
+    """The flags that are to blame for what is wrong at a path."""
+    for length in range(len(path), 1, -1):
+        if name := names.get(path[:length]):
+            return ".".join([name, *path[length:]]) if name.startswith("--set") else name
+    inside = [name for place, name in names.items() if place[: len(path)] == path]
+    if len(path) == 1:
+        return ""  # what is wrong with a section as a whole says what it is about
+    return ", ".join(inside) or flag_name(path)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polygraft.cli import options as o
 from polygraft.cli.errors import without_shard_bars
+from polygraft.cli.table import table
 from polygraft.errors import RecipeError
 from polygraft.settings import TextData
 
@@ -31,7 +31,10 @@ Langs = Annotated[
     list[str] | None,
     typer.Option("--lang", metavar="LANG", help="Language of the text; once, or once per file in their order."),
 ]
-LangColumn = Annotated[str | None, o.option(TextData, "lang_column", metavar="COLUMN")]
+TextColumn = Annotated[str, typer.Option(metavar="COLUMN", help=TextData.model_fields["text_column"].description)]
+LangColumn = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help=TextData.model_fields["lang_column"].description)
+]
 MaxSamples = Annotated[
     int, typer.Option("--max-samples", min=2, metavar="NUMBER", help="Documents that models read, over all languages.")
 ]
@@ -45,23 +48,21 @@ def rank(
     target: Targets = None,
     lang: Langs = None,
     lang_column: LangColumn = None,
-    text_column: o.TextColumn = None,
+    text_column: TextColumn = "text",
     max_samples: MaxSamples = DEFAULT_SAMPLES,
     json_: AsJson = False,
 ) -> None:
     """Say which model is best to start from for a text, without training: one table, one recommendation."""
-    given = lang or []
+    given: list[str | None] = [*(lang or [])]
     if len(given) > 1 and len(given) != len(train_file):
         raise RecipeError(
             f"polygraft rank: {len(given)} --lang for {len(train_file)} --train-file. Give one for all, or one each."
         )
-    data = []
-    for number, file in enumerate(train_file):
-        values = {
-            "train_file": file, "text_column": text_column, "lang_column": lang_column,
-            "lang": given[number] if len(given) > 1 else given[0] if given else None,
-        }  # fmt: skip
-        data += o.settings("polygraft rank", [(TextData, values)])
+    langs = given * len(train_file) if len(given) == 1 else given or [None] * len(train_file)
+    data = [
+        TextData(train_file=file, text_column=text_column, lang=one, lang_column=lang_column)
+        for file, one in zip(train_file, langs, strict=True)
+    ]
     if not given and lang_column is None:
         raise RecipeError(
             "polygraft rank: --lang: is missing (Language of the text), or --lang-column, which names it."
@@ -92,11 +93,10 @@ def _text(report: RankReport) -> str:
     return "\n".join(lines)
 
 
-HEAD = (
-    "MODEL", "role", "text", "code", "tokens/word", "unknown", "unlearned", "bits/char", "whole", "reliance", "size",
-    "TFLOP/M", "s/M", "licence",
-)  # fmt: skip
-LEFT = (0, 1, 2, 3, -1)
+NAMES, FACTS = ("MODEL", "role"), ("size", "TFLOP/M", "s/M", "licence")
+FIGURES = ("text", "code", "tokens/word", "unknown", "unlearned", "bits/char", "whole", "reliance")
+HEAD = (*NAMES, *FIGURES, *FACTS)
+LEFT = {"MODEL", "role", "text", "code", "licence"}
 LEGEND = """\
 bits/char: of hidden words (source), of removed spans (target), with 95% interval; lower is better. whole: of the whole
 text to restore; reliance: how much that rises with another document's source. unlearned: the text's tokens whose rows
@@ -112,27 +112,20 @@ def _table(report: RankReport) -> str:
             below[len(rows)] = [f"  {one.refused}"]
             continue
         for figures in one.figures:
-            facts = _facts(one) if figures is one.overall else ("", "", "", "")
-            first = (one.name, one.role) if figures is one.overall else ("", "")
+            overall = figures is one.overall
+            first, facts = (one.name, one.role) if overall else ("", ""), _facts(one) if overall else ("",) * len(FACTS)
             rows.append((*first, *_figures(figures, one.role), *facts))
         below[len(rows)] = [_map(pair) for pair in report.pairs if one.role == "source" and pair.source == one.name]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for number, row in enumerate(rows, start=1):
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        for place in LEFT:
-            cells[place] = row[place].ljust(widths[place])
-        lines += ["  ".join(cells).rstrip(), *below.get(number, [])]
-    return "\n".join([*lines, "", LEGEND])
+    lines = table(rows, right=[place for place, title in enumerate(HEAD) if title not in LEFT])
+    with_more = [text for number, line in enumerate(lines, start=1) for text in (line, *below.get(number, []))]
+    return "\n".join([*with_more, "", LEGEND])
 
 
 def _figures(one: Figures, role: str) -> tuple[str, ...]:
     code = (one.code or "none") if role == "target" and one.language != "all" else ""
+    coverage = (f"{one.tokens_per_word:.2f}", f"{one.unknown_share:.1%}", f"{one.never_learned_share:.1%}")
     bits = one.bits_per_character.text() if one.bits_per_character else "-"
-    return (
-        one.language, code, f"{one.tokens_per_word:.2f}", f"{one.unknown_share:.1%}", f"{one.never_learned_share:.1%}",
-        bits, _value(one.whole_bits_per_character), _value(one.source_reliance),
-    )  # fmt: skip
+    return (one.language, code, *coverage, bits, _value(one.whole_bits_per_character), _value(one.source_reliance))
 
 
 def _facts(one: CandidateReport) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from pydantic.fields import FieldInfo
 
 from polygraft.errors import RecipeError
 from polygraft.recipe import Recipe
-from polygraft.recipe.yaml import Path
 from polygraft.settings import OneOf
 
 T = TypeVar("T", bound=BaseModel)
+Path = tuple[str, ...]
+"""A place in a recipe: ("adapt", "budget", "steps") is written adapt.budget.steps; list items count from 0."""
 Written = Callable[[Path], str | None]
 """Gives the scalar at a path as the user wrote it, where that is known."""
 
@@ -80,7 +81,9 @@ def field_at(model: type[BaseModel], path: Path) -> FieldInfo | None:
 
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
     """The settings classes of a field that is a section (several where it is of one of several kinds), else []."""
-    return [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+    kinds = one_of(field)
+    types = types_of(field.annotation) if kinds is None else kinds.kinds.values()
+    return [t for t in types if isinstance(t, type) and issubclass(t, BaseModel)]
 
 
 def one_of(field: FieldInfo) -> OneOf | None:
@@ -96,24 +99,19 @@ def section_of(field: FieldInfo, data: Any) -> type[BaseModel] | None:
     return sections[0] if sections else None
 
 
-def is_text(field: FieldInfo) -> bool:
-    """Whether a field holds text (a name, a file, a language), not a number or a choice of numbers."""
-    return str in _types(field.annotation)
-
-
 def nearest_key(key: str, valid: Iterable[str]) -> str | None:
     """The valid key that is most like a misspelt one, if any is."""
     return next(iter(difflib.get_close_matches(key.lower(), list(valid), n=1, cutoff=0.6)), None)
 
 
-def _types(annotation: Any) -> list[Any]:
+def types_of(annotation: Any) -> list[Any]:
     """The types that an annotation allows; of a section of several kinds all their classes."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         kinds = next((mark for mark in arguments[1:] if isinstance(mark, OneOf)), None)
-        return _types(arguments[0]) if kinds is None else list(kinds.kinds.values())
+        return types_of(arguments[0]) if kinds is None else list(kinds.kinds.values())
     if origin in (typing.Union, types.UnionType):
-        return [t for argument in arguments for t in _types(argument)]
+        return [t for argument in arguments for t in types_of(argument)]
     return [annotation]
 
 
@@ -188,8 +186,8 @@ def _traps(model: type[BaseModel], data: Mapping[Any, Any], above: Path, written
 
 
 def _boolean_traps(field: FieldInfo, value: Any, path: Path, written: Written) -> Iterator[Finding]:
-    kinds = _types(field.annotation)
-    items = [t for kind in kinds if typing.get_origin(kind) is list for t in _types(typing.get_args(kind)[0])]
+    kinds = types_of(field.annotation)
+    items = [t for kind in kinds if typing.get_origin(kind) is list for t in types_of(typing.get_args(kind)[0])]
     if items and isinstance(value, list):
         for index, item in enumerate(value):
             if isinstance(item, bool) and bool not in items:
@@ -278,7 +276,7 @@ def _reason(model: type[BaseModel], path: Path, details: dict[str, Any]) -> str:
         return f"must be a section with keys of its own{f': {keys}' if keys else ''}"
     if kind == "literal_error":
         field = field_at(model, path)
-        choices = [str(c) for t in _types(field.annotation) for c in typing.get_args(t)] if field else []
+        choices = [str(c) for t in types_of(field.annotation) for c in typing.get_args(t)] if field else []
         near = difflib.get_close_matches(str(value).lower(), choices, n=1)
         return f"must be {' or '.join(choices)}{f'; did you mean `{near[0]}`?' if near else ''}"
     if value is None and kind in _REASONS:

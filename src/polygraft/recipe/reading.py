@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -28,11 +28,10 @@ from polygraft.recipe.problems import (
     unknown_key,
     validate,
 )
+from polygraft.recipe.problems import Path as KeyPath
 from polygraft.recipe.rules import SHARED_KEYS, arm_rules, recipe_rules
-from polygraft.recipe.yaml import Path as KeyPath
-from polygraft.recipe.yaml import Places
+from polygraft.recipe.yaml import Lines
 
-T = TypeVar("T", bound=BaseModel)
 BUDGETS = ("budget", "adaptation_budget")  # of one unit each: another one replaces it
 
 
@@ -58,7 +57,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
     """The recipe that plain data describes; `where` names its origin in the RecipeError that lists all problems."""
-    return _Draft(data, Places(None)).finish(where)
+    return _Draft(data, Lines()).finish(where)
 
 
 def arm_recipes(recipe: Recipe) -> dict[str, Recipe]:
@@ -68,9 +67,9 @@ def arm_recipes(recipe: Recipe) -> dict[str, Recipe]:
     without arms is its own single arm, `main`. Raises RecipeError, placed like `arms.detour.adapt.learning_rte`.
     """
     if not recipe.arms:
-        _Draft(_plain(recipe), Places(None)).finish(f"recipe {recipe.name}")
+        _Draft(_plain(recipe), Lines()).finish(f"recipe {recipe.name}")
         return {"main": recipe}
-    draft = _Draft(_plain(recipe), Places(None))
+    draft = _Draft(_plain(recipe), Lines())
     draft.finish(f"recipe {recipe.name}")
     return {arm: Recipe.model_validate(merged) for arm, merged in _merged_arms(draft.data).items()}
 
@@ -83,28 +82,6 @@ def dump_recipe(recipe: Recipe) -> str:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a recipe, each field with its docstring; editors check YAML files against it."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
-
-
-def build_settings(sections: Mapping[type[T], Mapping[str, Any]], places: Mapping[str, str], where: str) -> list[Any]:
-    """The settings of a single stage, from command-line options: one instance per class, in the order given.
-
-    `places` names the option behind each dotted key (`budget.steps` -> `--steps`); a key without an option was given by
-    `--set`. Raises one RecipeError for the problems of all sections; `where` names the command in it.
-    """
-    built: list[Any] = []
-    problems: list[Problem] = []
-    for model, values in sections.items():
-        settings, findings = validate(model, values, lambda path: None)
-        built.append(settings)
-        problems += [_option_problem(finding, places) for finding in findings]
-    if problems:
-        raise problems_error(problems, where)
-    return built
-
-
-def _option_problem(finding: Finding, places: Mapping[str, str]) -> Problem:
-    key = ".".join(finding.path)
-    return Problem(places.get(key, f"--set {key}"), finding.reason, finding.value)
 
 
 def parse_assignment(text: str) -> tuple[KeyPath, Any]:
@@ -135,7 +112,7 @@ class _Draft:
     """A recipe being read: its plain data, where each part of it comes from, and what is wrong so far."""
 
     data: Any
-    places: Places
+    places: Lines
     problems: list[Problem] = field(default_factory=list)
     overrides: dict[KeyPath, str] = field(default_factory=dict)
 
@@ -150,8 +127,7 @@ class _Draft:
         try:
             path, value = parse_assignment(text)
         except RecipeError as error:
-            place, _, reason = str(error).rpartition(": ")
-            self.problems.append(Problem(place, reason))
+            self.problems.append(Problem("", str(error)))
             return
         for depth, key in enumerate(path):
             siblings = list(self.data.get("arms") or {}) if path[:depth] == ("arms",) else keys_of(Recipe, path[:depth])

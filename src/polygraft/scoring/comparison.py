@@ -11,56 +11,19 @@ formulas, and how often the intervals hold the truth: `benchmarks/intervals.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from scipy import special
 
-from polygraft.scoring import metrics
+from polygraft.scoring.metrics import LOSS, Metric
 
 Word = Literal["helped", "hurt", "equivalent", "not enough evidence"]
 MIN_SEEDS = 3  # below, the noise between seeds cannot be estimated
 WANTED_SEEDS = 5  # METHODS: at least five for a claim
 MOST_BELOW = 0.1  # of the seeds' variance: how far below 0 the documents' may be estimated
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A corpus score: how it follows from statistics summed over documents, and which direction is good."""
-
-    name: str
-    from_sums: Callable[[np.ndarray], np.ndarray]  # [..., K] to [...]
-    better: Literal[-1, 1]
-
-
-LOSS = Metric("loss per reference token (nats)", metrics.ratio_of_sums, -1)
-CHRF = Metric("chrF++", metrics.chrf_from_sums, 1)
-ROUGE_L = Metric("ROUGE-L", metrics.ratio_of_sums, 1)
-
-
-@dataclass(frozen=True)
-class DocumentScores:
-    """What one seed of one arm scored: a metric's sufficient statistics per document, float64 [D, K]."""
-
-    statistics_DK: np.ndarray
-
-    @classmethod
-    def of_loss(cls, loss_nats_D: Sequence[float], tokens_D: Sequence[int]) -> DocumentScores:
-        """For LOSS: summed loss and number of tokens of each document."""
-        return cls(np.stack([np.asarray(loss_nats_D, np.float64), np.asarray(tokens_D, np.float64)], axis=1))
-
-    @classmethod
-    def of_chrf(cls, predictions: Sequence[str], references: Sequence[str]) -> DocumentScores:
-        """For CHRF: n-gram counts of each document."""
-        return cls(metrics.chrf_statistics(predictions, references))
-
-    @classmethod
-    def of_rouge_l(cls, predictions: Sequence[str], references: Sequence[str]) -> DocumentScores:
-        """For ROUGE_L: the F-measure x 100 of each document, averaged over documents."""
-        values_D = metrics.rouge_per_document(predictions, references)["rougeL"]
-        return cls(np.stack([values_D, np.ones_like(values_D)], axis=1))
 
 
 @dataclass(frozen=True)
@@ -71,16 +34,18 @@ class ArmScores:
     values_SD: np.ndarray
 
     @classmethod
-    def of(cls, seeds: Sequence[DocumentScores], metric: Metric) -> ArmScores:
-        """Score the seeds of an arm. A document contributes its pseudo-value (Tukey 1958): in a mean, its own score.
+    def of(cls, seeds: Sequence[np.ndarray], metric: Metric) -> ArmScores:
+        """Score the seeds of an arm, given the metric's statistics of each, [D, K].
+
+        A document contributes its pseudo-value (Tukey 1958): in a mean, its own score.
 
         Raises:
             ValueError: seeds that scored different numbers of documents.
         """
-        shapes = {scores.statistics_DK.shape for scores in seeds}
+        shapes = {statistics_DK.shape for statistics_DK in seeds}
         if len(shapes) != 1:
             raise ValueError(f"the seeds of an arm must score the same documents; got statistics of shapes {shapes}")
-        statistics_SDK = np.stack([scores.statistics_DK for scores in seeds])
+        statistics_SDK = np.stack(seeds)
         sums_S1K = statistics_SDK.sum(axis=1, keepdims=True)
         points_S1, documents = metric.from_sums(sums_S1K), statistics_SDK.shape[1]
         without_SD = metric.from_sums(sums_S1K - statistics_SDK)
@@ -112,7 +77,7 @@ class Comparison:
     """
 
     metric: str
-    better: Literal[-1, 1]
+    better: int
     confidence: float
     margin: float | None
     effect: float
@@ -235,24 +200,6 @@ def compare_arms(
         seeds_per_arm=seeds,
         documents=documents,
     )
-
-
-def compare(
-    treatment: Sequence[DocumentScores],
-    control: Sequence[DocumentScores],
-    *,
-    margin: float | None,
-    confidence: float = 0.95,
-    metric: Metric = LOSS,
-) -> Comparison:
-    """Compare two arms, each a list of one DocumentScores per seed over the same documents in the same order.
-
-    An effect below 0 is in favour of the treatment where lower is better. "equivalent": the interval lies within ±
-    margin. "helped" and "hurt": otherwise, and the interval excludes 0. Fewer than 3 seeds in either arm: "not enough
-    evidence".
-    """
-    arms = (ArmScores.of(seeds, metric) for seeds in (treatment, control))
-    return compare_arms(*arms, metric=metric, margin=margin, confidence=confidence)
 
 
 def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:

@@ -1,5 +1,7 @@
 """Scores of generated text, each with a bootstrap interval over documents and a signature of how it was computed.
 
+A score is a function that counts statistics in documents, and an entry in METRICS; all else reads that table.
+
 Suffixes: D documents, R bootstrap resamples, K sufficient statistics per document. A corpus score is a function of
 the statistics summed over documents, so that all R resamples are one matrix product and no text is read twice.
 """
@@ -11,11 +13,14 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from polygraft.scoring.predictions import Prediction
+
 _CHUNK_ENTRIES = 4_000_000  # resampling weights held at a time: 32 MB
+DIRECTIONS = {-1: "lower is better", 1: "higher is better"}
 
 # Scripts written without spaces between words; Hangul and Latin are absent because they do have them.
 _UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
@@ -36,16 +41,56 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Score:
-    """One corpus score with its bootstrap interval; `signature` says which version and settings made it."""
+    """One corpus score with its bootstrap interval."""
 
     score: float
     low: float
     high: float
-    signature: str
 
-    def as_dict(self) -> dict[str, float]:
-        """The numbers alone, as they stand in scores.json."""
-        return {"score": self.score, "low": self.low, "high": self.high}
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A corpus score: how it is computed, and how it is shown to people.
+
+    Attributes:
+        title: what it is called where there is little room.
+        unit: what its figures are, in a few words.
+        better: the direction that is good; 0 where neither is.
+        places: decimals that are worth showing.
+        statistics: of each document, float64 [D, K].
+        from_sums: the score that follows from statistics summed over documents, [..., K] to [...].
+        signature: which version and settings made it.
+        of_text: whether it is of the text alone, so that the lead baseline has it, too.
+        main: whether verdicts compare arms by it, and the report plots it.
+        long_title: what verdicts call it, where that is not its title.
+    """
+
+    title: str
+    unit: str
+    better: Literal[-1, 0, 1]
+    places: int
+    statistics: Callable[[Sequence[Prediction]], np.ndarray]
+    from_sums: Callable[[np.ndarray], np.ndarray]
+    signature: Callable[[Bootstrap], str]
+    of_text: bool = True
+    main: bool = False
+    long_title: str = ""
+
+    @property
+    def name(self) -> str:
+        """What verdicts call it."""
+        return self.long_title or self.title
+
+    @property
+    def hint(self) -> str:
+        """Its unit, and which direction is good."""
+        return f"{self.unit}, {DIRECTIONS[self.better]}" if self.better else self.unit
+
+    def score(self, statistics_DK: np.ndarray, bootstrap: Bootstrap = Bootstrap()) -> Score:
+        """The score of all documents together, with its interval."""
+        tail = (1.0 - bootstrap.confidence) / 2
+        low, high = np.quantile(self.from_sums(resampled_sums(statistics_DK, bootstrap)), [tail, 1.0 - tail])
+        return Score(float(self.from_sums(statistics_DK.sum(axis=0))), float(low), float(high))
 
 
 # ---------------------------------------------------------------- words in any script
@@ -125,25 +170,21 @@ def ratio_of_sums(sums_2: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.zeros(np.shape(top)), where=np.asarray(bottom != 0))
 
 
-def _scored(
-    statistics_DK: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray], signature: str, bootstrap: Bootstrap
-) -> Score:
-    tail = (1.0 - bootstrap.confidence) / 2
-    low, high = np.quantile(from_sums(resampled_sums(statistics_DK, bootstrap)), [tail, 1.0 - tail])
-    return Score(float(from_sums(statistics_DK.sum(axis=0))), float(low), float(high), signature)
+# ---------------------------------------------------------------- statistics of documents
 
 
-def _check_parallel(**columns: Sequence[object]) -> None:
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise ValueError(f"scores need parallel, non-empty columns; got lengths {lengths}")
-
-
-def _mean_statistics(values_D: np.ndarray) -> np.ndarray:
+def mean_statistics(values: Sequence[float]) -> np.ndarray:
+    """Statistics of which `ratio_of_sums` makes the mean over documents, float64 [D, 2]."""
+    values_D = np.asarray(values, np.float64)
     return np.stack([values_D, np.ones_like(values_D)], axis=1)
 
 
-# ---------------------------------------------------------------- chrF++
+def loss_statistics(rows: Sequence[Prediction]) -> np.ndarray:
+    """Teacher-forced loss of the reference in nats, and its tokens: float64 [D, 2].
+
+    All losses over all tokens, so long documents weigh more; numerator and denominator are resampled together.
+    """
+    return np.array([(row.loss_nats, row.reference_tokens) for row in rows], dtype=np.float64)
 
 
 def _chrf_metric() -> Any:
@@ -152,12 +193,12 @@ def _chrf_metric() -> Any:
     return CHRF(word_order=2)
 
 
-def chrf_statistics(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+def chrf_statistics(rows: Sequence[Prediction]) -> np.ndarray:
     """sacreBLEU's counts per document, float64 [D, 24]: (output, reference, matching) for each of 8 n-gram orders."""
-    _check_parallel(predictions=predictions, references=references)
     metric = _chrf_metric()
     metric._force = True  # silences a warning about " ." endings that is meant for tokenized BLEU input
-    return np.asarray(metric._extract_corpus_statistics(list(predictions), [list(references)]), dtype=np.float64)
+    outputs, references = [row.prediction for row in rows], [row.reference for row in rows]
+    return np.asarray(metric._extract_corpus_statistics(outputs, [references]), dtype=np.float64)
 
 
 def chrf_from_sums(sums_K: np.ndarray) -> np.ndarray:
@@ -184,94 +225,110 @@ def chrf_signature(bootstrap: Bootstrap) -> str:
     return metric.get_signature().format()
 
 
-def chrf_pp(predictions: Sequence[str], references: Sequence[str], bootstrap: Bootstrap = Bootstrap()) -> Score:
-    """Corpus chrF++ in [0, 100], equal to `sacrebleu.CHRF(word_order=2).corpus_score`."""
-    statistics_DK = chrf_statistics(predictions, references)
-    return _scored(statistics_DK, chrf_from_sums, chrf_signature(bootstrap), bootstrap)
-
-
-# ---------------------------------------------------------------- ROUGE
-
-
-def rouge_per_document(predictions: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
-    """F-measures x 100 of rouge1, rouge2 and rougeL (Lin 2004) per document: float64 [D] each."""
+def rouge_statistics(name: str, rows: Sequence[Prediction]) -> np.ndarray:
+    """F-measure x 100 of rouge1, rouge2 or rougeL (Lin 2004) over Unicode-aware words, unstemmed: float64 [D, 2]."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    _check_parallel(predictions=predictions, references=references)
-    names = ["rouge1", "rouge2", "rougeL"]
-    scorer = RougeScorer(names, tokenizer=UnicodeTokenizer())
-    rows = [scorer.score(reference, output) for output, reference in zip(predictions, references, strict=True)]
-    return {name: np.array([100.0 * row[name].fmeasure for row in rows]) for name in names}
+    scorer = RougeScorer([name], tokenizer=UnicodeTokenizer())
+    return mean_statistics([100.0 * scorer.score(row.reference, row.prediction)[name].fmeasure for row in rows])
 
 
-def rouge(
-    predictions: Sequence[str], references: Sequence[str], bootstrap: Bootstrap = Bootstrap()
-) -> dict[str, Score]:
-    """Mean F-measures x 100 over documents of rouge1, rouge2 and rougeL, over Unicode-aware words, unstemmed."""
-    signature = (
-        f"nrefs:1|{bootstrap.signature}|{UnicodeTokenizer.signature}|stem:no|mean:documents"
+def _rouge_signature(name: str, bootstrap: Bootstrap) -> str:
+    return (
+        f"{name}|nrefs:1|{bootstrap.signature}|{UnicodeTokenizer.signature}|stem:no|mean:documents"
         f"|version:rouge-score-{version('rouge-score')}"
     )
-    values = rouge_per_document(predictions, references)
-    return {
-        name: _scored(_mean_statistics(values_D), ratio_of_sums, f"{name}|{signature}", bootstrap)
-        for name, values_D in values.items()
-    }
 
 
-# ---------------------------------------------------------------- copying, length, likelihood
+def length_statistics(rows: Sequence[Prediction]) -> np.ndarray:
+    """Words of output and reference, float64 [D, 2]; their ratio is 0 if the references have none."""
+    tokenize = UnicodeTokenizer().tokenize
+    return np.array([(len(tokenize(row.prediction)), len(tokenize(row.reference))) for row in rows], dtype=np.float64)
 
 
-def copy_rate_per_document(predictions: Sequence[str], sources: Sequence[str]) -> np.ndarray:
-    """Extractive fragment coverage per document, float64 [D] in [0, 1] (Grusky et al. 2018, section 4.1, COVERAGE).
+def copy_statistics(rows: Sequence[Prediction]) -> np.ndarray:
+    """Extractive fragment coverage, float64 [D, 2] (Grusky et al. 2018, section 4.1, COVERAGE).
 
     The fragments of an output are its greedily longest spans shared with the source; a single shared word is one too,
     so that their total length is the number of output words that occur in the source. An empty output copies nothing.
     """
-    _check_parallel(predictions=predictions, sources=sources)
     tokenize = UnicodeTokenizer().tokenize
     rates = []
-    for output, source in zip(predictions, sources, strict=True):
-        words, known = tokenize(output), set(tokenize(source))
+    for row in rows:
+        words, known = tokenize(row.prediction), set(tokenize(row.source))
         rates.append(sum(word in known for word in words) / max(len(words), 1))
-    return np.array(rates, dtype=np.float64)
+    return mean_statistics(rates)
 
 
-def copy_rate(predictions: Sequence[str], sources: Sequence[str], bootstrap: Bootstrap = Bootstrap()) -> Score:
-    """Mean share of output words that are copied from the source, in [0, 1]."""
-    signature = f"coverage|{bootstrap.signature}|{UnicodeTokenizer.signature}|mean:documents|version:polygraft"
-    return _scored(_mean_statistics(copy_rate_per_document(predictions, sources)), ratio_of_sums, signature, bootstrap)
+# ---------------------------------------------------------------- the table
 
 
-def length_ratio(predictions: Sequence[str], references: Sequence[str], bootstrap: Bootstrap = Bootstrap()) -> Score:
-    """Words of all outputs over words of all references (0 if the references have none)."""
-    _check_parallel(predictions=predictions, references=references)
-    tokenize = UnicodeTokenizer().tokenize
-    counts_D2 = np.array(
-        [(len(tokenize(o)), len(tokenize(r))) for o, r in zip(predictions, references, strict=True)], dtype=np.float64
+def _own_signature(what: str, how: str, bootstrap: Bootstrap) -> str:
+    return f"{what}|{bootstrap.signature}|{how}|version:polygraft"
+
+
+def _rouge(name: str, title: str, *, main: bool = False) -> Metric:
+    return Metric(
+        title=title,
+        unit="0 to 100",
+        better=1,
+        places=1,
+        statistics=functools.partial(rouge_statistics, name),
+        from_sums=ratio_of_sums,
+        signature=functools.partial(_rouge_signature, name),
+        main=main,
     )
-    signature = f"output/reference words|{bootstrap.signature}|{UnicodeTokenizer.signature}|version:polygraft"
-    return _scored(counts_D2, ratio_of_sums, signature, bootstrap)
 
 
-def loss_per_token(loss_nats_D: Sequence[float], tokens_D: Sequence[int], bootstrap: Bootstrap = Bootstrap()) -> Score:
-    """Teacher-forced loss per reference token in nats: all losses over all tokens, so long documents weigh more.
+METRICS: dict[str, Metric] = {
+    "loss_per_token": Metric(
+        title="Loss",
+        long_title="loss per reference token (nats)",
+        unit="nats per reference token",
+        better=-1,
+        places=3,
+        statistics=loss_statistics,
+        from_sums=ratio_of_sums,
+        signature=functools.partial(_own_signature, "nats/reference token", "tokens:text and </s>, no language token"),
+        of_text=False,
+        main=True,
+    ),
+    "chrf++": Metric(
+        title="chrF++",
+        unit="0 to 100",
+        better=1,
+        places=1,
+        statistics=chrf_statistics,
+        from_sums=chrf_from_sums,
+        signature=chrf_signature,
+        main=True,
+    ),
+    "rouge1": _rouge("rouge1", "ROUGE-1"),
+    "rouge2": _rouge("rouge2", "ROUGE-2"),
+    "rougeL": _rouge("rougeL", "ROUGE-L", main=True),
+    "length_ratio": Metric(
+        title="Length",
+        unit="output / reference words, 1 is ideal",
+        better=0,
+        places=2,
+        statistics=length_statistics,
+        from_sums=ratio_of_sums,
+        signature=functools.partial(_own_signature, "output/reference words", UnicodeTokenizer.signature),
+    ),
+    "copy_rate": Metric(
+        title="Copied",
+        unit="share of output words that are in the source",
+        better=0,
+        places=2,
+        statistics=copy_statistics,
+        from_sums=ratio_of_sums,
+        signature=functools.partial(_own_signature, "coverage", f"{UnicodeTokenizer.signature}|mean:documents"),
+    ),
+}
+"""Every score, in the order in which they are shown."""
+LOSS, CHRF = METRICS["loss_per_token"], METRICS["chrf++"]
 
-    Resampled as a ratio: numerator and denominator of a draw come from the same documents.
-    """
-    _check_parallel(loss_nats=loss_nats_D, tokens=tokens_D)
-    statistics_D2 = np.stack([np.asarray(loss_nats_D, np.float64), np.asarray(tokens_D, np.float64)], axis=1)
-    signature = f"nats/reference token|{bootstrap.signature}|tokens:text and </s>, no language token|version:polygraft"
-    return _scored(statistics_D2, ratio_of_sums, signature, bootstrap)
 
-
-def score_texts(
-    predictions: Sequence[str], references: Sequence[str], sources: Sequence[str], bootstrap: Bootstrap = Bootstrap()
-) -> dict[str, Score]:
-    """Every score of generated text: chrf++, rouge1, rouge2, rougeL, copy_rate, length_ratio."""
-    return {
-        "chrf++": chrf_pp(predictions, references, bootstrap),
-        **rouge(predictions, references, bootstrap),
-        "copy_rate": copy_rate(predictions, sources, bootstrap),
-        "length_ratio": length_ratio(predictions, references, bootstrap),
-    }
+def metrics_of(system: str) -> dict[str, Metric]:
+    """The scores that a system has: "model" all, "lead" those of text alone."""
+    return {name: metric for name, metric in METRICS.items() if metric.of_text or system == "model"}

@@ -9,39 +9,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from polygraft.data.files import write_atomically
-from polygraft.errors import DataError
-from polygraft.scoring.comparison import (
-    CHRF,
-    LOSS,
-    ROUGE_L,
-    ArmScores,
-    Comparison,
-    DocumentScores,
-    Metric,
-    compare,
-    compare_arms,
-    holm_levels,
-)
+from polygraft.scoring import predictions
+from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms, holm_levels
+from polygraft.scoring.metrics import CHRF, LOSS, METRICS, Metric
+from polygraft.scoring.predictions import Prediction
 from polygraft.scoring.words import sentence
 from polygraft.settings import Verdict
-
-__all__ = ["DocumentScores", "compare", "run"]
-
-SHARED_FIELDS = ("id", "lang", "source", "reference", "reference_tokens", "lead")
-Row = dict[str, Any]
 
 
 class Scores:
     """Scores of all arms, computed once per arm and metric."""
 
-    def __init__(self, rows: dict[str, list[list[Row]]]) -> None:
+    def __init__(self, rows: dict[str, list[list[Prediction]]]) -> None:
         """`rows` maps each arm to its seeds' documents."""
         self.rows = rows
         self.known: dict[tuple[str, str], ArmScores] = {}
@@ -50,33 +36,13 @@ class Scores:
         """The arm's score per seed and document."""
         key = (arm, metric.name)
         if key not in self.known:
-            seeds = [STATISTICS[metric.name](rows, "prediction") for rows in self.rows[arm]]
-            self.known[key] = ArmScores.of(seeds, metric)
+            self.known[key] = ArmScores.of([metric.statistics(rows) for rows in self.rows[arm]], metric)
         return self.known[key]
 
     def of_lead(self, metric: Metric) -> ArmScores:
         """The lead baseline's score; it is the same in all arms and seeds."""
         some_rows = next(iter(self.rows.values()))[0]
-        return ArmScores.of([STATISTICS[metric.name](some_rows, "lead")], metric)
-
-
-def _loss_statistics(rows: list[Row], column: str) -> DocumentScores:
-    return DocumentScores.of_loss([row["loss_nats"] for row in rows], [row["reference_tokens"] for row in rows])
-
-
-def _chrf_statistics(rows: list[Row], column: str) -> DocumentScores:
-    return DocumentScores.of_chrf([row[column] for row in rows], [row["reference"] for row in rows])
-
-
-def _rouge_statistics(rows: list[Row], column: str) -> DocumentScores:
-    return DocumentScores.of_rouge_l([row[column] for row in rows], [row["reference"] for row in rows])
-
-
-STATISTICS: dict[str, Callable[[list[Row], str], DocumentScores]] = {
-    LOSS.name: _loss_statistics,
-    CHRF.name: _chrf_statistics,
-    ROUGE_L.name: _rouge_statistics,
-}
+        return ArmScores.of([metric.statistics([row.of("lead") for row in some_rows])], metric)
 
 
 def run(
@@ -152,7 +118,8 @@ def _secondary(scores: Scores, settings: Verdict, arms: Sequence[str]) -> list[d
     """All comparisons but the primary one; in a pair of other arms, the one later in the recipe is the treatment."""
     primary_pair = {settings.treatment, settings.control}
     pairs = [(later, earlier, LOSS) for earlier, later in combinations(arms, 2) if {earlier, later} != primary_pair]
-    pairs += [(settings.treatment, settings.control, metric) for metric in (CHRF, ROUGE_L)]
+    others = [metric for metric in METRICS.values() if metric.main and metric is not LOSS]
+    pairs += [(settings.treatment, settings.control, metric) for metric in others]
     found = together([_compared(scores, settings, *pair) for pair in pairs])
     return [_secondary_dict(item, *pair[:2], settings) for pair, item in zip(pairs, found, strict=True)]
 
@@ -182,56 +149,15 @@ def _as_dict(comparison: Comparison, treatment: str, control: str) -> dict[str, 
 # ---------------------------------------------------------------- reading
 
 
-def read_arms(run_dir: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, list[list[Row]]]:
+def read_arms(run_dir: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, list[list[Prediction]]]:
     """Predictions per arm and seed. Raises DataError unless all hold the same documents in the same order."""
-    rows: dict[str, list[list[Row]]] = {arm: [] for arm in arms}
-    first: tuple[Path, list[Row]] | None = None
+    rows: dict[str, list[list[Prediction]]] = {arm: [] for arm in arms}
+    first: tuple[Path, list[Prediction]] | None = None
     for arm in arms:
         for seed in seeds:
-            path = run_dir / arm / f"seed-{seed}" / "evaluate" / "predictions.jsonl"
-            read = _read_predictions(path)
+            path = run_dir / arm / f"seed-{seed}" / "evaluate" / predictions.FILE
+            read = predictions.read(path)
             first = first or (path, read)
-            _check_same_documents(path, read, *first)
+            predictions.check_same_documents(path, read, *first)
             rows[arm].append(read)
     return rows
-
-
-def _read_predictions(path: Path) -> list[Row]:
-    remedy = "Delete this evaluate folder and run the recipe again."
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: texts may hold U+2028
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: missing, so the arms cannot be compared. Run the recipe again to evaluate it."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). {remedy}") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            missing = [field for field in (*SHARED_FIELDS, "prediction", "loss_nats") if field not in row]
-            if missing or not math.isfinite(row["loss_nats"]) or not 1 <= row["reference_tokens"] < math.inf:
-                raise ValueError(f"lacks {', '.join(missing)}" if missing else "loss or token count is not a number")
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: not a prediction ({error}). {remedy}") from None
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{path}: holds no predictions. {remedy}")
-    return rows
-
-
-def _check_same_documents(path: Path, rows: list[Row], first_path: Path, first_rows: list[Row]) -> None:
-    """Paired statistics are meaningless otherwise; the same reference must also have the same number of tokens."""
-    remedy = "Arms are compared on the same test file, samples and tokenizer: evaluate all of them with one recipe."
-    if len(rows) != len(first_rows):
-        raise DataError(f"{path}: {len(rows)} documents, but {first_path} has {len(first_rows)}. {remedy}")
-    for number, (row, first) in enumerate(zip(rows, first_rows, strict=True), 1):
-        for field in SHARED_FIELDS:
-            if row[field] != first[field]:
-                raise DataError(
-                    f"{path}, document {number} (id {row['id']}): its {field} is {str(row[field])[:60]!r}, "
-                    f"but {str(first[field])[:60]!r} in {first_path}. {remedy}"
-                )

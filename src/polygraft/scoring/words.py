@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from polygraft.scoring.comparison import CHRF, MIN_SEEDS, WANTED_SEEDS, Comparison
+from polygraft.scoring.comparison import MIN_SEEDS, WANTED_SEEDS, Comparison
 from polygraft.scoring.figures import exactly, level, rounded
+from polygraft.scoring.metrics import CHRF
 
 COST_TOLERANCE = 0.1  # of the larger: costs that differ by more are said to
 SUGGESTIONS = {

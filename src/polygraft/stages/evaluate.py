@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from polygraft.data.dataset import pair_codes, pair_dataset, tokenize
@@ -25,7 +27,8 @@ from polygraft.models.graft import assert_reads
 from polygraft.models.recorded import completed
 from polygraft.objectives.seq2seq import make_batch, token_losses
 from polygraft.progress import Progress
-from polygraft.scoring.metrics import Score, loss_per_token, score_texts
+from polygraft.scoring.metrics import METRICS, Bootstrap, metrics_of
+from polygraft.scoring.predictions import FILE, Prediction
 from polygraft.settings import Evaluate, PairData
 
 ALL = "all"
@@ -63,18 +66,18 @@ def run(settings: Evaluate, model: str, pairs: PairData, out_dir: Path) -> dict[
 
     leads = lead_baseline(tokenizer, texts, settings.lead_tokens)
     predictions = [
-        {
-            "id": row["id"], "lang": code, "source": text, "reference": row[pairs.summary_column],
-            "prediction": output, "lead": lead, "loss_nats": loss, "reference_tokens": count,
-        }
+        Prediction(
+            id=row["id"], lang=code, source=text, reference=row[pairs.summary_column], prediction=output, lead=lead,
+            loss_nats=loss, reference_tokens=count,
+        )
         for row, code, text, output, lead, loss, count in zip(
             rows, target_codes, texts, outputs, leads, losses, counts, strict=True
         )
     ]  # fmt: skip
     scores = score_predictions(predictions)
     out_dir.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(prediction, ensure_ascii=False) for prediction in predictions)
-    write_atomically(out_dir / "predictions.jsonl", "".join(line + "\n" for line in lines))
+    lines = (json.dumps(asdict(prediction), ensure_ascii=False) for prediction in predictions)
+    write_atomically(out_dir / FILE, "".join(line + "\n" for line in lines))
     write_atomically(out_dir / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1) + "\n")
     return scores
 
@@ -136,19 +139,17 @@ def lead_baseline(tokenizer: Any, texts: Sequence[str], lead_tokens: int) -> lis
     return tokenizer.batch_decode(starts, skip_special_tokens=True)
 
 
-def score_predictions(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What scores.json holds, from the rows of predictions.jsonl: per system, per target language and for "all"."""
-    languages = sorted({row["lang"] for row in predictions})
-    systems: dict[str, dict[str, Any]] = {"model": {}, "lead": {}}
-    signature: dict[str, str] = {}
-    for language in [*languages, ALL]:
-        rows = [row for row in predictions if language in (row["lang"], ALL)]
-        references, sources = [row["reference"] for row in rows], [row["source"] for row in rows]
-        for system, column in (("model", "prediction"), ("lead", "lead")):
-            scores: dict[str, Score] = score_texts([row[column] for row in rows], references, sources)
-            if system == "model":
-                loss = loss_per_token([row["loss_nats"] for row in rows], [row["reference_tokens"] for row in rows])
-                scores["loss_per_token"] = loss
-            systems[system][language] = {name: score.as_dict() for name, score in scores.items()}
-            signature |= {name: score.signature for name, score in scores.items()}
-    return {"documents": len(predictions), "signature": signature, "systems": systems}
+def score_predictions(rows: Sequence[Prediction]) -> dict[str, Any]:
+    """What scores.json holds: per system, per target language and for "all", every score of METRICS that it has."""
+    codes = np.array([row.lang for row in rows])
+    languages = {code: codes == code for code in sorted(set(codes.tolist()))} | {ALL: np.ones(len(rows), dtype=bool)}
+    systems: dict[str, dict[str, dict[str, Any]]] = {}
+    for system in ("model", "lead"):
+        systems[system] = {language: {} for language in languages}
+        outputs = [row.of(system) for row in rows]
+        for name, metric in metrics_of(system).items():
+            statistics_DK = metric.statistics(outputs)
+            for language, chosen_D in languages.items():
+                systems[system][language][name] = asdict(metric.score(statistics_DK[chosen_D]))
+    signature = {name: metric.signature(Bootstrap()) for name, metric in METRICS.items()}
+    return {"documents": len(rows), "signature": signature, "systems": systems}

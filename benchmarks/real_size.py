@@ -111,8 +111,8 @@ def recipe_of(folder: Path, trimmed: bool) -> Any:
 
 def estimate(folder: Path) -> dict[str, Any]:
     """What `polygraft check` says of the same stages, trimmed and not."""
-    from polygraft.check.models import open_models
-    from polygraft.check.stages import Stages
+    from polygraft.checks.models import open_models
+    from polygraft.checks.stages import Stages
 
     found = {}
     for trimmed in (False, True):

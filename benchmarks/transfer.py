@@ -77,7 +77,7 @@ def run_method(folder: Path, name: str, source: str, target: str) -> dict[str, A
     """One transfer, or the warm-up of the graft that the one before made."""
     from polygraft.recipe import Recipe
     from polygraft.stages import adapt, transfer
-    from polygraft.transfer.states import bottleneck
+    from polygraft.transfers.states import bottleneck
 
     recipe = Recipe.model_validate({
         "name": "transfer", "text": {"train_file": str(folder / "text.jsonl"), "lang_column": "lang"},

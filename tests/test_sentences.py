@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from polygraft.diagnose.judge import Against, _decide, _reading
+from polygraft.diagnosis.judge import Against, _decide, _reading
 from polygraft.report import formats
 from polygraft.report.plots import Estimate as Drawn
 from polygraft.report.verdict_view import _comparison_rows, _estimate
@@ -272,8 +272,8 @@ def check_reliance(ends: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_what_is_said_of_candidates_beside_the_best(seed):
-    from polygraft.rank.recommend import _best
-    from polygraft.rank.report import CandidateReport
+    from polygraft.ranking.recommend import _best
+    from polygraft.ranking.report import CandidateReport
 
     rng = np.random.default_rng(seed)
     hard, ones = rng.gamma(3, 1, 30), np.ones(30)

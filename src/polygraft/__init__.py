@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         TextData,
         Verdict,
     )
-    from polygraft.transfer.methods import (
+    from polygraft.transfers.methods import (
         BottleneckTransfer,
         DistillTransfer,
         EmbeddingsTransfer,
@@ -62,7 +62,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first
-    "polygraft.errors", "polygraft.settings", "polygraft.objectives", "polygraft.transfer.methods", "polygraft.recipe",
+    "polygraft.errors", "polygraft.settings", "polygraft.objectives", "polygraft.transfers.methods", "polygraft.recipe",
     "polygraft.recipe.reading", "polygraft.api", "polygraft.scoring.comparison",
 )  # fmt: skip
 

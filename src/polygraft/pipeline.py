@@ -14,9 +14,9 @@ from polygraft.data.files import only_one, write_atomically
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.recipe.stages import stages_of
-from polygraft.run.arms import left_over, run_arm
-from polygraft.run.costs import adaptation_cost
-from polygraft.run.records import read_record
+from polygraft.runs.arms import left_over, run_arm
+from polygraft.runs.costs import adaptation_cost
+from polygraft.runs.records import read_record
 
 
 def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
     Raises:
         PolygraftError: another run is working in the recipe's folder, or a stage's error.
     """
-    from polygraft import diagnose, report
+    from polygraft import diagnosis, report
 
     folder = Path(recipe.output_dir) / recipe.name
     arms = arm_recipes(recipe)
@@ -38,7 +38,7 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
             for path in left_over(folder, arms, recipe.seeds):
                 print(f"{path}: is not of this recipe; it is left alone and not counted.", file=sys.stderr, flush=True)
         if recipe.diagnose is not None:
-            for judgement in diagnose.run(recipe)["arms"]:
+            for judgement in diagnosis.run(recipe)["arms"]:
                 if processes.is_main():
                     print(judgement["sentence"], file=sys.stderr, flush=True)
         for seed in recipe.seeds:  # seed by seed: an interrupted study has complete comparisons of the first seeds

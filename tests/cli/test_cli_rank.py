@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import TypeAdapter
 
-from polygraft.rank.report import RankReport
+from polygraft.ranking.report import RankReport
 
 TEXT = ["--train-file", "polygraft/sample/uk/adapt.parquet", "--train-file", "polygraft/sample/de/adapt.parquet"]
 NANO = ["--source", "polygraft/nano-xlmr", "--target", "polygraft/nano-mbart", "--max-samples", "6"]

@@ -15,7 +15,7 @@ from polygraft.cli import app
 from polygraft.data import notices
 from polygraft.objectives import MLM, Denoising
 from polygraft.settings import Evaluate, Lora, PairData, TextData
-from polygraft.transfer.methods import EncoderTransfer, NoTransfer
+from polygraft.transfers.methods import EncoderTransfer, NoTransfer
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from polygraft.cli.options import settings
 from polygraft.errors import RecipeError
 from polygraft.objectives import CLM, MLM, Denoising
 from polygraft.settings import Bottleneck, Evaluate, Lora, TextData
-from polygraft.transfer.methods import DistillTransfer, EmbeddingsTransfer
+from polygraft.transfers.methods import DistillTransfer, EmbeddingsTransfer
 
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SECTIONS = {

@@ -14,7 +14,7 @@ from polygraft.data import hub
 from polygraft.data.reading import iter_rows, read_rows
 from polygraft.data.sources import data_files
 from polygraft.errors import DataError
-from polygraft.run.records import fingerprint_of
+from polygraft.runs.records import fingerprint_of
 from polygraft.settings import TextData
 
 ROWS = [{"text": f"text {i}", "translation": {"en": "dog", "uk": f"пес {i}"}, "n": i} for i in range(7)]

@@ -10,7 +10,7 @@ import pytest
 from polygraft.data.reading import iter_rows, read_rows
 from polygraft.data.sources import data_files, data_settings
 from polygraft.errors import DataError
-from polygraft.run.records import fingerprint_of
+from polygraft.runs.records import fingerprint_of
 from polygraft.settings import PairData, TextData
 
 

@@ -19,12 +19,12 @@ import torch
 
 from polygraft.cli.errors import explain
 from polygraft.objectives import MLM, Denoising
-from polygraft.run.records import run_stage
+from polygraft.runs.records import run_stage
 from polygraft.settings import Evaluate, Finetune, Lora, PairData, TextData
 from polygraft.stages import adapt, evaluate, finetune, transfer
 from polygraft.training import stopping
 from polygraft.training.spending import Spending
-from polygraft.transfer.methods import DistillTransfer, EmbeddingsTransfer
+from polygraft.transfers.methods import DistillTransfer, EmbeddingsTransfer
 
 STEPS, INTERVAL = 9, 3
 SHORT: dict[str, Any] = {

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from polygraft.check import first_contact
-from polygraft.check.first_contact import Findings, look_at_model
-from polygraft.check.first_contact_vocabulary import SENTENCES, look_at_vocabularies
+from polygraft.checks import first_contact
+from polygraft.checks.first_contact import Findings, look_at_model
+from polygraft.checks.first_contact_vocabulary import SENTENCES, look_at_vocabularies
 from polygraft.recipe.reading import parse_recipe
 
 STAGES = ["adapt", "transfer", "adapt_target", "finetune", "evaluate", "generate"]

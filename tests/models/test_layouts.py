@@ -30,7 +30,7 @@ from polygraft.objectives import Denoising
 from polygraft.settings import Budget, Evaluate, Finetune, PairData, TextData, Trim
 from polygraft.stages import adapt, evaluate, finetune, transfer
 from polygraft.stages.vocabulary import run_trim
-from polygraft.transfer.methods import EmbeddingsTransfer
+from polygraft.transfers.methods import EmbeddingsTransfer
 
 
 class Layout(NamedTuple):

@@ -10,7 +10,7 @@ from polygraft.objectives import OBJECTIVES, WarmUp
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import json_schema
 from polygraft.settings import Budget, Evaluate, Finetune, Lora, PairData, TextData, Verdict
-from polygraft.transfer.methods import METHODS
+from polygraft.transfers.methods import METHODS
 
 
 def sections_in(schema):

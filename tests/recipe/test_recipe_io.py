@@ -10,7 +10,7 @@ from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, dump_recipe, json_schema, load_recipe, parse_recipe
 from polygraft.recipe.yaml import read_yaml
 from polygraft.settings import Bottleneck, Budget, Lora
-from polygraft.transfer.methods import EmbeddingsTransfer, EncoderTransfer
+from polygraft.transfers.methods import EmbeddingsTransfer, EncoderTransfer
 
 OVERRIDES = {
     "number": (["adapt.learning_rate=1e-4"], lambda r: r.adapt.learning_rate, 1e-4),

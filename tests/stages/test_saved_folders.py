@@ -12,7 +12,7 @@ from polygraft.models import checkpoints
 from polygraft.objectives import MLM, Denoising
 from polygraft.settings import Budget, Finetune, PairData, TextData, Trim
 from polygraft.stages import adapt, finetune, transfer, vocabulary
-from polygraft.transfer.methods import EmbeddingsTransfer
+from polygraft.transfers.methods import EmbeddingsTransfer
 
 TEXT = "Бібліотека читає та записує стиснені файли."
 SHORT = {"budget": Budget(steps=2), "per_device_train_batch_size": 2}

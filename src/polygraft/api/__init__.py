@@ -19,11 +19,11 @@ from polygraft.recipe import Recipe
 from polygraft.recipe.problems import Problem, problems_error, validate
 from polygraft.recipe.reading import dump_recipe, load_recipe, parse_recipe
 from polygraft.settings import Evaluate, Finetune, OneOf, PairData, Settings, TextData, Training
-from polygraft.transfer.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
+from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
 
 if TYPE_CHECKING:  # they import torch
-    from polygraft.check import Report
-    from polygraft.rank.report import RankReport
+    from polygraft.checks import Report
+    from polygraft.ranking.report import RankReport
 
 S = TypeVar("S", bound=Settings)
 StrPath = str | os.PathLike[str]
@@ -91,7 +91,7 @@ def check(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Report:
         CheckpointError: checkpoints that cannot be used.
         TransferError: checkpoints that cannot be used together.
     """
-    from polygraft.check import run
+    from polygraft.checks import run
 
     return run(_recipe(recipe, None, output_dir))
 
@@ -105,7 +105,7 @@ def diagnose(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Mapping
     Raises:
         RecipeError: a recipe without text, or without an arm that transfers anything.
     """
-    from polygraft.diagnose import run
+    from polygraft.diagnosis import run
 
     return run(_recipe(recipe, None, output_dir))
 
@@ -129,7 +129,7 @@ def rank(
         RecipeError: no candidate is given.
         DataError: a file that cannot be used.
     """
-    from polygraft.rank import run
+    from polygraft.ranking import run
 
     given = [text] if isinstance(text, TextData | Mapping) else text
     texts = [_settings("rank", "text", TextData, one) for one in given]
@@ -294,7 +294,7 @@ def _staged(
     work: Callable[[Path], Any],
 ) -> StageResult:
     """Run a stage unless its folder holds the result already; another result there is never replaced."""
-    from polygraft.run.records import run_stage
+    from polygraft.runs.records import run_stage
 
     folder = Path(output_dir)
     record = run_stage(stage, folder, section, inputs, seed, lambda: work(folder), replace=False)

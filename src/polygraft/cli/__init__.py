@@ -74,12 +74,12 @@ def check(
     """Check a recipe without running it: settings, data, checkpoints; memory, disk and time of every stage."""
     settings = _load(recipe, set_, output_dir)
     if first_contact:
-        from polygraft.check import first_contact as contact
+        from polygraft.checks import first_contact as contact
 
         block = contact.run(settings, lambda line: typer.echo(str(line), err=True))
         typer.echo(block)
         raise typer.Exit(int("\nfailed" in block))
-    from polygraft import check as examination
+    from polygraft import checks as examination
 
     found = examination.run(settings)
     from polygraft.cli.check import text
@@ -98,7 +98,7 @@ def diagnose(
 ) -> None:
     """Say before fine-tuning whether the transfer helps, and by what the source knows: placebos, go or no-go."""
     settings = _load(recipe, set_, output_dir)
-    from polygraft import diagnose as diagnosis
+    from polygraft import diagnosis as diagnosis
 
     without_shard_bars()
     found = diagnosis.run(settings)

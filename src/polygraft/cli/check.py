@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from polygraft.check import Report
-from polygraft.check.needs import Need
+from polygraft.checks import Report
+from polygraft.checks.needs import Need
 from polygraft.cli.table import table
 from polygraft.progress import clock
 

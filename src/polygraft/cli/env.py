@@ -54,7 +54,7 @@ class Environment:
     @classmethod
     def here(cls) -> Environment:
         """Look at this machine and this process."""
-        from polygraft.run.records import git_commit
+        from polygraft.runs.records import git_commit
 
         name, flags = processor()
         return cls(

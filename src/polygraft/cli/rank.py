@@ -13,8 +13,8 @@ from polygraft.errors import RecipeError
 from polygraft.settings import TextData
 
 if TYPE_CHECKING:  # they import torch
-    from polygraft.rank.pairs import Pair
-    from polygraft.rank.report import CandidateReport, Figures, RankReport
+    from polygraft.ranking.pairs import Pair
+    from polygraft.ranking.report import CandidateReport, Figures, RankReport
     from polygraft.scoring.intervals import Estimate
 
 Sources = Annotated[
@@ -67,7 +67,7 @@ def rank(
         raise RecipeError(
             "polygraft rank: --lang: is missing (Language of the text), or --lang-column, which names it."
         )
-    from polygraft import rank as ranking
+    from polygraft import ranking as ranking
 
     without_shard_bars()
     report = ranking.run(source or [], target or [], data, max_samples)

@@ -16,7 +16,7 @@ from polygraft.cli.errors import without_shard_bars
 from polygraft.errors import DataError, RecipeError
 from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.settings import Evaluate, Finetune, OneOf, PairData, Settings, TextData
-from polygraft.transfer.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
+from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
 
 Source = Annotated[str | None, typer.Option("--source", help="The masked language model to transfer from, adapted.")]
 SourceBefore = Annotated[
@@ -155,7 +155,7 @@ def run_verb(
     work: Callable[[], dict[str, Any]],
 ) -> None:
     """Runs a stage unless its result is already in `out_dir`, and prints the result; other results are not replaced."""
-    from polygraft.run.records import run_stage
+    from polygraft.runs.records import run_stage
 
     without_shard_bars()
     record = run_stage(stage, out_dir, section, inputs, seed, work, replace=False)

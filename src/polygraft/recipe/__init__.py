@@ -8,7 +8,7 @@ from pydantic import Field
 
 from polygraft.objectives import DEFAULT_OBJECTIVE, MLM, OBJECTIVES, TextTask, WarmUp
 from polygraft.settings import Budget, Diagnose, Evaluate, Finetune, OneOf, PairData, Settings, TextData, Verdict
-from polygraft.transfer.methods import DEFAULT_METHOD, METHODS, Method
+from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
 
 class Recipe(Settings):

@@ -10,7 +10,7 @@ from typing import Any
 from polygraft.recipe.problems import Finding, nearest_key, shown
 from polygraft.recipe.stages import BEFORE_TARGET, UNITS
 from polygraft.settings import PairData, TextData
-from polygraft.transfer.methods import DEFAULT_METHOD, METHODS, Method
+from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
 
 def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:

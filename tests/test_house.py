@@ -112,3 +112,14 @@ def test_no_two_classes_have_one_name():
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )  # fmt: skip
     assert {name for name, times in names.items() if times > 1} == set()
+
+
+def test_the_tour_names_what_there_is():
+    """Every file and folder that docs/tour.md names exists, but for what it says would be new."""
+    text = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", text))
+    assert len(named) > 60
+    assert {name for name in named if not (SOURCE / name).exists()} == {"rows/", "states/", "src/polygraft/"}  # two of transfers/
+    (place,) = re.findall(r"get its new value\? In `([\w/.]+)`, function `(\w+)`", text)
+    assert f"def {place[1]}(" in (SOURCE / place[0]).read_text(encoding="utf-8")

@@ -74,7 +74,7 @@ class Flag:
         if any(get_origin(one) is Literal for one in self.types):
             return "CHOICE"
         if bool in self.types:
-            return "true|false"
+            return "true/false"
         if int in self.types or float in self.types:
             return "NUMBER"
         return next((metavar for end, metavar in METAVARS.items() if self.path[-1].endswith(end)), "TEXT")

@@ -8,7 +8,7 @@ import pytest
 
 from polygraft.report.formats import MISSING
 from polygraft.report.transfer_view import explain
-from polygraft.transfer.methods import METHODS
+from polygraft.transfers.methods import METHODS
 
 
 def test_page_explains_the_transfer(run, page, assert_well_formed):

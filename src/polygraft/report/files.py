@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from polygraft.errors import DataError
-from polygraft.run.costs import Cost
+from polygraft.runs.costs import Cost
 from polygraft.scoring.comparison import Word
 from polygraft.scoring.intervals import Estimate
 from polygraft.scoring.metrics import Score, metrics_of
@@ -53,7 +53,7 @@ class Record(_Part):
     result: Result = Result()
 
 
-class Line(_Part):
+class LoggedLine(_Part):
     """A line of metrics.jsonl: of training, or of an evaluation."""
 
     tokens: int
@@ -191,7 +191,7 @@ def read(path: Path, kind: type[T]) -> T:
     return _parsed(_bytes(path), kind, path)
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[LoggedLine]:
     """Read a metrics.jsonl; a stage that has logged nothing has none.
 
     Raises:
@@ -199,7 +199,7 @@ def read_lines(path: Path) -> list[Line]:
     """
     if not path.exists():
         return []
-    return [_parsed(line, Line, path, f", line {n}") for n, line in enumerate(_bytes(path).splitlines(), 1)]
+    return [_parsed(line, LoggedLine, path, f", line {n}") for n, line in enumerate(_bytes(path).splitlines(), 1)]
 
 
 def read_scores(path: Path) -> ScoresFile:

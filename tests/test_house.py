@@ -120,6 +120,10 @@ def test_the_tour_names_what_there_is():
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     named = set(re.findall(r"`([\w/]+(?:\.py|/))`", text))
     assert len(named) > 60
-    assert {name for name in named if not (SOURCE / name).exists()} == {"rows/", "states/", "src/polygraft/"}  # two of transfers/
+    assert {name for name in named if not (SOURCE / name).exists()} == {
+        "rows/",
+        "states/",
+        "src/polygraft/",
+    }  # two of transfers/
     (place,) = re.findall(r"get its new value\? In `([\w/.]+)`, function `(\w+)`", text)
     assert f"def {place[1]}(" in (SOURCE / place[0]).read_text(encoding="utf-8")

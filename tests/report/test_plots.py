@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from polygraft.report.plots import Curve, Estimate, _spread, _thinned, dots, forest, losses
+from polygraft.report.plots import Curve, Drawn, _spread, _thinned, dots, forest, losses
 
 
 def test_plots_are_themed_text_not_pixels(page):
@@ -23,7 +23,7 @@ def test_plots_are_themed_text_not_pixels(page):
 
 @pytest.mark.parametrize("name", ["<script>alert(1)", "a$b_{$", "ліфт", "移植", "x\x07y", "a&b"])
 def test_names_are_escaped(name, assert_well_formed):
-    estimates = [Estimate(label=name, value=1.0, low=0.5, high=1.5, arm=0, text=name)]
+    estimates = [Drawn(label=name, value=1.0, low=0.5, high=1.5, arm=0, text=name)]
     curve = Curve(label=name, arm=0, evaluation=[(0, 2.0), (10, 1.0)])
     html = forest("one", estimates, axis=name, better=1, description=name)
     html += dots("two", name, name, estimates, places=1, description=name)
@@ -34,7 +34,7 @@ def test_names_are_escaped(name, assert_well_formed):
 
 @pytest.mark.parametrize(("better", "left"), [(-1, "← better"), (1, "← worse")])
 def test_the_good_side_is_named(better, left):
-    drawn = forest("key", [Estimate(label="a", value=1.0)], axis="", better=better, description="")
+    drawn = forest("key", [Drawn(label="a", value=1.0)], axis="", better=better, description="")
     assert f">{left}</text>" in drawn
 
 

@@ -38,7 +38,7 @@ def _arm(item: Judged, arms: dict[str, int]) -> dict[str, Any]:
     for other in item.against:
         gained, ends = effect(other.gain.value, other.gain.low, other.gain.high, 2)
         estimates.append(
-            plots.Estimate(
+            plots.Drawn(
                 label=f"against {other.name}",
                 value=other.gain.value,
                 low=other.gain.low,

@@ -53,7 +53,7 @@ class Record(_Part):
     result: Result = Result()
 
 
-class Line(_Part):
+class LoggedLine(_Part):
     """A line of metrics.jsonl: of training, or of an evaluation."""
 
     tokens: int
@@ -191,7 +191,7 @@ def read(path: Path, kind: type[T]) -> T:
     return _parsed(_bytes(path), kind, path)
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[LoggedLine]:
     """Read a metrics.jsonl; a stage that has logged nothing has none.
 
     Raises:
@@ -199,7 +199,7 @@ def read_lines(path: Path) -> list[Line]:
     """
     if not path.exists():
         return []
-    return [_parsed(line, Line, path, f", line {n}") for n, line in enumerate(_bytes(path).splitlines(), 1)]
+    return [_parsed(line, LoggedLine, path, f", line {n}") for n, line in enumerate(_bytes(path).splitlines(), 1)]
 
 
 def read_scores(path: Path) -> ScoresFile:

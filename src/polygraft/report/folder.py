@@ -11,7 +11,7 @@ from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, load_recipe
 from polygraft.recipe.stages import STAGES, stages_of
 from polygraft.report import files
-from polygraft.report.files import DiagnosisFile, Line, PlanFile, Record, Result, ScoresFile, VerdictFile
+from polygraft.report.files import DiagnosisFile, LoggedLine, PlanFile, Record, Result, ScoresFile, VerdictFile
 from polygraft.runs.records import DONE, STAGE_FILE
 
 ALL_LANGUAGES = "all"
@@ -19,14 +19,14 @@ TITLES = {stage.name: stage.title for stage in STAGES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class StageRun:
     """One stage of one arm and seed: what stage.json and metrics.jsonl say; no record of one that has not begun."""
 
     arm: str
     seed: int
     name: str
     record: Record | None
-    lines: list[Line]
+    lines: list[LoggedLine]
 
     @property
     def status(self) -> str:
@@ -48,7 +48,7 @@ class SeedRun:
     arm: str
     seed: int
     folder: Path
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, StageRun]
     scores: ScoresFile | None
     plan: PlanFile | None
     diagnostics: Mapping[str, int | float]
@@ -80,11 +80,11 @@ class Run:
         return [run for arm in self.arms for run in arm.runs]
 
     @property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[StageRun]:
         return [stage for run in self.seed_runs for stage in run.stages.values()]
 
     @property
-    def records(self) -> list[tuple[Stage, Record]]:
+    def records(self) -> list[tuple[StageRun, Record]]:
         """The stages that have begun."""
         return [(stage, stage.record) for stage in self.stages if stage.record]
 
@@ -133,9 +133,9 @@ def read_seed(run_dir: Path, arm: str, recipe: Recipe, seed: int) -> SeedRun:
     )
 
 
-def _read_stage(folder: Path, arm: str, seed: int) -> Stage:
+def _read_stage(folder: Path, arm: str, seed: int) -> StageRun:
     path = folder / STAGE_FILE
-    return Stage(
+    return StageRun(
         arm=arm,
         seed=seed,
         name=folder.name,

@@ -45,7 +45,7 @@ _STYLE: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Drawn:
     """A value with its interval; `arm` colours it (None: neutral); `marks` are its single seeds."""
 
     label: str
@@ -149,7 +149,7 @@ def _themed(placeholder: str) -> str:
     return f"var(--{role})" if role else placeholder
 
 
-def _draw_estimate(axes: Axes, row: float, estimate: Estimate) -> None:
+def _draw_estimate(axes: Axes, row: float, estimate: Drawn) -> None:
     colour = _colour(estimate.arm)
     for mark in estimate.marks:
         axes.plot([mark], [row], marker=_marker(estimate.arm), markersize=4, color=colour, alpha=0.45, linestyle="none")
@@ -165,7 +165,7 @@ def _note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, f
     axes.annotate(text, at, offset, textcoords="offset points", **{"xycoords": "axes fraction", **style})
 
 
-def _limits(estimates: Sequence[Estimate], always: Sequence[float] = ()) -> tuple[float, float]:
+def _limits(estimates: Sequence[Drawn], always: Sequence[float] = ()) -> tuple[float, float]:
     ends = [end for item in estimates for end in (item.value, item.low, item.high, *item.marks) if end is not None]
     low, high = min([*ends, *always]), max([*ends, *always])
     pad = 0.08 * (high - low) or 0.05 * abs(high) or 0.1
@@ -182,7 +182,7 @@ def _shortened(text: str, most: int) -> str:
 
 def forest(
     key: str,
-    estimates: Sequence[Estimate],
+    estimates: Sequence[Drawn],
     *,
     axis: str,
     better: int,
@@ -223,7 +223,7 @@ def forest(
         return _inline(figure, key, description)
 
 
-def dots(key: str, title: str, hint: str, estimates: Sequence[Estimate], *, places: int, description: str) -> Markup:
+def dots(key: str, title: str, hint: str, estimates: Sequence[Drawn], *, places: int, description: str) -> Markup:
     """Scores of one metric with intervals, one row per system; the neutral one (the lead baseline) as a rule, too."""
     with _figure(290, 74 + 38 * len(estimates), key) as figure:
         axes = _axes(figure, 4, 44, 44, 26)

@@ -27,7 +27,7 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class ShownDocument:
     """A document, its source cut in two where it is long, and all outputs."""
 
     document: Prediction
@@ -45,7 +45,7 @@ def choose(identities: Iterable[tuple[str, str]], amount: int = SAMPLES) -> list
     return [ordered[int(index * step)] for index in range(min(amount, len(ordered)))]
 
 
-def samples(run: Run) -> list[Sample]:
+def samples(run: Run) -> list[ShownDocument]:
     """The chosen documents: source, reference, lead and each arm's output (its first evaluated seed)."""
     rows: dict[tuple[str, int], dict[tuple[str, str], Prediction]] = {}
     for arm in run.arms:
@@ -56,10 +56,10 @@ def samples(run: Run) -> list[Sample]:
     return [_sample({arm: of_arm[identity] for arm, of_arm in rows.items()}) for identity in choose(common)]
 
 
-def _sample(by_arm: dict[tuple[str, int], Prediction]) -> Sample:
+def _sample(by_arm: dict[tuple[str, int], Prediction]) -> ShownDocument:
     first = next(iter(by_arm.values()))
     cut = len(first.source) if len(first.source) <= SHOWN_SOURCE_CHARACTERS + 80 else SHOWN_SOURCE_CHARACTERS
-    return Sample(
+    return ShownDocument(
         document=first,
         html_lang=first.lang.replace("_XX", "").replace("_", "-"),
         source=first.source[:cut],

@@ -114,9 +114,9 @@ def score_plots(run: Run) -> list[Markup]:
     return drawn
 
 
-def _estimate(system: System, scores: Sequence[Score]) -> plots.Estimate:
+def _estimate(system: System, scores: Sequence[Score]) -> plots.Drawn:
     values = [score.score for score in scores]
-    return plots.Estimate(
+    return plots.Drawn(
         label=system.name,
         value=fmean(values),
         low=fmean(score.low for score in scores),

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from polygraft.objectives import OBJECTIVES
 from polygraft.report import plots
 from polygraft.report.files import Record
-from polygraft.report.folder import TITLES, Run, Stage
+from polygraft.report.folder import TITLES, Run, StageRun
 from polygraft.report.formats import MISSING, count, date, decimal, plain, plural
 
 LOSSES = {"finetune": "cross-entropy per target token (nats)"}
@@ -20,9 +20,9 @@ LOSSES = {"finetune": "cross-entropy per target token (nats)"}
 # ---------------------------------------------------------------- loss curves
 
 
-def _curves(stages: list[tuple[int, Stage]], evaluation: str, training: bool) -> list[plots.Curve]:
+def _curves(stages: list[tuple[int, StageRun]], evaluation: str, training: bool) -> list[plots.Curve]:
     """One curve per run of the stage; a run shared by several arms is drawn once, its label names them all."""
-    groups: dict[str, list[tuple[int, Stage]]] = {}
+    groups: dict[str, list[tuple[int, StageRun]]] = {}
     for arm, stage in stages:
         groups.setdefault(stage.record.fingerprint if stage.record else "", []).append((arm, stage))
     curves: list[plots.Curve] = []
@@ -37,7 +37,7 @@ def _curves(stages: list[tuple[int, Stage]], evaluation: str, training: bool) ->
     return curves
 
 
-def _classes(stage: Stage) -> str:
+def _classes(stage: StageRun) -> str:
     """What a trimmed vocabulary does to a loss has to be said beside it: it normalises over fewer classes."""
     trimmed = stage.record and stage.record.settings.get("trim_vocabulary")
     return f" (over {count(stage.result.classes)} classes)" if trimmed else ""
@@ -45,7 +45,7 @@ def _classes(stage: Stage) -> str:
 
 def loss_plots(run: Run) -> list[Markup]:
     """A panel per training stage and objective, and one for the masked tokens alone where denoising reports them."""
-    panels: dict[tuple[str, str | None], list[tuple[int, Stage]]] = {}
+    panels: dict[tuple[str, str | None], list[tuple[int, StageRun]]] = {}
     indices = {arm.name: arm.index for arm in run.arms}
     for name in TITLES:
         for stage, record in run.records:
@@ -78,7 +78,7 @@ class StageRow:
     """A stage of an arm and seed; one with the fingerprint of an earlier row is `shared`, and was run once."""
 
     arm: int
-    stage: Stage
+    stage: StageRun
     status: str
     shared: bool
     loss: str
@@ -99,7 +99,7 @@ def stage_rows(run: Run) -> list[StageRow]:
     return rows
 
 
-def _held_out(stage: Stage) -> str:
+def _held_out(stage: StageRun) -> str:
     first, last = stage.result.eval_loss_first, stage.result.eval_loss
     loss = decimal(last, 3)
     return (loss if first is None or last is None else f"{decimal(first, 3)} → {loss}") + _classes(stage)
@@ -182,7 +182,7 @@ def data_of(record: Record) -> list[tuple[str, str]]:
     return [row for part in record.data for row in flat({key: v for key, v in part.items() if v is not None})]
 
 
-def inputs(run: Run) -> list[tuple[Stage, list[tuple[str, str]]]]:
+def inputs(run: Run) -> list[tuple[StageRun, list[tuple[str, str]]]]:
     """What each stage read: models and files, as stage.json names them."""
     return [(stage, rows) for stage, record in run.records if (rows := inputs_of(record) + data_of(record))]
 

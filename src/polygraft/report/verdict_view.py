@@ -33,12 +33,12 @@ def _effect(comparison: Compared) -> tuple[str, str]:
     return effect(comparison.effect, comparison.low, comparison.high, 3, comparison.margin)
 
 
-def _estimate(comparison: Compared, arms: dict[str, int], ends_too: bool) -> plots.Estimate:
+def _estimate(comparison: Compared, arms: dict[str, int], ends_too: bool) -> plots.Drawn:
     """A row of the plot: the primary one with its interval in figures, the others (see the table) with its level."""
     text, ends = _effect(comparison)
     if ends != MISSING:
         text += f"  [{ends}]" if ends_too else f"  ({level(comparison.confidence)} interval)"
-    return plots.Estimate(
+    return plots.Drawn(
         label=_pair(comparison),
         value=comparison.effect,
         low=comparison.low,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from polygraft.transfer.methods import METHODS
 
 from polygraft.report.formats import MISSING
 from polygraft.report.transfer_view import explain
+from polygraft.transfers.methods import METHODS
 
 
 def test_page_explains_the_transfer(run, page, assert_well_formed):

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from polygraft.errors import DataError
-from polygraft.run.costs import Cost
+from polygraft.runs.costs import Cost
 from polygraft.scoring.comparison import Word
 from polygraft.scoring.intervals import Estimate
 from polygraft.scoring.metrics import Score, metrics_of

@@ -12,7 +12,7 @@ from polygraft.recipe.reading import arm_recipes, load_recipe
 from polygraft.recipe.stages import STAGES, stages_of
 from polygraft.report import files
 from polygraft.report.files import DiagnosisFile, Line, PlanFile, Record, Result, ScoresFile, VerdictFile
-from polygraft.run.records import DONE, STAGE_FILE
+from polygraft.runs.records import DONE, STAGE_FILE
 
 ALL_LANGUAGES = "all"
 TITLES = {stage.name: stage.title for stage in STAGES}

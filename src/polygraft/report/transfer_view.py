@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from polygraft.report.files import PlanEntry, PlanFile
 from polygraft.report.folder import Arm, Run, SeedRun
 from polygraft.report.formats import MISSING, decimal, plain
-from polygraft.transfer.methods import METHODS
+from polygraft.transfers.methods import METHODS
 
 _NO_EXPLANATION = "As recorded by the transfer method; see docs/methods.md."
 

@@ -12,7 +12,7 @@ from polygraft.report import plots
 from polygraft.report.files import Compared, VerdictFile
 from polygraft.report.folder import Arm, Run
 from polygraft.report.formats import MISSING, effect, p_value, plain, plural
-from polygraft.run.costs import Cost, adaptation_cost
+from polygraft.runs.costs import Cost, adaptation_cost
 from polygraft.scoring.figures import level
 
 # Word of a verdict: CSS class of its badge, and a sign that also stands without colour.

@@ -5,11 +5,14 @@ They say what the page and the model cards show; what else is in the files is no
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from polygraft.data.files import assert_known_format
 from polygraft.errors import DataError
 from polygraft.runs.costs import Cost
 from polygraft.scoring.comparison import Word
@@ -39,6 +42,7 @@ class Result(_Part):
 class Record(_Part):
     """stage.json; `peak_memory_bytes` and `result` come when the stage is done."""
 
+    format: Literal[1]
     status: Literal["running", "done"]
     fingerprint: str
     settings: dict[str, Any]
@@ -65,6 +69,7 @@ class LoggedLine(_Part):
 class ScoresFile(_Part):
     """scores.json: of "model" and "lead", by language and metric."""
 
+    format: Literal[1]
     documents: int
     signature: dict[str, str]
     systems: dict[str, dict[str, dict[str, Score]]]
@@ -117,6 +122,7 @@ class LeadCompared(_Part):
 class VerdictFile(Compared):
     """verdict.json: the primary comparison, and all others."""
 
+    format: Literal[1]
     sentence: str
     seeds: list[int]
     documents: int
@@ -172,6 +178,7 @@ class LayerMatch(_Part):
 class DiagnosisFile(_Part):
     """diagnose.json; `placebos` says what each is."""
 
+    format: Literal[1]
     documents: int
     seed: int
     targets: list[Measured]
@@ -188,7 +195,11 @@ def read(path: Path, kind: type[T]) -> T:
     Raises:
         DataError: it is missing, or not as this version writes it.
     """
-    return _parsed(_bytes(path), kind, path)
+    content = _bytes(path)
+    with contextlib.suppress(ValueError):
+        if isinstance(whole := json.loads(content), dict):
+            assert_known_format(path, whole)
+    return _parsed(content, kind, path)
 
 
 def read_lines(path: Path) -> list[LoggedLine]:

@@ -76,9 +76,25 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(child, f"{place}:{key}")
 
 
+def named(results: dict[str, Any]) -> dict[str, Any]:
+    """Put names in the place of numbers of lists, where the items have names: another item moves no other then."""
+    names: dict[str, str] = {}
+    for place, value in results.items():
+        item, _, key = place.rpartition(":")
+        if key in ("arm", "name", "stage") and item.rpartition(":")[2].isdecimal():
+            names[item] = f"{names[item]}/{value}" if item in names else str(value)
+
+    def rename(place: str) -> str:
+        parts = place.split(":")
+        known = [names.get(":".join(parts[: n + 1]), part) for n, part in enumerate(parts)]
+        return ":".join(known)
+
+    return {rename(place): value for place, value in results.items()}
+
+
 def compare(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     """Say what is gone, new or different."""
-    before, after = old["results"], new["results"]
+    before, after = named(old["results"]), named(new["results"])
     yield from (f"gone: {place}" for place in sorted(before.keys() - after.keys()))
     yield from (f"new: {place} = {after[place]}" for place in sorted(after.keys() - before.keys()))
     yield from (f"changed: {place}: {before[place]} -> {after[place]}"

@@ -17,8 +17,8 @@ from scipy import special
 
 from polygraft.diagnosis.judge import Against, _decide, _reading
 from polygraft.report import formats
-from polygraft.report.plots import Estimate as Drawn
-from polygraft.report.verdict_view import _comparison_rows, _estimate
+from polygraft.report.files import Compared
+from polygraft.report.verdict_view import _effect, _estimate
 from polygraft.scoring.comparison import Comparison, Word
 from polygraft.scoring.figures import apart, exactly, level, p_text, rounded
 from polygraft.scoring.intervals import Estimate, ratio
@@ -163,26 +163,23 @@ def test_the_page_says_what_the_sentence_says():
     for low, high, better, seeds in CASES:
         margin = MARGIN if better < 0 else None
         found = made_up(low, high, better=better, margin=margin, seeds=seeds, confidence=0.9875)
-        item = {
-            "treatment": "new", "control": "old", "metric": found.metric, "word": found.word, "better": better,
-            "effect": found.effect, "low": found.low, "high": found.high, "confidence": found.confidence,
-            "margin": margin, "p_value_holm": min(1.0, 4 * found.p_value),
-        }  # fmt: skip
-        run = SimpleNamespace(verdict={"confidence": 0.95, "comparisons": [item]})
-        (row,) = _comparison_rows(run)
-        shown = [number(one) for one in row["interval"].split(" to ")]
+        item = Compared(
+            treatment="new", control="old", metric=found.metric, word=found.word, better=better, effect=found.effect,
+            low=found.low, high=found.high, confidence=found.confidence, margin=margin, p_value=found.p_value,
+            p_value_holm=min(1.0, 4 * found.p_value), includes_seeds=found.includes_seeds,
+        )  # fmt: skip
+        effect, ends = _effect(item)
+        shown = [number(one) for one in ends.split(" to ")]
         if seeds >= 3:
-            assert row["word"] == word_of(*shown, better, margin), row
-        assert shown[0] <= number(row["effect"]) <= shown[1]
-        assert row["level"] == "98.75%"
-        for ends_too, text in ((True, f"[{row['interval']}]"), (False, "(98.75% interval)")):
+            assert item.word == word_of(*shown, better, margin), item
+        assert shown[0] <= number(effect) <= shown[1]
+        for ends_too, text in ((True, f"[{ends}]"), (False, "(98.75% interval)")):
             drawn = _estimate(item, {"new": 0}, ends_too)
-            assert isinstance(drawn, Drawn)
-            assert (drawn.low, drawn.high, drawn.text) == (found.low, found.high, f"{row['effect']}  {text}")
-        if abs(item["p_value_holm"] - 0.05) < 1e-9:  # an interval that ends at 0 but for the last digits of a float
+            assert (drawn.low, drawn.high, drawn.text) == (found.low, found.high, f"{effect}  {text}")
+        if abs(item.p_value_holm - 0.05) < 1e-9:  # an interval that ends at 0 but for the last digits of a float
             continue
-        p = re.fullmatch(rf"(< )?({NUMBER})", row["p"])
-        assert (number(p[2]) < 0.05 or p[1] is not None) == (not found.low <= 0 <= found.high), row
+        p = re.fullmatch(rf"(<|=) ({NUMBER})", formats.p_value(item.p_value_holm, 0.05))
+        assert (number(p[2]) < 0.05 or p[1] == "<") == (not found.low <= 0 <= found.high), item
 
 
 # ---------------------------------------------------------------- diagnose
@@ -344,5 +341,4 @@ def test_what_is_more_than_is_free_never_reads_as_equal(first, second, shown):
 
 def test_an_effect_on_the_page_without_an_interval():
     assert formats.effect(-0.0004, None, None, 3) == ("0.000", formats.MISSING)
-    assert formats.effect(None, None, None, 3) == (formats.MISSING, formats.MISSING)
     assert formats.effect(-0.02, -0.04, -0.0002, 3, 0.05) == (f"{MINUS}0.0200", f"{MINUS}0.0400 to {MINUS}0.0002")

@@ -14,10 +14,9 @@ import pytest
 import yaml
 from transformers import T5Config, T5ForConditionalGeneration
 
-from polygraft import checks as check
-from polygraft import machine
+from polygraft import checks, machine
 from polygraft.checks import models
-from polygraft.cli import check as cli_check
+from polygraft.cli.check import text
 from polygraft.errors import CheckpointError, DataError
 from polygraft.recipe.reading import parse_recipe
 
@@ -56,7 +55,7 @@ def quick_probe(monkeypatch):
 
 
 def examine(data):
-    return check.run(parse_recipe(data, "test"))
+    return checks.run(parse_recipe(data, "test"))
 
 
 def test_report_of_a_good_recipe(data, tiny_mbart, tiny_xlmr):
@@ -76,7 +75,7 @@ def test_report_of_a_good_recipe(data, tiny_mbart, tiny_xlmr):
     weights = 4 * (3 * tiny_mbart.num_parameters() + 4 * tiny_mbart.num_parameters() + tiny_xlmr.num_parameters())
     assert report.disk_bytes > 2 * (weights - 4 * tiny_mbart.num_parameters())
     assert json.loads(json.dumps(report.to_json()))["stages"]["plain"][0]["stage"] == "finetune"
-    shown = cli_check.text(report)
+    shown = text(report)
     for said in ("text.train", "MBart50Tokenizer", "detour  adapt_target", "tiny: ok. 3 arm(s), 2 seed(s)"):
         assert said in shown
 
@@ -95,7 +94,7 @@ def test_what_is_left_of_a_common_budget(data):
     assert adapted.flops + repaired.flops + detour.flops == pytest.approx(6e9)
     assert (adapted.budget, direct.budget) == ("2e+09 flops", "6e+09 flops (what is left)")
     assert not any("nothing is left" in warning for warning in report.warnings)
-    assert "6e+09 flops (what is left)" in cli_check.text(report)
+    assert "6e+09 flops (what is left)" in text(report)
     data["arms"]["detour"]["adapt"]["budget"] = {"epochs": 1e6}  # what that costs is only known here
     report = examine(data)
     (warning,) = [warning for warning in report.warnings if "nothing is left" in warning]
@@ -179,7 +178,7 @@ def test_folders_that_cannot_be_written(data, tmp_path, monkeypatch, wrong):
         def refuse(*args, **kwargs):
             raise OSError(errno.EROFS, "Read-only file system")
 
-        monkeypatch.setattr(check.tempfile, "TemporaryDirectory", refuse)
+        monkeypatch.setattr(checks.tempfile, "TemporaryDirectory", refuse)
     before = sorted(tmp_path.rglob("*"))
     said = [problem for problem in examine(data).problems if "nothing can be written there" in problem]
     assert len(said) == 1
@@ -195,7 +194,7 @@ def test_a_generation_config_that_cannot_be_saved_is_noted(data):
 
 def test_versions_that_are_too_old(data, monkeypatch):
     installed = importlib.metadata.version
-    monkeypatch.setattr(check, "version", lambda name: "4.57.0" if name == "transformers" else installed(name))
+    monkeypatch.setattr(checks, "version", lambda name: "4.57.0" if name == "transformers" else installed(name))
     (problem,) = examine(data).problems
     assert problem == "transformers 4.57.0 is installed, but polygraft needs >=5.6."
 

@@ -73,7 +73,25 @@ def test_what_only_yaml_1_1_gives_a_meaning_is_text(written):
 
 
 def test_what_is_written_is_read_back():
-    odd = ["日本", "😀", "a\nb\n", " a", "a\t", "\u2028", "\x7f", "# a", "!a", "*", "a: b", "---", "%YAML", "x " * 99]
+    odd = [
+        "日本",
+        "😀",
+        "a\nb\n",
+        " a",
+        "a\t",
+        "\u2028",
+        "\x7f",
+        "# a",
+        "!a",
+        "*",
+        "a: b",
+        "---",
+        "%YAML",
+        "x " * 99,
+        "=",
+        "<<",
+        "2024-05-01",
+    ]
     texts = [written for written, _, _ in TRAPS] + odd
     numbers = [1e-4, 1e-7, 1e15, 1e16, 1e300, -2.5e-9, 0.1, 5e-324, 0, -3, 10**20, math.inf]
     data = {"texts": texts, "numbers": numbers, "rest": [None, True, False, [], {}, [[1]], {"a": {"no": "yes"}}]}
@@ -83,6 +101,7 @@ def test_what_is_written_is_read_back():
     written = dump_yaml(data)
     again, _, doubts = read_yaml(written)
     assert (repr(again), doubts) == (repr(data), [])  # in this order too
+    assert repr(yaml.safe_load(written)) == repr(data)  # by YAML 1.1, too
     assert "&" not in written.replace("'&'", "")
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
-import yaml
 
-from polygraft.report import write
-from polygraft.report.plots import _spread, _thinned
+from polygraft.report.plots import Curve, Drawn, _spread, _thinned, dots, forest, losses
 
 
 def test_plots_are_themed_text_not_pixels(page):
     plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(plots) == 1 + 3 + 4  # verdict; three metrics; MLM, denoising twice, fine-tuning
+    # verdict; diagnosis and its layers; three metrics; MLM, denoising twice, fine-tuning
+    assert len(plots) == 1 + 2 + 3 + 4
     drawn = "".join(plots)
     assert re.findall(r"#[0-9a-f]{6}", drawn) == []  # every colour is a variable that dark mode changes
     assert "DejaVu" not in drawn and all('role="img"' in plot and "aria-label" in plot for plot in plots)
@@ -24,17 +22,20 @@ def test_plots_are_themed_text_not_pixels(page):
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)", "a$b_{$", "ліфт", "移植", "x\x07y", "a&b"])
-def test_arm_names_are_escaped_in_plots(tmp_path, name, make_run, assert_well_formed, Balance):
-    root = make_run(tmp_path / "run", [1])
-    (root / "detour").rename(root / name)
-    recipe = yaml.safe_load((root / "recipe.yaml").read_text(encoding="utf-8"))
-    recipe["arms"][name] = recipe["arms"].pop("detour")
-    (root / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-    html = write(root).read_text(encoding="utf-8")
+def test_names_are_escaped(name, assert_well_formed):
+    estimates = [Drawn(label=name, value=1.0, low=0.5, high=1.5, arm=0, text=name)]
+    curve = Curve(label=name, arm=0, evaluation=[(0, 2.0), (10, 1.0)])
+    html = forest("one", estimates, axis=name, better=1, description=name)
+    html += dots("two", name, name, estimates, places=1, description=name)
+    html += losses("three", name, name, [curve], description=name)
     assert "<script" not in html
-    drawn = "".join(words for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) for words in Balance(svg).words)
-    assert name.replace("\x07", "")[:12] in drawn
-    assert_well_formed(html)
+    assert assert_well_formed(html).text.count(name.replace("\x07", "")[:12]) == 3 + 3 + 3
+
+
+@pytest.mark.parametrize(("better", "left"), [(-1, "← better"), (1, "← worse")])
+def test_the_good_side_is_named(better, left):
+    drawn = forest("key", [Drawn(label="a", value=1.0)], axis="", better=better, description="")
+    assert f">{left}</text>" in drawn
 
 
 def test_labels_keep_their_distance_and_thinning_keeps_the_mean():

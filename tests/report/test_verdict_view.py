@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
-from polygraft.report import formats, write
+from polygraft.report import write
+from polygraft.report.formats import MISSING, count, flops, seconds
 
 
 @pytest.mark.parametrize(
     ("word", "badge"),
-    [("helped", "▲ helped"), ("hurt", "▼ hurt"), ("not enough evidence", "? not enough evidence"), ("odd", "odd")],
-)
-def test_badge_names_the_word_with_a_sign(tmp_path, word, badge, make_run, change):
-    root = make_run(tmp_path / "run", [1])
-    change(root / "verdict.json", word=word, p_value=None, margin=None)
-    assert f">{badge}</span>" in write(root).read_text(encoding="utf-8")
+    [("helped", "▲ helped"), ("hurt", "▼ hurt"), ("equivalent", "= equivalent"),
+     ("not enough evidence", "? not enough evidence")],
+)  # fmt: skip
+def test_badge_names_the_word_with_a_sign(copy, word, badge, change):
+    change(copy / "verdict.json", word=word)
+    assert f">{badge}</span>" in write(copy).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("metric", "side"), [("loss per reference token (nats)", "below"), ("chrF++", "above")])
-def test_direction_follows_the_metric(tmp_path, metric, side, make_run, change):
-    root = make_run(tmp_path / "run", [1])
-    change(root / "verdict.json", metric=metric)
-    html = write(root).read_text(encoding="utf-8")
+@pytest.mark.parametrize(("better", "side"), [(-1, "below"), (1, "above")])
+def test_direction_is_the_metrics(copy, better, side, change):
+    change(copy / "verdict.json", better=better)
+    html = write(copy).read_text(encoding="utf-8")
     assert f"{side} 0 favours detour" in html
-    assert ("← better" if side == "below" else "better →") in html
+    assert (">← better</text>" if side == "below" else ">better →</text>") in html
 
 
-def test_without_a_verdict_costs_are_summed_for_finished_arms_only(tmp_path, make_run, cut, assert_well_formed):
-    root = make_run(tmp_path / "run", [1])
-    cut(root, "verdict.json", "detour/*/adapt_target/stage.json")
-    text = assert_well_formed(write(root).read_text(encoding="utf-8")).text
-    costs = text[text.index("What each arm cost") : text.index("What is missing")]
-    assert (
-        f"plain 0.0 s 0 0 FLOP direct 25 s 150 k 3.9 TFLOP detour {formats.MISSING} {formats.MISSING} {formats.MISSING}"
-        in costs
-    )
+def test_a_verdict_is_shown_with_all_it_rests_on(copy, change, text_of):
+    verdict = json.loads((copy / "verdict.json").read_text(encoding="utf-8"))
+    second = {**verdict["comparisons"][0], "p_value_holm": 0.0444, "confidence": 0.975, "word": "helped"}
+    change(copy / "verdict.json", comparisons=[second], p_value=0.03, includes_seeds=True)
+    text = text_of(copy)
+    for said in (
+        "2 seeds (1, 2), 24 test documents, 95% interval, p = 0.030 of no difference; below 0 favours detour.",
+        "97.5% 0.044 helped", "detour against lead",
+    ):  # fmt: skip
+        assert said in text, said
+    change(copy / "verdict.json", low=None, high=None, includes_seeds=False, p_value=None)
+    text = text_of(copy)
+    assert "interval covers the choice of documents only, not of seeds" in text and f"{MISSING} 2 seeds" in text
+
+
+def test_costs_are_the_verdicts(run, page, assert_well_formed):
+    cost = json.loads((run / "verdict.json").read_text(encoding="utf-8"))["cost"]["detour"]
+    text = assert_well_formed(page).text
+    said = f"detour {seconds(cost['seconds'])} {count(cost['tokens'])} {flops(cost['flops'])} Adaptation and transfer"
+    assert f"plain 0.0 s 0 0 FLOP {said}" in text
+
+
+def test_without_a_verdict_costs_are_those_of_arms_that_have_spent_them(run, copy, page, assert_well_formed, text_of):
+    (copy / "verdict.json").unlink()
+    costs = ("What each arm cost", "Adaptation and transfer, mean")
+    whole = assert_well_formed(page).text
+    text = text_of(copy)
+    assert text[text.index(costs[0]) : text.index(costs[1])] == whole[whole.index(costs[0]) : whole.index(costs[1])]
+    shutil.rmtree(copy / "detour" / "seed-2" / "adapt_target")
+    assert f"plain 0.0 s 0 0 FLOP detour {MISSING} {MISSING} {MISSING} Adaptation" in text_of(copy)

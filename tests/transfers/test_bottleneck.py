@@ -226,7 +226,7 @@ def test_adapt_transfer_and_finetune(kind, tiny_xlmr_dir, tiny_mbart_dir, text, 
     result = transfer.run(settings, source, str(out["adapt"]), target, monolingual, out["transfer"])
     assert result["method"] == "bottleneck" and result["flops"] > 0
     assert result["diagnostics"]["end_wanted"] > 0.01
-    assert {explain(name) for name in result["diagnostics"]}.isdisjoint({explain("")})  # the report explains them all
+    assert {explain("bottleneck", name) for name in result["diagnostics"]}.isdisjoint({explain("bottleneck", "")})
     ours, plain = states(out["transfer"])
     base = states(tiny_mbart_dir)[1]
     assert not torch.equal(ours, base)

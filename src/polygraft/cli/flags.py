@@ -74,7 +74,7 @@ class Flag:
         if any(get_origin(one) is Literal for one in self.types):
             return "CHOICE"
         if bool in self.types:
-            return "true|false"
+            return "true/false"
         if int in self.types or float in self.types:
             return "NUMBER"
         return next((metavar for end, metavar in METAVARS.items() if self.path[-1].endswith(end)), "TEXT")
@@ -125,5 +125,5 @@ def _of(path: Path, section: FieldInfo, title: str | None) -> Iterator[Flag]:
 
 
 def _sentence(text: str | None) -> str:
-    """The first sentence of a docstring, in one line; what is in brackets is text, and no markup."""
-    return re.split(r"(?<=\.) (?=\W?[A-Z])", " ".join((text or "").split()))[0].replace("[", "\\[")
+    """The first sentence of a docstring, in one line, without square brackets: they are markup in a help."""
+    return re.split(r"(?<=\.) (?=\W?[A-Z])", " ".join((text or "").split()))[0].translate(str.maketrans("[]", "()"))

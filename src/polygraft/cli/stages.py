@@ -27,7 +27,8 @@ Target = Annotated[str, typer.Option("--target", help="The mBART checkpoint that
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print where every value would come from; write no model.")]
 InputFile = Annotated[str, typer.Option("--input-file", metavar="FILE", help="One input per line, UTF-8; - is stdin.")]
 OutputFile = Annotated[Path | None, typer.Option("--output-file", metavar="FILE", help="Default: standard output.")]
-Lang = Annotated[str | None, typer.Option(metavar="LANG", help="Without it, the one that training recorded.")]
+InputLang = Annotated[str | None, typer.Option(metavar="LANG", help=PairData.model_fields["source_lang"].description)]
+OutputLang = Annotated[str | None, typer.Option(metavar="LANG", help=PairData.model_fields["target_lang"].description)]
 
 
 NOT_SCORED = ("train_file", "validation_file", "validation_split", "max_train_samples")
@@ -128,8 +129,8 @@ def generate(
     model: o.Model,
     input_file: InputFile = "-",
     output_file: OutputFile = None,
-    source_lang: Lang = None,
-    target_lang: Lang = None,
+    source_lang: InputLang = None,
+    target_lang: OutputLang = None,
 ) -> None:
     """Use a fine-tuned model: one input per line in, one output per line out."""
     lines = _read_lines(input_file)

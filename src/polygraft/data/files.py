@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from polygraft.errors import PolygraftError
+from polygraft.errors import DataError, PolygraftError
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -102,3 +103,17 @@ def only_one(folder: Path) -> Iterator[None]:
         if lock.lock_counter == 1:
             place.unlink(missing_ok=True)
         lock.release()
+
+
+RESULT_FORMAT = 1
+"""Of stage.json, scores.json, verdict.json and diagnose.json: raised when a field is renamed, removed or redefined."""
+
+
+def assert_known_format(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise DataError for a result of a newer polygraft; older ones have no number, or a smaller one."""
+    found = content.get("format", 0)
+    if not isinstance(found, int) or found > RESULT_FORMAT:
+        raise DataError(
+            f"{path}: has format {found}, and this polygraft reads up to {RESULT_FORMAT}. A newer polygraft wrote it: "
+            "install that, or name another output folder."
+        )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polygraft import machine, processes, report
-from polygraft.data.files import write_atomically
+from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.diagnosis import held_out, layers
 from polygraft.diagnosis.held_out import HeldOut, Losses
 from polygraft.diagnosis.judge import Judgement, judge
@@ -89,6 +89,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     compared, notes = processes.by_main(lambda: layers.compare(next(iter(transfers.values())), seed))
     used = dict.fromkeys(name.rpartition("+")[2] for of_arm in rivals.values() for name in of_arm)
     result = {
+        "format": RESULT_FORMAT,
         "documents": len(next(iter(targets.values())).losses.languages), "seed": seed, "direct": direct,
         "targets": [target.to_json() for target in reversed(targets.values())],
         "states": [state.to_json(of) for state, of in shown], "arms": [asdict(one) for one in judgements],

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from polygraft.objectives import DEFAULT_OBJECTIVE, MLM, OBJECTIVES, TextTask, WarmUp
 from polygraft.settings import Budget, Diagnose, Evaluate, Finetune, OneOf, PairData, Settings, TextData, Verdict
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
+VERSION = 1
+
+
+def _known(version: int) -> int:
+    if version != VERSION:
+        raise PydanticCustomError(
+            "version", f"is not known: this polygraft reads version {VERSION}; install another one"
+        )
+    return version
+
 
 class Recipe(Settings):
     """The whole way from text to verdict."""
 
+    version: Annotated[int, AfterValidator(_known)] = VERSION
+    """Of the recipe's language; raised when what is written in one would mean something else."""
     name: str
     """Results go to `output_dir`/`name`."""
     output_dir: str = "outputs"

@@ -14,11 +14,16 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.resolver import VersionedResolver
 
 from polygraft.recipe.problems import Path
 
 MAX_DEPTH, MAX_VALUES = 50, 50_000
 """How deep a text may nest, and how many values it may hold when all aliases are written out."""
+
+
+_CORE = "tag:yaml.org,2002:"
 
 
 class Doubt(NamedTuple):
@@ -64,13 +69,34 @@ def read_yaml(text: str) -> tuple[Any, Lines, list[Doubt]]:
 
 
 def dump_yaml(data: Any) -> str:
-    """YAML text that `read_yaml` reads back unchanged, in the order of `data`."""
+    """YAML text that `read_yaml`, and any reader of YAML 1.1, reads back unchanged, in the order of `data`."""
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style = yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.width = 110
-    yaml.representer.ignore_aliases = lambda data: True
+    yaml.width, yaml.Representer = 110, _Representer
     yaml.dump(data, text)
     return text.getvalue()
+
+
+class _Representer(SafeRepresenter):
+    """Writes no anchors, and what YAML 1.1 and 1.2 read alike: 5.0e-05, and 'no' in quotes."""
+
+    yaml_1_1 = VersionedResolver((1, 1))
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> ScalarNode:
+        is_text = self.yaml_1_1.resolve(ScalarNode, data, (True, False)) == f"{_CORE}str"
+        return self.represent_scalar(f"{_CORE}str", data, style=None if is_text else "'")
+
+    def represent_float(self, data: float) -> ScalarNode:
+        node = super().represent_float(data)
+        node.value = re.sub(r"^(-?\d+)e", r"\1.0e", node.value)
+        return node
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+_Representer.add_representer(float, _Representer.represent_float)
 
 
 _TOO_DEEP = "is nested too deeply to be a recipe"
@@ -113,7 +139,6 @@ class _Unfit(MarkedYAMLError):
         super().__init__(problem=reason, problem_mark=node.start_mark)
 
 
-_CORE = "tag:yaml.org,2002:"
 _MERGE = f"{_CORE}merge"
 _NO_TEXT = {f"{_CORE}{kind}" for kind in ("null", "bool", "int", "float")}
 _UNTAGGED = {*_NO_TEXT, _MERGE, *(f"{_CORE}{kind}" for kind in ("map", "seq", "str", "timestamp", "value"))}

@@ -8,22 +8,30 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from polygraft.data.files import write_atomically
-from polygraft.report import diagnose_view, plots, scores, stages_view, transfer_view, verdict_view
+from polygraft.report import diagnose_view, formats, plots, samples, scores, stages_view, transfer_view, verdict_view
 from polygraft.report.folder import Run, read_run
-from polygraft.report.formats import MISSING, plural
+from polygraft.report.formats import plural
+from polygraft.scoring.figures import level
+from polygraft.scoring.metrics import DIRECTIONS, METRICS
 
 PAGE_NAME = "report.html"
+FORMATS = (
+    formats.count,
+    formats.decimal,
+    formats.flops,
+    formats.interval,
+    formats.p_value,
+    formats.seconds,
+    formats.size,
+)
 
 
 def _subtitle(run: Run) -> str:
     """One line on what was run: models, data, arms, seeds, documents."""
-    source, target = run.recipe.get("source"), run.recipe.get("target")
-    models = " → ".join(str(model) for model in (source, target) if model)
-    seeds = len({seed_run.seed for seed_run in run.seed_runs})
-    parts = [models, plural(len(run.arms), "arm"), plural(seeds, "seed")]
-    if scores.documents(run) != MISSING:
-        parts.append(f"{scores.documents(run)} test documents")
-    return " · ".join(part for part in parts if part)
+    models = " → ".join(model for model in (run.recipe.source, run.recipe.target) if model)
+    parts = [models, plural(len(run.arms), "arm"), plural(len(run.recipe.seeds), "seed")]
+    documents = scores.documents(run)
+    return " · ".join(parts if documents is None else [*parts, f"{documents} test documents"])
 
 
 def _context(run: Run) -> dict[str, Any]:
@@ -32,17 +40,18 @@ def _context(run: Run) -> dict[str, Any]:
         "run": run,
         "subtitle": _subtitle(run),
         "colours": plots.ARM_COLOURS,
+        "badges": verdict_view.BADGES,
+        "directions": DIRECTIONS,
         "verdict": verdict_view.verdict_view(run),
         "diagnosis": diagnose_view.diagnosis(run),
-        "metrics": [(scores.metric_name(metric), scores.metric_hint(metric)) for metric in scores.metrics(run)],
+        "metrics": METRICS.values(),
         "tables": scores.score_tables(run),
         "score_plots": scores.score_plots(run),
         "signature": scores.signature(run),
         "loss_plots": stages_view.loss_plots(run),
         "transfers": transfer_view.transfers(run),
-        "samples": scores.samples(run),
+        "samples": samples.samples(run),
         "stages": stages_view.stage_rows(run),
-        "recipe": stages_view.recipe_yaml(run),
         "settings": stages_view.settings_groups(run),
         "inputs": stages_view.inputs(run),
         "facts": facts,
@@ -51,7 +60,11 @@ def _context(run: Run) -> dict[str, Any]:
 
 
 def render(run_dir: Path) -> str:
-    """The page as a string; the same files give the same string. Raises DataError if `run_dir` is no folder."""
+    """The page as a string; the same files give the same string.
+
+    Raises:
+        DataError, RecipeError: as `folder.read_run` does.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -59,6 +72,7 @@ def render(run_dir: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {function.__name__: function for function in (*FORMATS, level)}
     return environment.get_template("page.html.j2").render(_context(read_run(run_dir)))
 
 
@@ -66,7 +80,8 @@ def write(run_dir: Path) -> Path:
     """Write `run_dir`/report.html from what the run has left so far; return its path.
 
     Raises:
-        DataError: `run_dir` is not a folder.
+        DataError: `run_dir` is not the folder of a run, or a file in it is not as this version writes it.
+        RecipeError: its recipe is not one of this version.
         OSError: the page cannot be written.
     """
     run_dir = Path(run_dir)

@@ -24,11 +24,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from polygraft.report.formats import MINUS, count, decimal
-from polygraft.scoring.figures import exactly
+from polygraft.report.formats import count, decimal
+from polygraft.scoring.figures import MINUS, exactly
 
 ARM_COLOURS = 6
 MARKERS = "osD^vPX*"
+ROW = ("axes fraction", "data")  # of a point: across the frame, and at a height of the data
 _ROLES = {"ink": "#010101", "muted": "#020202", "grid": "#030303", "band": "#040404", "paper": "#050505"}
 _ROLES |= {f"arm-{index}": f"#0a000{index}" for index in range(ARM_COLOURS)}
 _ROLES |= {f"arm-{index}-text": f"#0b000{index}" for index in range(ARM_COLOURS)}
@@ -43,8 +44,8 @@ _STYLE: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
     """A value with its interval; `arm` colours it (None: neutral); `marks` are its single seeds."""
 
     label: str
@@ -56,7 +57,7 @@ class Estimate:
     marks: Sequence[float] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """The losses of one stage under one seed, over the tokens read. A curve without a label is drawn only."""
 
@@ -148,20 +149,23 @@ def _themed(placeholder: str) -> str:
     return f"var(--{role})" if role else placeholder
 
 
-def _draw_estimate(axes: Axes, row: float, estimate: Estimate) -> None:
+def _draw_estimate(axes: Axes, row: float, estimate: Drawn) -> None:
     colour = _colour(estimate.arm)
     for mark in estimate.marks:
         axes.plot([mark], [row], marker=_marker(estimate.arm), markersize=4, color=colour, alpha=0.45, linestyle="none")
     if estimate.low is not None and estimate.high is not None:
         axes.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=2.2)
-    axes.plot(
-        [estimate.value], [row], marker=_marker(estimate.arm), markersize=8 if estimate.arm is not None else 12,
-        color=colour, markeredgewidth=1.2 if estimate.arm is not None else 2.2, linestyle="none",
-        markeredgecolor=_ROLES["paper"] if estimate.arm is not None else colour,
-    )  # fmt: skip
+    size, edge, around = (12, 2.2, colour) if estimate.arm is None else (8, 1.2, _ROLES["paper"])
+    style: dict[str, Any] = {"marker": _marker(estimate.arm), "color": colour, "linestyle": "none"}
+    axes.plot([estimate.value], [row], markersize=size, markeredgewidth=edge, markeredgecolor=around, **style)
 
 
-def _limits(estimates: Sequence[Estimate], always: Sequence[float] = ()) -> tuple[float, float]:
+def _note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """Words beside a point: of the frame (0 to 1), or as `xycoords` says; the offset is in CSS pixels."""
+    axes.annotate(text, at, offset, textcoords="offset points", **{"xycoords": "axes fraction", **style})
+
+
+def _limits(estimates: Sequence[Drawn], always: Sequence[float] = ()) -> tuple[float, float]:
     ends = [end for item in estimates for end in (item.value, item.low, item.high, *item.marks) if end is not None]
     low, high = min([*ends, *always]), max([*ends, *always])
     pad = 0.08 * (high - low) or 0.05 * abs(high) or 0.1
@@ -177,11 +181,17 @@ def _shortened(text: str, most: int) -> str:
 
 
 def forest(
-    key: str, estimates: Sequence[Estimate], margin: float | None, axis: str, better: str, description: str
+    key: str,
+    estimates: Sequence[Drawn],
+    *,
+    axis: str,
+    better: int,
+    description: str,
+    margin: float | None = None,
 ) -> Markup:
     """Effects against 0 and the ± `margin` band, one row each: a line of text, the interval below it.
 
-    `better` is the side that favours the treatment, "left" or "right".
+    `better` is the sign of effects that favour the treatment.
     """
     with _figure(400, 66 + 46 * len(estimates), key) as figure:
         axes = _axes(figure, 4, 4, 20, 46)
@@ -192,9 +202,8 @@ def forest(
             # The words would be cut off beside a band at the edge: they may lean to either side of its middle.
             low, high = axes.get_xlim()
             lean = min(max(0.0, low + 0.24 * (high - low)), high - 0.24 * (high - low))
-            text = f"equivalent within ±{exactly(margin)}"
-            axes.annotate(text, (lean, 1), (0, 6), xycoords=("data", "axes fraction"), textcoords="offset points",
-                          ha="center", color=_ROLES["muted"], fontsize=11)  # fmt: skip
+            text, style = f"equivalent within ±{exactly(margin)}", {"ha": "center", "color": _ROLES["muted"]}
+            _note(axes, text, (lean, 1), (0, 6), xycoords=("data", "axes fraction"), fontsize=11, **style)
         for row, estimate in enumerate(estimates):
             # Band and zero line stand only behind the intervals, so that they do not cross the words.
             if margin is not None:
@@ -204,19 +213,17 @@ def forest(
             weight = "bold" if row == 0 else "normal"
             label = _shortened(estimate.label, max(12, min(44, 57 - len(estimate.text))))  # both share a line
             for text, at, align in ((label, 0, "left"), (estimate.text, 1, "right")):
-                axes.annotate(text, (at, row), (0, 13), xycoords=("axes fraction", "data"), ha=align, fontsize=11.5,
-                              textcoords="offset points", fontweight=weight)  # fmt: skip
+                _note(axes, text, (at, row), (0, 13), xycoords=ROW, ha=align, fontsize=11.5, fontweight=weight)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(_signed_tick))
-        left, right = ("← better", "worse →") if better == "left" else ("← worse", "better →")
+        left, right = ("← better", "worse →") if better < 0 else ("← worse", "better →")
         for text, x, align in ((left, 0, "left"), (axis, 0.5, "center"), (right, 1, "right")):
-            axes.annotate(text, (x, 0), (0, -36), xycoords="axes fraction", textcoords="offset points", ha=align,
-                          color=_ROLES["muted"])  # fmt: skip
+            _note(axes, text, (x, 0), (0, -36), ha=align, color=_ROLES["muted"])
         return _inline(figure, key, description)
 
 
-def dots(key: str, title: str, hint: str, estimates: Sequence[Estimate], places: int, description: str) -> Markup:
+def dots(key: str, title: str, hint: str, estimates: Sequence[Drawn], *, places: int, description: str) -> Markup:
     """Scores of one metric with intervals, one row per system; the neutral one (the lead baseline) as a rule, too."""
     with _figure(290, 74 + 38 * len(estimates), key) as figure:
         axes = _axes(figure, 4, 44, 44, 26)
@@ -228,10 +235,9 @@ def dots(key: str, title: str, hint: str, estimates: Sequence[Estimate], places:
                 axes.axvline(estimate.value, color=_ROLES["muted"], linewidth=1, linestyle=(0, (3, 3)))
             _draw_estimate(axes, row, estimate)
             colour = _colour(estimate.arm, text=True)
-            axes.annotate(_shortened(estimate.label, 24), (0, row), (0, 9), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", color=colour)  # fmt: skip
-            axes.annotate(decimal(estimate.value, places), (1, row), (40, -4), xycoords=("axes fraction", "data"),
-                          ha="right", textcoords="offset points", color=colour, fontweight="bold")  # fmt: skip
+            value, style = decimal(estimate.value, places), {"xycoords": ROW, "color": colour}
+            _note(axes, _shortened(estimate.label, 24), (0, row), (0, 9), **style)
+            _note(axes, value, (1, row), (40, -4), ha="right", fontweight="bold", **style)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         _title(axes, title, hint)
@@ -240,8 +246,7 @@ def dots(key: str, title: str, hint: str, estimates: Sequence[Estimate], places:
 
 def _title(axes: Axes, title: str, hint: str) -> None:
     for text, offset, size, weight, role in ((title, 24, 12.5, "bold", "ink"), (hint, 10, 10.5, "normal", "muted")):
-        axes.annotate(text, (0, 1), (0, offset), xycoords="axes fraction", textcoords="offset points",
-                      fontsize=size, fontweight=weight, color=_ROLES[role])  # fmt: skip
+        _note(axes, text, (0, 1), (0, offset), fontsize=size, fontweight=weight, color=_ROLES[role])
 
 
 def _thinned(points: Sequence[tuple[float, float]], most: int = 120) -> list[tuple[float, float]]:
@@ -272,21 +277,22 @@ def _loss_limits(curves: Sequence[Curve]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def losses(key: str, title: str, hint: str, curves: Sequence[Curve], description: str) -> Markup:
+def _draw_line(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) -> None:
+    if points:
+        axes.plot([x for x, _ in points], [y for _, y in points], **style)
+
+
+def losses(key: str, title: str, hint: str, curves: Sequence[Curve], *, description: str) -> Markup:
     """Training losses (thin) and evaluation losses (thick, with points) over tokens read, labelled at their ends."""
     with _figure(430, 290, key) as figure:
         axes = _axes(figure, 34, 76, 44, 40)
         axes.set_ylim(*_loss_limits(curves))
         ends: list[tuple[float, float, Curve]] = []
         for curve in curves:
-            colour = _colour(curve.arm)
-            for points, style in (
-                (_thinned(curve.train), {"linewidth": 1.0, "alpha": 0.45}),
-                (curve.evaluation, {"linewidth": 2.0, "marker": _marker(curve.arm), "markersize": 5.5,
-                                    "markeredgecolor": _ROLES["paper"], "markeredgewidth": 0.8}),
-            ):  # fmt: skip
-                if points:
-                    axes.plot([x for x, _ in points], [y for _, y in points], color=colour, **style)
+            style: dict[str, Any] = {"color": _colour(curve.arm)}
+            _draw_line(axes, _thinned(curve.train), linewidth=1.0, alpha=0.45, **style)
+            style |= {"marker": _marker(curve.arm), "markeredgecolor": _ROLES["paper"], "markeredgewidth": 0.8}
+            _draw_line(axes, curve.evaluation, linewidth=2.0, markersize=5.5, **style)
             last = [*_thinned(curve.train)[-1:], *curve.evaluation[-1:]]
             if last and curve.label:
                 ends.append((*last[-1], curve))
@@ -302,21 +308,21 @@ def losses(key: str, title: str, hint: str, curves: Sequence[Curve], description
 
 
 def layer_map(
-    key: str, similarity: Sequence[Sequence[float]], matched: Sequence[int], sides: tuple[str, str], description: str
+    key: str, similarity: Sequence[Sequence[float]], matched: Sequence[int], *, sides: tuple[str, str], description: str
 ) -> Markup:
     """Similarities of all pairs of layers, source upwards and target rightwards, with the chosen match as a line."""
     rows, columns = len(similarity), len(similarity[0])
     width = max(430, 54 + 30 * columns)
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
     with _figure(width, 52 + 30 * rows, key) as figure:
         axes = _axes(figure, 46, width - 46 - 30 * columns, 8, 44)
         for source, row in enumerate(similarity):
             for target, value in enumerate(row):
                 at, share = (target - 0.5, source - 0.5), min(1.0, max(0.0, value))
                 axes.add_patch(Rectangle(at, 1, 1, facecolor=_ROLES["arm-0"], alpha=share, linewidth=0))
-                axes.text(target, source, f"{value:.2f}".lstrip("0"), ha="center", va="center", fontsize=9,
-                          color=_ROLES["ink"])  # fmt: skip
-        axes.plot(range(columns), matched, color=_ROLES["arm-1"], linewidth=2, marker="o", markersize=16,
-                  markerfacecolor="none")  # fmt: skip
+                axes.text(target, source, f"{value:.2f}".lstrip("0"), color=_ROLES["ink"], **middle)
+        style: dict[str, Any] = {"color": _ROLES["arm-1"], "linewidth": 2, "marker": "o", "markersize": 16}
+        axes.plot(range(columns), matched, markerfacecolor="none", **style)
         axes.set_xlim(-0.6, columns - 0.4)
         axes.set_ylim(-0.6, rows - 0.4)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -335,15 +341,10 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, Curve]]) -> None:
         low = min(low, min(y for _, y, _ in early) - 0.14 * (high - low))
         axes.set_ylim(low, high)
     heights = _spread([min(max(y, low), high) for _, y, _ in late], (high - low) * 0.062)
-    style: dict[str, Any] = {
-        "textcoords": "offset points",
-        "fontsize": 11.5,
-        "fontweight": "bold",
-        "annotation_clip": False,
-    }
+    bold: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "annotation_clip": False}
     for (_, _, curve), height in zip(late, heights, strict=True):
-        axes.annotate(_shortened(curve.label, 13), (1, height), (4, -4), xycoords=("axes fraction", "data"),
-                      color=_colour(curve.arm, text=True), **style)  # fmt: skip
+        style = bold | {"xycoords": ROW, "color": _colour(curve.arm, text=True)}
+        _note(axes, _shortened(curve.label, 13), (1, height), (4, -4), **style)
     for x, y, curve in early:
-        axes.annotate(_shortened(curve.label, 13), (x, y), (0, -10), ha="center", va="top",
-                      color=_colour(curve.arm, text=True), **style)  # fmt: skip
+        style = bold | {"xycoords": "data", "color": _colour(curve.arm, text=True)}
+        _note(axes, _shortened(curve.label, 13), (x, y), (0, -10), ha="center", va="top", **style)

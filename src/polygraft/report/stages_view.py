@@ -1,204 +1,190 @@
-"""The later sections of the page: loss curves, the transfer, time and memory, settings and versions."""
+"""The later sections of the page: loss curves, time and memory, settings and versions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
+from polygraft.objectives import OBJECTIVES
 from polygraft.report import plots
-from polygraft.report.folder import STAGES, Run, Stage, mapping, number, sections_of
-from polygraft.report.formats import MISSING, count, date, decimal, flops, plain, plural, seconds, size
+from polygraft.report.files import Record
+from polygraft.report.folder import TITLES, Run, StageRun
+from polygraft.report.formats import MISSING, count, date, decimal, plain, plural
 
-STAGE_NAMES = {
-    "add_languages": "Adding languages",
-    "adapt": "Adapting the source",
-    "transfer": "Transfer",
-    "warm_up": "Warming up the bridge",
-    "adapt_target": "Adapting the target",
-    "finetune": "Fine-tuning",
-    "evaluate": "Evaluation",
-}
-_OBJECTIVES = {"mlm": "masked language modelling"}
-_UNITS = {
-    "mlm": "cross-entropy over masked tokens (nats)",
-    "denoising": "cross-entropy over all tokens (nats)",
-    "finetune": "cross-entropy per target token (nats)",
-}
+LOSSES = {"finetune": "cross-entropy per target token (nats)"}
+"""What the losses of stages are that have no objective of OBJECTIVES."""
 
 # ---------------------------------------------------------------- loss curves
 
 
-def _points(stage: Stage, key: str) -> list[tuple[float, float]]:
-    return [
-        (tokens, loss)
-        for row in stage.metrics
-        if (tokens := number(row.get("tokens"))) is not None and (loss := number(row.get(key))) is not None
-    ]
-
-
-def _curves(stages: list[tuple[int, Stage]], evaluation_key: str, train_key: str | None) -> list[plots.Curve]:
+def _curves(stages: list[tuple[int, StageRun]], evaluation: str, training: bool) -> list[plots.Curve]:
     """One curve per run of the stage; a run shared by several arms is drawn once, its label names them all."""
-    groups: dict[object, list[tuple[int, Stage]]] = {}
+    groups: dict[str, list[tuple[int, StageRun]]] = {}
     for arm, stage in stages:
-        groups.setdefault(stage.record.get("fingerprint") or (stage.arm, stage.seed), []).append((arm, stage))
-    curves, labelled = [], set()
+        groups.setdefault(stage.record.fingerprint if stage.record else "", []).append((arm, stage))
+    curves: list[plots.Curve] = []
     for group in groups.values():
         arm, stage = group[0]
-        train = _points(stage, train_key) if train_key else []
-        evaluation = _points(stage, evaluation_key)
-        if not train and not evaluation:
-            continue
-        label = ", ".join(dict.fromkeys(stage.arm for _, stage in group)) + _classes(stage)
-        curves.append(plots.Curve("" if label in labelled else label, arm, train, evaluation))
-        labelled.add(label)
+        train = [(line.tokens, line.loss) for line in stage.lines if line.loss is not None] if training else []
+        found = [(line.tokens, loss) for line in stage.lines if (loss := getattr(line, evaluation)) is not None]
+        if train or found:
+            label = ", ".join(dict.fromkeys(stage.arm for _, stage in group)) + _classes(stage)
+            shown = "" if label in [curve.label for curve in curves] else label
+            curves.append(plots.Curve(label=shown, arm=arm, train=train, evaluation=found))
     return curves
 
 
-def _classes(stage: Stage) -> str:
+def _classes(stage: StageRun) -> str:
     """What a trimmed vocabulary does to a loss has to be said beside it: it normalises over fewer classes."""
-    trimmed = stage.settings.get("trim_vocabulary")
-    return f" (over {count(stage.result.get('classes'))} classes)" if trimmed else ""
+    trimmed = stage.record and stage.record.settings.get("trim_vocabulary")
+    return f" (over {count(stage.result.classes)} classes)" if trimmed else ""
 
 
 def loss_plots(run: Run) -> list[Markup]:
-    """A panel per training stage, and one for the masked tokens alone where denoising reports them."""
+    """A panel per training stage and objective, and one for the masked tokens alone where denoising reports them."""
+    panels: dict[tuple[str, str | None], list[tuple[int, StageRun]]] = {}
+    indices = {arm.name: arm.index for arm in run.arms}
+    for name in TITLES:
+        for stage, record in run.records:
+            if stage.name == name:
+                panels.setdefault((name, record.settings.get("objective")), []).append((indices[stage.arm], stage))
     drawn: list[Markup] = []
-    for name in STAGES:
-        stages = [(arm.index, stage) for arm in run.arms for seed_run in arm.runs for stage in seed_run.stages
-                  if stage.name == name]  # fmt: skip
-        objective = next((str(s.settings["objective"]) for _, s in stages if "objective" in s.settings), name)
-        title = STAGE_NAMES[name] + (f" ({_OBJECTIVES.get(objective, objective)})" if objective != name else "")
-        masked_title = f"{STAGE_NAMES[name]}, removed tokens only"
-        panels = [
-            (title, _UNITS.get(objective, "loss (nats)"), _curves(stages, "eval_loss", "loss")),
-            (masked_title, "held-out cross-entropy (nats)", _curves(stages, "eval_masked_loss", None)),
-        ]
-        for title, unit, curves in panels:
-            if curves:
-                named = [(curve.label, (curve.evaluation or curve.train)[-1][1]) for curve in curves if curve.label]
-                said = "; ".join(f"{label} ends at {decimal(loss, 3)}" for label, loss in named)
-                key = f"loss{len(drawn)}"
-                drawn.append(plots.losses(key, title, unit, curves, f"{title}, {unit}, over tokens read. {said}."))
+
+    def draw(title: str, unit: str, curves: list[plots.Curve]) -> None:
+        if curves:
+            named = [(curve.label, (curve.evaluation or curve.train)[-1][1]) for curve in curves if curve.label]
+            said = "; ".join(f"{label} ends at {decimal(loss, 3)}" for label, loss in named)
+            description = f"{title}, {unit}, over tokens read. {said}."
+            drawn.append(plots.losses(f"loss{len(drawn)}", title, unit, curves, description=description))
+
+    for (name, objective), stages in panels.items():
+        task = OBJECTIVES[objective] if objective else None
+        title = f"{TITLES[name]} ({task.title})" if task else TITLES[name]
+        unit = task.unit if task else LOSSES.get(name, "loss (nats)")
+        draw(title, unit, _curves(stages, "eval_loss", training=True))
+        removed = _curves(stages, "eval_masked_loss", training=False)
+        draw(f"{TITLES[name]}, removed tokens only", "held-out cross-entropy (nats)", removed)
     return drawn
 
 
 # ---------------------------------------------------------------- time, tokens, memory
 
 
-def stage_rows(run: Run) -> list[dict[str, Any]]:
-    """One row per stage, arm and seed; a stage with the fingerprint of an earlier row is marked as shared."""
-    first: dict[str, str] = {}
+@dataclass(frozen=True, kw_only=True)
+class StageRow:
+    """A stage of an arm and seed; one with the fingerprint of an earlier row is `shared`, and was run once."""
+
+    arm: int
+    stage: StageRun
+    status: str
+    shared: bool
+    loss: str
+
+
+def stage_rows(run: Run) -> list[StageRow]:
+    """One row per stage, arm and seed."""
+    first: dict[tuple[str, str], str] = {}
     rows = []
-    for arm in run.arms:
-        for seed_run in arm.runs:
-            for stage in seed_run.stages:
-                place = f"{stage.arm}, seed {stage.seed}"
-                fingerprint = stage.record.get("fingerprint")
-                shared = first.setdefault(f"{stage.name} {fingerprint}", place) if fingerprint else place
-                rows.append(_stage_row(arm.index, stage, "" if shared == place else shared))
+    indices = {arm.name: arm.index for arm in run.arms}
+    for stage in run.stages:
+        place = f"{stage.arm}, seed {stage.seed}"
+        owner = first.setdefault((stage.name, stage.record.fingerprint), place) if stage.record else place
+        status = stage.status if owner == place else f"same as {owner}"
+        rows.append(
+            StageRow(arm=indices[stage.arm], stage=stage, status=status, shared=owner != place, loss=_held_out(stage))
+        )
     return rows
 
 
-def _stage_row(arm: int, stage: Stage, shared: str) -> dict[str, Any]:
-    result = stage.result
-    first, last = number(result.get("eval_loss_first")), number(result.get("eval_loss"))
-    loss = MISSING if last is None else decimal(last, 3)
-    return {
-        "arm": arm,
-        "name": stage.arm,
-        "seed": stage.seed,
-        "stage": stage.name,
-        "status": f"same as {shared}" if shared else stage.status,
-        "finished": stage.finished,
-        "shared": bool(shared),
-        "steps": count(result.get("steps")),
-        "tokens": count(result.get("tokens")),
-        "flops": flops(result.get("flops")),
-        "seconds": seconds(stage.record.get("seconds")),
-        "memory": size(stage.record.get("peak_memory_bytes")),
-        "loss": (loss if first is None or last is None else f"{decimal(first, 3)} → {loss}") + _classes(stage),
-    }
+def _held_out(stage: StageRun) -> str:
+    first, last = stage.result.eval_loss_first, stage.result.eval_loss
+    loss = decimal(last, 3)
+    return (loss if first is None or last is None else f"{decimal(first, 3)} → {loss}") + _classes(stage)
 
 
 # ---------------------------------------------------------------- settings, versions, machine
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as dotted names, in the file's order; budgets without their empty units."""
     rows: list[tuple[str, str]] = []
     for name, value in settings.items():
         if isinstance(value, dict):
             given = {key: item for key, item in value.items() if item is not None} if name == "budget" else value
-            rows += flat(mapping(given), f"{prefix}{name}.")
+            rows += flat(given, f"{prefix}{name}.")
         else:
             rows.append((prefix + name, plain(value)))
     return rows
 
 
-def settings_groups(run: Run) -> list[dict[str, Any]]:
-    """The resolved settings of every stage; stages with equal settings are listed together.
+@dataclass(kw_only=True)
+class SettingsGroup:
+    """Stages with equal settings: their title, those by arm, and the settings.
 
-    What was left of an `adaptation_budget` varies with the seed; an arm's stages are listed together all the same.
+    `left` is what was left of an `adaptation_budget`: it varies with the seed, and is listed together all the same.
     """
-    groups: dict[str, dict[str, Any]] = {}
-    for name in STAGES:
-        for stage in run.stages:
-            if stage.name != name or not stage.record:
+
+    title: str
+    rows: list[tuple[str, str]]
+    seeds: dict[str, list[int]] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def used(self) -> str:
+        """The arms and seeds, in words."""
+        said = (f"{plural(len(seeds), 'seed')} {', '.join(map(str, seeds))}" for seeds in self.seeds.values())
+        return "; ".join(f"{arm} ({one.removeprefix('1 ')})" for arm, one in zip(self.seeds, said, strict=True))
+
+    @property
+    def shown(self) -> list[tuple[str, str]]:
+        """The settings, with the budgets that were left in their place."""
+        words = f"{', '.join(dict.fromkeys(self.left))} (what was left of adaptation_budget)"
+        return [(name, words if name == "budget" and self.left else value) for name, value in self.rows]
+
+
+def settings_groups(run: Run) -> list[SettingsGroup]:
+    """The resolved settings of every stage; stages with equal settings are listed together."""
+    groups: dict[str, SettingsGroup] = {}
+    shared = {arm.name for arm in run.arms if arm.recipe.adaptation_budget}
+    for name, title in TITLES.items():
+        for stage, record in run.records:
+            if stage.name != name:
                 continue
             # The seed alone does not make the settings others; it stands beside the group's name.
-            settings = {name: value for name, value in stage.settings.items() if name != "seed"}
-            left = _left_over(run, stage)
+            settings = {key: value for key, value in record.settings.items() if key != "seed"}
+            left = _given(record) if name == "adapt_target" and stage.arm in shared else []
             rows = flat(settings | {"budget": stage.arm} if left else settings)
-            key = f"{name} {rows}"
-            group = groups.setdefault(key, {"stage": STAGE_NAMES[name], "key": name, "rows": rows, "used": {}})
-            group["used"].setdefault(stage.arm, []).append(str(stage.seed))
-            group.setdefault("left", []).extend(left)
-    for group in groups.values():
-        used = group["used"].items()
-        group["used"] = "; ".join(f"{arm} ({plural(len(seeds), 'seed')} {', '.join(seeds)})" for arm, seeds in used)
-        group["used"] = group["used"].replace("1 seed ", "seed ")
-        if left := list(dict.fromkeys(group.pop("left"))):
-            words = f"{', '.join(left)} (what was left of adaptation_budget)"
-            group["rows"] = [(name, words if name == "budget" else value) for name, value in group["rows"]]
+            group = groups.setdefault(f"{name} {rows}", SettingsGroup(title=title, rows=rows))
+            group.seeds.setdefault(stage.arm, []).append(stage.seed)
+            group.left += left
     return list(groups.values())
 
 
-def _left_over(run: Run, stage: Stage) -> list[str]:
-    """The budget of an `adapt_target` that had no budget of its own."""
-    shared = stage.name == "adapt_target" and sections_of(run.recipe, stage.arm).get("adaptation_budget")
-    given = mapping(stage.settings.get("budget")) if shared else {}
-    return [f"{plain(amount)} {unit}" for unit, amount in given.items() if amount is not None]
+def _given(record: Record) -> list[str]:
+    return [f"{plain(amount)} {unit}" for unit, amount in record.settings["budget"].items() if amount is not None]
 
 
-def inputs_of(record: dict[str, Any]) -> list[tuple[str, str]]:
+def inputs_of(record: Record) -> list[tuple[str, str]]:
     """The checkpoints and files that a stage read, with their kinds and the beginnings of their fingerprints."""
     rows = []
-    for name, fingerprint in mapping(record.get("inputs")).items():
+    for name, mark in record.inputs.items():
         kind = "file" if name.startswith("file:") else "checkpoint"
         # A hub name's fingerprint is the name itself.
-        mark = plain(fingerprint)
         rows.append((name.removeprefix("file:"), kind if mark == name else f"{kind}, fingerprint {mark[:12]}"))
     return rows
 
 
-def data_of(record: dict[str, Any]) -> list[tuple[str, str]]:
+def data_of(record: Record) -> list[tuple[str, str]]:
     """How a stage read its data files: the settings of its data sections that are given."""
-    sections = record.get("data")
-    found = (
-        [mapping(section) for section in sections if isinstance(section, dict)] if isinstance(sections, list) else []
-    )
-    return [row for section in found for row in flat({key: v for key, v in section.items() if v is not None})]
+    return [row for part in record.data for row in flat({key: v for key, v in part.items() if v is not None})]
 
 
-def inputs(run: Run) -> list[dict[str, Any]]:
+def inputs(run: Run) -> list[tuple[StageRun, list[tuple[str, str]]]]:
     """What each stage read: models and files, as stage.json names them."""
-    return [
-        {"name": stage.arm, "seed": stage.seed, "stage": stage.name, "rows": rows}
-        for stage in run.stages
-        if (rows := inputs_of(stage.record) + data_of(stage.record))
-    ]
+    return [(stage, rows) for stage, record in run.records if (rows := inputs_of(record) + data_of(record))]
 
 
 def _gather(values: list[str]) -> str:
@@ -207,27 +193,20 @@ def _gather(values: list[str]) -> str:
 
 def provenance(run: Run) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(facts, versions): commit, machine and dates; package versions. Several values mean that stages differ."""
-    records = [stage.record for stage in run.stages if stage.record]
-    started = sorted(str(record["started"]) for record in records if record.get("started"))
+    records = [record for _, record in run.records]
+    started = [date(one) for one in sorted(record.started for record in records)]
     machine: dict[str, list[str]] = {}
     versions: dict[str, list[str]] = {}
     for record in records:
-        for name, value in mapping(record.get("machine")).items():
+        for name, value in record.machine.items():
             machine.setdefault(name, []).append(plain(value))
-        for name, value in mapping(record.get("versions")).items():
-            versions.setdefault(name, []).append(plain(value))
-    commits = [plain(record["git_commit"]) for record in records if record.get("git_commit")]
+        for name, value in record.versions.items():
+            versions.setdefault(name, []).append(value)
+    commits = [record.git_commit for record in records if record.git_commit]
     facts = [
-        ("first stage started", date(started[0]) if started else MISSING),
-        ("last stage started", date(started[-1]) if started else MISSING),
+        ("first stage started", started[0] if started else MISSING),
+        ("last stage started", started[-1] if started else MISSING),
         ("git commit", _gather(commits) if commits else "not recorded"),
         *((name, _gather(values)) for name, values in machine.items()),
     ]
     return facts, [(name, _gather(values)) for name, values in sorted(versions.items())]
-
-
-def recipe_yaml(run: Run) -> str:
-    """The recipe as its file has it, or as YAML of what was read."""
-    if run.recipe_text is not None:
-        return run.recipe_text.rstrip()
-    return yaml.safe_dump(run.recipe, allow_unicode=True, sort_keys=False).rstrip() if run.recipe else ""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from polygraft import machine, processes
-from polygraft.data.files import appearing, only_one, remove, write_atomically
+from polygraft.data.files import RESULT_FORMAT, appearing, assert_known_format, only_one, remove, write_atomically
 from polygraft.data.hub import PREFIX, hub_identity
 from polygraft.data.sources import data_files, data_settings, local_path
 from polygraft.errors import PolygraftError
@@ -87,12 +87,19 @@ def run_stage(
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the record of a stage folder, None where there is none that can be read."""
+    """Return the record of a stage folder, None where there is none that can be read.
+
+    Raises:
+        DataError: a newer polygraft wrote it.
+    """
     try:
         record = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return record if {"fingerprint", "status"} <= set(record) else None
+    if not {"fingerprint", "status"} <= set(record):
+        return None
+    assert_known_format(folder / STAGE_FILE, record)
+    return record
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -170,7 +177,8 @@ class Task:
     def record(self) -> dict[str, Any]:
         """Return a new stage.json."""
         return {
-            "stage": self.stage, "status": RUNNING, "fingerprint": self.fingerprint, "settings": self.settings,
+            "format": RESULT_FORMAT, "stage": self.stage,
+            "status": RUNNING, "fingerprint": self.fingerprint, "settings": self.settings,
             "inputs": dict(zip(self.names, self.content["inputs"], strict=True)), "data": self.content["data"],
             "versions": machine.versions(), "git_commit": git_commit(), "machine": machine.describe(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "part_started": time.time(),

@@ -269,62 +269,35 @@ def _own_signature(what: str, how: str, bootstrap: Bootstrap) -> str:
 
 def _rouge(name: str, title: str, *, main: bool = False) -> Metric:
     return Metric(
-        title=title,
-        unit="0 to 100",
-        better=1,
-        places=1,
-        statistics=functools.partial(rouge_statistics, name),
-        from_sums=ratio_of_sums,
-        signature=functools.partial(_rouge_signature, name),
-        main=main,
-    )
+        title=title, unit="0 to 100", better=1, places=1, main=main, from_sums=ratio_of_sums,
+        statistics=functools.partial(rouge_statistics, name), signature=functools.partial(_rouge_signature, name),
+    )  # fmt: skip
 
 
 METRICS: dict[str, Metric] = {
     "loss_per_token": Metric(
-        title="Loss",
-        long_title="loss per reference token (nats)",
-        unit="nats per reference token",
-        better=-1,
-        places=3,
-        statistics=loss_statistics,
-        from_sums=ratio_of_sums,
+        title="Loss", long_title="loss per reference token (nats)", unit="nats per reference token", better=-1,
+        places=3, main=True, of_text=False, statistics=loss_statistics, from_sums=ratio_of_sums,
         signature=functools.partial(_own_signature, "nats/reference token", "tokens:text and </s>, no language token"),
-        of_text=False,
-        main=True,
     ),
     "chrf++": Metric(
-        title="chrF++",
-        unit="0 to 100",
-        better=1,
-        places=1,
-        statistics=chrf_statistics,
-        from_sums=chrf_from_sums,
-        signature=chrf_signature,
-        main=True,
+        title="chrF++", unit="0 to 100", better=1, places=1, main=True,
+        statistics=chrf_statistics, from_sums=chrf_from_sums, signature=chrf_signature,
     ),
     "rouge1": _rouge("rouge1", "ROUGE-1"),
     "rouge2": _rouge("rouge2", "ROUGE-2"),
     "rougeL": _rouge("rougeL", "ROUGE-L", main=True),
     "length_ratio": Metric(
-        title="Length",
-        unit="output / reference words, 1 is ideal",
-        better=0,
-        places=2,
-        statistics=length_statistics,
-        from_sums=ratio_of_sums,
+        title="Length", unit="output / reference words, 1 is ideal", better=0, places=2,
+        statistics=length_statistics, from_sums=ratio_of_sums,
         signature=functools.partial(_own_signature, "output/reference words", UnicodeTokenizer.signature),
     ),
     "copy_rate": Metric(
-        title="Copied",
-        unit="share of output words that are in the source",
-        better=0,
-        places=2,
-        statistics=copy_statistics,
-        from_sums=ratio_of_sums,
+        title="Copied", unit="share of output words that are in the source", better=0, places=2,
+        statistics=copy_statistics, from_sums=ratio_of_sums,
         signature=functools.partial(_own_signature, "coverage", f"{UnicodeTokenizer.signature}|mean:documents"),
     ),
-}
+}  # fmt: skip
 """Every score, in the order in which they are shown."""
 LOSS, CHRF = METRICS["loss_per_token"], METRICS["chrf++"]
 

@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from polygraft.data.files import write_atomically
+from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.scoring import predictions
 from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms, holm_levels
 from polygraft.scoring.metrics import CHRF, LOSS, METRICS, Metric
@@ -65,6 +65,7 @@ def run(
     primary = _compared(scores, settings, *pair, LOSS)
     lead = dict(zip(pair, together([_against_lead(scores, settings, arm) for arm in pair]), strict=True))
     result = {
+        "format": RESULT_FORMAT,
         "word": primary.word,
         "sentence": sentence(primary, *pair, lead, cost),
         **_as_dict(primary, *pair),

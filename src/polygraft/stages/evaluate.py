@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from polygraft.data.dataset import pair_codes, pair_dataset, tokenize
-from polygraft.data.files import write_atomically
+from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.data.layout import IGNORED, Layout
 from polygraft.data.reading import RowList, read_rows
 from polygraft.errors import CheckpointError, RecipeError
@@ -152,4 +152,4 @@ def score_predictions(rows: Sequence[Prediction]) -> dict[str, Any]:
             for language, chosen_D in languages.items():
                 systems[system][language][name] = asdict(metric.score(statistics_DK[chosen_D]))
     signature = {name: metric.signature(Bootstrap()) for name, metric in METRICS.items()}
-    return {"documents": len(rows), "signature": signature, "systems": systems}
+    return {"format": RESULT_FORMAT, "documents": len(rows), "signature": signature, "systems": systems}

@@ -1,9 +1,11 @@
 """Batches: every document exactly once per epoch, whatever the limit and the number of processes."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from polygraft.data.batching import LengthGroupedBatches
+from polygraft.data.batching import LengthGroupedBatches, longest_first
 from polygraft.errors import DataError
 
 LENGTHS = np.random.default_rng(0).lognormal(4.5, 0.8, (500, 2)).astype(np.int64).clip(3, 512)
@@ -69,3 +71,30 @@ def test_few_documents(count):
 def test_fewer_documents_than_processes_are_refused():
     with pytest.raises(DataError, match="2 documents are too few for 3 process"):
         batches_of(3, lengths=LENGTHS[:2], tokens=2000)
+
+
+BY_LENGTH = {
+    "by documents, equal lengths in their order": (
+        [3, 5, 3, 5, 9],
+        lambda batch: len(batch) <= 2,
+        [[4, 1], [3, 0], [2]],
+    ),
+    "what is too large is alone": ([2, 30, 3], lambda batch: False, [[1], [2], [0]]),
+    "one side decides where the other is equal": ([(4, 1), (4, 7), (5, 0)], lambda batch: True, [[2, 1, 0]]),
+    "nothing": ([], lambda batch: True, []),
+}
+
+
+@pytest.mark.parametrize(("lengths", "fits", "expected"), BY_LENGTH.values(), ids=BY_LENGTH)
+def test_the_longest_come_first(lengths, fits, expected):
+    assert list(longest_first(lengths, fits)) == expected
+
+
+def test_a_limit_of_padded_tokens_is_kept_and_filled():
+    lengths = LENGTHS[:, 0].tolist()
+    batches = list(longest_first(lengths, lambda batch: len(batch) * lengths[batch[0]] <= 1000))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch, following in pairwise(batches):
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) * longest <= 1000 < (len(batch) + 1) * longest
+        assert min(lengths[i] for i in batch) >= lengths[following[0]]

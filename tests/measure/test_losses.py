@@ -10,6 +10,7 @@ from transformers import MBartTokenizer, XLMRobertaForMaskedLM
 
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
+from polygraft.measure import losses
 from polygraft.measure.losses import (
     denoising,
     masked_passes,
@@ -128,10 +129,11 @@ def test_the_same_words_are_asked_for_whatever_the_tokenizer(xlmr_tokenizer, wor
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])
-def test_pseudo_likelihood_does_not_depend_on_batches(long_xlmr, xlmr_tokenizer, texts, batch_tokens):
+def test_pseudo_likelihood_does_not_depend_on_batches(long_xlmr, xlmr_tokenizer, texts, batch_tokens, monkeypatch):
     passes = [one for piece in cut(xlmr_tokenizer, texts, 40) for one in masked_passes(piece)]
     whole = pseudo_likelihood(long_xlmr, xlmr_tokenizer, passes, len(texts))
-    other = pseudo_likelihood(long_xlmr, xlmr_tokenizer, passes, len(texts), batch_tokens=batch_tokens)
+    monkeypatch.setattr(losses, "BATCH_TOKENS", batch_tokens)
+    other = pseudo_likelihood(long_xlmr, xlmr_tokenizer, passes, len(texts))
     np.testing.assert_allclose(other.bits, whole.bits, rtol=1e-6)  # measured: 1e-8
 
 
@@ -194,7 +196,7 @@ def test_denoising_equals_the_models_own_loss(target, short_texts):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 150])
-def test_denoising_does_not_depend_on_batches(tiny_mbart, mbart_tokenizer, short_texts, batch_tokens):
+def test_denoising_does_not_depend_on_batches(tiny_mbart, mbart_tokenizer, short_texts, batch_tokens, monkeypatch):
     objective, codes = (
         mbart_task(mbart_tokenizer),
         [mbart_tokenizer.convert_tokens_to_ids("uk_UA")] * len(short_texts),
@@ -202,7 +204,8 @@ def test_denoising_does_not_depend_on_batches(tiny_mbart, mbart_tokenizer, short
     pieces, model = cut(mbart_tokenizer, short_texts, 20), loud(tiny_mbart)
     assert len(pieces) > len(short_texts)
     whole = denoising(model, objective, pieces, codes)
-    other = denoising(model, objective, pieces, codes, batch_tokens=batch_tokens)
+    monkeypatch.setattr(losses, "BATCH_TOKENS", batch_tokens)
+    other = denoising(model, objective, pieces, codes)
     for name in ("bits", "removed_bits", "other_bits"):
         np.testing.assert_allclose(
             getattr(other, name), getattr(whole, name), rtol=1e-6, err_msg=name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -14,6 +14,28 @@ from polygraft.settings import Optimization
 def sort_by_length(lengths: np.ndarray) -> np.ndarray:
     """Return the order of documents by their lengths (N, sides), the text's first; equal ones stay as they are."""
     return np.lexsort(lengths.T[::-1])
+
+
+def longest_first(
+    lengths: Sequence[int] | Sequence[tuple[int, ...]], fits: Callable[[list[int]], bool]
+) -> Iterator[list[int]]:
+    """Batch documents of like length without training: the longest first, so that memory runs out early or never.
+
+    Args:
+        lengths: of each document, on one side or on several; equal ones stay in their order.
+        fits: whether a batch of these documents, its longest first, is small enough; a single one always is.
+
+    Yields:
+        The indices of each batch.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        batch.append(index)
+        if len(batch) > 1 and not fits(batch):
+            yield batch[:-1]
+            batch = [index]
+    if batch:
+        yield batch
 
 
 class LengthGroupedBatches(Sampler[list[int]]):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from polygraft.data.batching import longest_first
 from polygraft.data.dataset import tokenize
 from polygraft.data.layout import Layout, pad_rows
 from polygraft.data.notices import count_unwritable
@@ -62,14 +63,12 @@ def language_arguments(tokenizer: Any, target_code: str) -> dict[str, int]:
     return {"decoder_start_token_id": language}
 
 
-def _batches(lengths: Sequence[int], target_codes: Sequence[str], wanted: list[int], size: int) -> list[list[int]]:
-    """Indices per batch: one target language, like lengths, the longest first (so memory runs out early or never)."""
-    batches = []
+def _batches(lengths: Sequence[int], target_codes: Sequence[str], wanted: list[int], size: int) -> Iterator[list[int]]:
+    """Indices per batch, of one target language each."""
     for code in sorted(set(target_codes)):
         indices = [i for i in wanted if target_codes[i] == code]
-        indices.sort(key=lambda i: -lengths[i])
-        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
-    return batches
+        for batch in longest_first([lengths[i] for i in indices], lambda batch: len(batch) <= size):
+            yield [indices[place] for place in batch]
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from polygraft.data.batching import longest_first
 from polygraft.data.layout import pad_rows
 from polygraft.errors import CheckpointError
 from polygraft.measure.pieces import Piece
@@ -87,7 +88,6 @@ def pseudo_likelihood(
     passes: Sequence[Pass],
     documents: int,
     on_tokens: OnTokens | None = None,
-    batch_tokens: int = BATCH_TOKENS,
 ) -> Likelihood:
     """Measure what the readings ask for under a masked language model; the spelling of <unk> is included.
 
@@ -98,24 +98,25 @@ def pseudo_likelihood(
         raise CheckpointError(f"its {type(tokenizer).__name__} has no mask token, so that nothing can be hidden.")
     before, after = special_tokens(tokenizer)
     sums_3D = np.zeros((3, documents))
-    sizes = [(len(one.piece) + len(before) + len(after), len(one.asked)) for one in passes]
-    for indices in batches(sizes, model.config.vocab_size, batch_tokens):
+    positions = [len(one.piece) + len(before) + len(after) for one in passes]
+    predictions = [len(one.asked) for one in passes]
+    for indices in _batches(positions, predictions, model.config.vocab_size):
         chosen = [passes[i] for i in indices]
-        width = max(sizes[i][0] for i in indices)
-        rows, positions = [], []
+        width = positions[indices[0]]
+        rows, asked = [], []
         for row, one in enumerate(chosen):
             ids_T = one.piece.ids.copy()
             ids_T[one.hidden] = tokenizer.mask_token_id
             rows.append([*before, *ids_T.tolist(), *after])
-            positions.append(one.asked + len(before) + row * width)
-        logits_NV = masked_logits(model, rows, tokenizer.pad_token_id or 0, np.concatenate(positions))
+            asked.append(one.asked + len(before) + row * width)
+        logits_NV = masked_logits(model, rows, tokenizer.pad_token_id or 0, np.concatenate(asked))
         wanted_N = torch.from_numpy(np.concatenate([one.piece.ids[one.asked] for one in chosen]))
         losses_N = F.cross_entropy(logits_NV, wanted_N.to(logits_NV.device), reduction="none").double().cpu()
         for one, nats in zip(chosen, losses_N.split([len(one.asked) for one in chosen]), strict=True):
             bits = float(nats.sum()) / math.log(2) + one.piece.spelling[one.asked].sum()
             sums_3D[:, one.piece.document] += bits, len(one.asked), one.piece.characters[one.asked].sum()
         if on_tokens:
-            on_tokens(sum(sizes[i][0] for i in indices))
+            on_tokens(sum(positions[i] for i in indices))
     return Likelihood(*sums_3D)
 
 
@@ -146,20 +147,14 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return whole[:start], whole[start + len(bare) :]
 
 
-def batches(sizes: Sequence[tuple[int, int]], vocabulary: int, tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Deal out rows of like length: indices of rows of (positions, predictions), within both budgets or alone."""
-    batch: list[int] = []
-    predictions = 0
-    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i][0]):
-        longest = sizes[batch[0]][0] if batch else 0
-        full = (len(batch) + 1) * longest > tokens or (predictions + sizes[index][1]) * vocabulary > BATCH_LOGITS
-        if batch and full:
-            yield batch
-            batch, predictions = [], 0
-        batch.append(index)
-        predictions += sizes[index][1]
-    if batch:
-        yield batch
+def _batches(positions: Sequence[int], predictions: Sequence[int], vocabulary: int) -> Iterator[list[int]]:
+    """Indices of rows of so many positions and predictions each, per batch: within both budgets, or a row alone."""
+
+    def fits(batch: list[int]) -> bool:
+        within = len(batch) * positions[batch[0]] <= BATCH_TOKENS
+        return within and sum(predictions[i] for i in batch) * vocabulary <= BATCH_LOGITS
+
+    return longest_first(positions, fits)
 
 
 def _spelling(pieces: Sequence[Piece], documents: int) -> np.ndarray:
@@ -201,7 +196,6 @@ def denoising(
     languages: Sequence[int],
     seed: int = 1,
     on_tokens: OnTokens | None = None,
-    batch_tokens: int = BATCH_TOKENS,
 ) -> Denoised:
     """Remove spans from every piece and have an mBART restore it, from its own noisy source and from another's.
 
@@ -218,7 +212,7 @@ def denoising(
     others = other_documents(pieces, codes)
     own = list(zip(sources, labels, strict=True))
     foreign = [(sources[others[i]], labels[i]) for i in range(len(pieces)) if others[i] >= 0]
-    losses = iter(_restoring_bits(model, objective, own + foreign, on_tokens, batch_tokens))
+    losses = iter(_restoring_bits(model, objective, own + foreign, on_tokens))
     own_losses = [next(losses) for _ in own]
     spelling_D = _spelling(pieces, len(languages))
     bits_D, other_D = spelling_D.copy(), spelling_D.copy()
@@ -263,18 +257,18 @@ def _restoring_bits(
     objective: SpanDenoising,
     pairs: list[tuple[list[int], list[int]]],
     on_tokens: OnTokens | None,
-    batch_tokens: int,
 ) -> list[np.ndarray]:
     """Return for each (source, labels) -log2 p of its text's tokens and of </s> (float64 [T + 1])."""
     layout, found = objective.layout, [np.zeros(0)] * len(pairs)
     first = int(layout.language_first)
-    sizes = [(len(source) + len(labels), len(labels)) for source, labels in pairs]
-    for indices in batches(sizes, model.config.vocab_size, batch_tokens):
+    positions = [len(source) + len(labels) for source, labels in pairs]
+    predictions = [len(labels) for _, labels in pairs]
+    for indices in _batches(positions, predictions, model.config.vocab_size):
         batch = make_batch(layout, [pairs[i][0] for i in indices], [pairs[i][1] for i in indices])
         losses_BT = token_losses(model, {name: tensor.to(model.device) for name, tensor in batch.items()})
         losses_BT = losses_BT.double().cpu() / math.log(2)
         for row, index in enumerate(indices):
-            found[index] = losses_BT[row, first : first + sizes[index][1] - 1].numpy()
+            found[index] = losses_BT[row, first : first + predictions[index] - 1].numpy()
         if on_tokens:
-            on_tokens(sum(sizes[i][1] for i in indices))
+            on_tokens(sum(predictions[i] for i in indices))
     return found

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from polygraft.data.batching import longest_first
 from polygraft.data.dataset import pair_codes, pair_dataset, tokenize
 from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.data.layout import IGNORED, Layout
@@ -100,13 +101,19 @@ def reference_losses(
     The language token is left out of both: the task gives it (generation is forced to it), every fine-tuned model
     predicts it with certainty, and a free token would dilute differences by one part in the reference's length.
     """
-    lengths = longest_source(model, tokenizer, settings), max_length_tokens(model, tokenizer)
-    items = pair_dataset(rows, pairs, tokenizer, *lengths).items
+    most = longest_source(model, tokenizer, settings), max_length_tokens(model, tokenizer)
+    items = pair_dataset(rows, pairs, tokenizer, *most).items
     assert_reads(model, (len(item["input_ids"]) for item in items))
     layout = Layout.of(tokenizer)
     losses, counts = [0.0] * len(items), [len(item["labels"]) - 1 for item in items]
+    lengths = [(len(item["labels"]), len(item["input_ids"])) for item in items]
     done = 0
-    for indices in _loss_batches(items, model.config.vocab_size, settings.per_device_eval_batch_size):
+
+    def fits(batch: list[int]) -> bool:
+        logits = len(batch) * lengths[batch[0]][0] * model.config.vocab_size
+        return len(batch) <= settings.per_device_eval_batch_size and logits <= LOGITS_PER_BATCH
+
+    for indices in longest_first(lengths, fits):
         batch = make_batch(layout, [items[i]["input_ids"] for i in indices], [items[i]["labels"] for i in indices])
         losses_BT = token_losses(model, {name: tensor.to(model.device) for name, tensor in batch.items()})
         if layout.language_first:
@@ -120,17 +127,6 @@ def reference_losses(
         if progress:
             progress(done, len(items))
     return losses, counts
-
-
-def _loss_batches(items: list[dict[str, Any]], vocabulary: int, size: int) -> list[list[int]]:
-    """Indices per batch, longest first; fewer documents where their logits would not fit in LOGITS_PER_BATCH."""
-    order = sorted(range(len(items)), key=lambda i: (-len(items[i]["labels"]), -len(items[i]["input_ids"])))
-    batches = []
-    while order:
-        fitting = max(1, LOGITS_PER_BATCH // (len(items[order[0]]["labels"]) * vocabulary))
-        batches.append(order[: min(size, fitting)])
-        order = order[len(batches[-1]) :]
-    return batches
 
 
 def lead_baseline(tokenizer: Any, texts: Sequence[str], lead_tokens: int) -> list[str]:

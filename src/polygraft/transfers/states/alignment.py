@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polygraft.data.batching import longest_first
 from polygraft.data.dataset import tokenize
 from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout, pad_rows
@@ -157,11 +158,9 @@ def _common_places(source: Sequence[str | None], target: Sequence[str | None]) -
 
 def batches(documents: Sequence[Aligned], source_pad: int, target_pad: int, max_tokens: int) -> Iterator[Batch]:
     """Yield batches of like length, longest first, of at most `max_tokens` source positions (or one document)."""
-    order = sorted(documents, key=lambda document: -len(document.source))
-    while order:
-        count = max(1, max_tokens // len(order[0].source))
-        yield make_batch(order[:count], source_pad, target_pad)
-        order = order[count:]
+    lengths = [len(document.source) for document in documents]
+    for indices in longest_first(lengths, lambda batch: len(batch) * lengths[batch[0]] <= max_tokens):
+        yield make_batch([documents[i] for i in indices], source_pad, target_pad)
 
 
 def make_batch(documents: Sequence[Aligned], source_pad: int, target_pad: int) -> Batch:

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def estimate(folder: Path) -> dict[str, Any]:
     for trimmed in (False, True):
         recipe = recipe_of(folder, trimmed)
         for need in Stages(open_models({"main": recipe})).of_arm(recipe):
-            found[f"{need.stage} {trimmed}"] = need.to_json()
+            found[f"{need.stage} {trimmed}"] = asdict(need)
     return found
 
 

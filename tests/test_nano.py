@@ -82,8 +82,8 @@ def denoised():
     for language in ("fr", "de", "uk", "ko"):
         code = tokenizer.convert_tokens_to_ids(to_code(language, tokenizer))
         pieces = cut(tokenizer, texts(language, "test", DOCUMENTS), 126)
-        figures = denoising(model.eval(), objective, pieces, [code] * DOCUMENTS, 1)
-        missing = noisy(objective, pieces, 1)[1]
+        figures = denoising(model.eval(), objective, pieces, [code] * DOCUMENTS)
+        missing = noisy(objective, pieces)[1]
         removed = np.concatenate([piece.ids[lacks] for piece, lacks in zip(pieces, missing, strict=True)])
         labels = sum(len(piece) + 1 for piece in pieces)  # </s> included
         sums = {"loss": figures.bits, "with another source": figures.other_bits}

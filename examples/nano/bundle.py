@@ -32,7 +32,7 @@ from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.settings import TextData
 
-DOCUMENTS, BATCH, LENGTH, SEED = 100, 25, 128, 1
+DOCUMENTS, BATCH, LENGTH = 100, 25, 128
 ALL_LANGUAGES = LANGUAGES["xlmr"]  # the target's card shows the languages that it has not read, too
 CODES = {"sk": "cs_CZ"}  # mBART-50 has no code for Slovak
 
@@ -85,8 +85,8 @@ def measure_target(folder: Path, data: Path) -> list[dict[str, Any]]:
         texts = [row["text"] for row in read(data, language, "validation", DOCUMENTS)]
         code = tokenizer.convert_tokens_to_ids(to_code(CODES.get(language, language), tokenizer))
         pieces = cut(tokenizer, texts, LENGTH - 2)
-        found = denoising(model, objective, pieces, [code] * len(texts), SEED)
-        _, missing = noisy(objective, pieces, SEED)
+        found = denoising(model, objective, pieces, [code] * len(texts))
+        _, missing = noisy(objective, pieces)
         removed = np.concatenate([piece.ids[lacks] for piece, lacks in zip(pieces, missing, strict=True)])
         labels = sum(len(piece) + 1 for piece in pieces)  # </s> included
         whole, wrong = (float(bits.sum()) * math.log(2) / labels for bits in (found.bits, found.other_bits))

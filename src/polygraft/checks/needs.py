@@ -10,8 +10,7 @@ import copy
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedConfig
@@ -75,9 +74,6 @@ class Need:
     def cost(self) -> Cost:
         """What it spends of an `adaptation_budget`; what cannot be told counts as nothing."""
         return Cost(self.tokens or 0.0, self.flops or 0.0, (self.seconds or 0.0) / 60, self.seconds or 0.0)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,6 @@ def generate_texts(
     source_lang: str | None,
     target_lang: str | None,
     settings: Evaluate,
-    progress: OnProgress | None = None,
 ) -> list[str]:
     """Load a checkpoint (bundled name, folder or hub name) and generate one output per text.
 
@@ -131,4 +130,4 @@ def generate_texts(
     count_unwritable(tokenizer, texts, "the input", "text")
     network: Any = load_seq2seq(model)
     network.to(best_device())
-    return decode(network, tokenizer, texts, [source] * len(texts), [target] * len(texts), settings, progress)
+    return decode(network, tokenizer, texts, [source] * len(texts), [target] * len(texts), settings)

@@ -34,6 +34,7 @@ from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import make_batch, token_losses
 
 HIDDEN_EVERY, ASKED_EVERY = 7, 4
+NOISE_SEED = 1
 BATCH_TOKENS = 4096
 BATCH_LOGITS = 2**26  # fp32: 256 MB
 
@@ -49,8 +50,8 @@ class Pass:
     asked: np.ndarray
 
 
-def masked_passes(piece: Piece, asked_every: int = ASKED_EVERY) -> Iterator[Pass]:
-    """The readings of a piece that ask for the words whose number, plus the document's, is a multiple of `asked_every`.
+def masked_passes(piece: Piece) -> Iterator[Pass]:
+    """The readings of a piece that ask for the words whose number, plus the document's, is a multiple of four.
 
     In step j the j-th tokens of all these words that have one are asked for, with the word's earlier tokens shown and
     its later ones hidden; the words are dealt out to as many readings as it takes to hide one in seven at most.
@@ -58,7 +59,7 @@ def masked_passes(piece: Piece, asked_every: int = ASKED_EVERY) -> Iterator[Pass
     starts = np.flatnonzero(np.diff(piece.words, prepend=-1))
     ends = np.append(starts[1:], len(piece))
     most = max(1, len(starts) // HIDDEN_EVERY)
-    wanted = (piece.words[starts] + piece.document) % asked_every == 0
+    wanted = (piece.words[starts] + piece.document) % ASKED_EVERY == 0
     starts, ends, step = starts[wanted], ends[wanted], 0
     while len(starts):
         readings = -(-len(starts) // most)
@@ -194,19 +195,18 @@ def denoising(
     objective: SpanDenoising,
     pieces: Sequence[Piece],
     languages: Sequence[int],
-    seed: int = 1,
     on_tokens: OnTokens | None = None,
 ) -> Denoised:
     """Remove spans from every piece and have an mBART restore it, from its own noisy source and from another's.
 
-    The noise of a piece follows from the seed and its place among the pieces, not from how they are batched. The
+    The noise of a piece follows from its place among the pieces, not from how they are batched. The
     language token is left out, as in `evaluate`: the task gives it.
 
     Args:
         languages: for every document the id of its language code.
     """
     layout, codes = objective.layout, [languages[piece.document] for piece in pieces]
-    sources, missing = noisy(objective, pieces, seed)
+    sources, missing = noisy(objective, pieces)
     sources = [layout.wrap(source, code) for source, code in zip(sources, codes, strict=True)]
     labels = [layout.wrap(piece.ids.tolist(), code) for piece, code in zip(pieces, codes, strict=True)]
     others = other_documents(pieces, codes)
@@ -232,9 +232,9 @@ def denoising(
     )
 
 
-def noisy(objective: SpanDenoising, pieces: Sequence[Piece], seed: int) -> tuple[list[list[int]], list[np.ndarray]]:
+def noisy(objective: SpanDenoising, pieces: Sequence[Piece]) -> tuple[list[list[int]], list[np.ndarray]]:
     """Return each piece with its noise, and which of its tokens that lacks (bool [T])."""
-    made = [objective.corrupt(piece.ids, np.random.default_rng([seed, i])) for i, piece in enumerate(pieces)]
+    made = [objective.corrupt(piece.ids, np.random.default_rng([NOISE_SEED, i])) for i, piece in enumerate(pieces)]
     return [source for source, _ in made], [lacks_T for _, lacks_T in made]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -95,18 +95,18 @@ class Ratio:
         return min(1.0, 2 * float(special.stdtr(freedom, -abs(self.value) / error)))
 
 
-def ratio(top_D: np.ndarray, bottom_D: np.ndarray, languages: Sequence[str], bootstrap: Bootstrap = DRAWS) -> Ratio:
+def ratio(top_D: np.ndarray, bottom_D: np.ndarray, languages: Sequence[str]) -> Ratio:
     """The sum of `top_D` over that of `bottom_D`, for each of the documents' languages [D].
 
-    Equal documents and an equal `bootstrap` give equal draws, whatever the two statistics are.
+    Equal documents give equal draws, whatever the two statistics are.
     """
     of = np.asarray(languages)
     points, draws, documents = {}, {}, {}
     for language in dict.fromkeys(languages):
         mine_D2 = np.stack([top_D, bottom_D], axis=1)[of == language].astype(np.float64)
         points[language] = float(ratio_of_sums(mine_D2.sum(axis=0)))
-        seed = bootstrap.seed + zlib.crc32(language.encode())  # its own, wherever it stands among the languages
-        own = Bootstrap(bootstrap.resamples, bootstrap.confidence, seed)
+        seed = DRAWS.seed + zlib.crc32(language.encode())  # its own, wherever it stands among the languages
+        own = replace(DRAWS, seed=seed)
         draws[language] = ratio_of_sums(resampled_sums(mine_D2, own))
         documents[language] = len(mine_D2)
     return Ratio(points, draws, documents)

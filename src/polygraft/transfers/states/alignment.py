@@ -27,6 +27,7 @@ from polygraft.data.languages import to_code
 from polygraft.data.layout import Layout, pad_rows
 
 PER_PASS = 2048  # texts kept of one pass over a file, where not all are wanted
+SEED = 0  # of their order
 CHUNK = 256  # documents tokenized at a time: a text may hold far more tokens than are wanted
 
 
@@ -65,10 +66,9 @@ def align(
     max_length: int,
     tokens: int | None,
     *,
-    seed: int = 0,
     grafted: bool = False,
 ) -> list[Aligned]:
-    """Align documents, in an order shuffled with `seed`, until they have `tokens` aligned tokens (None: all documents).
+    """Align documents in a random order, always the same, until `tokens` tokens are aligned (None: all documents).
 
     Args:
         source, target: the tokenizers.
@@ -81,7 +81,7 @@ def align(
         DataError: a language that the target does not have.
     """
     ids_of = {name: target.convert_tokens_to_ids(to_code(name, target)) for name in set(languages)}
-    order = random.Random(seed).sample(range(len(texts)), len(texts))
+    order = random.Random(SEED).sample(range(len(texts)), len(texts))
     shuffled = _shuffled(texts, languages, order, in_order=tokens is not None)
     documents: list[Aligned] = []
     found, room = 0, max_length - 2

@@ -116,7 +116,7 @@ def test_one_bad_candidate_does_not_stop_the_others(
     broken = save("broken", broken, wordpiece_tokenizer)
 
     def no_room(*_):
-        raise MemoryError("no room for it")
+        raise torch.OutOfMemoryError("no room for it")
 
     monkeypatch.setattr(BertForMaskedLM, "set_attn_implementation", no_room)
     diverged = MBartForConditionalGeneration(tiny_mbart.config)
@@ -129,7 +129,7 @@ def test_one_bad_candidate_does_not_stop_the_others(
         ("source", str(tmp_path / "none")): "no such folder",
         ("source", str(pickled)): "cannot load",
         ("source", small): "but the model only 100 rows",
-        ("source", broken): "cannot be measured: MemoryError: no room for it",
+        ("source", broken): "cannot be measured: OutOfMemoryError: no room for it",
         ("target", t5): "is a 't5' model, but the target has to be an mBART",
         ("target", str(tiny_xlmr_dir)): "is a 'xlm-roberta' model, but the target has to be an mBART",
     }

@@ -30,7 +30,8 @@ from polygraft.settings import TextData
 PROBE_TEXTS = 200
 
 logger = logging.getLogger(__name__)
-MENDABLE = (PolygraftError, OSError, MemoryError)  # by the user: other files, more room. All else is a defect of ours
+# by the user: other files, more room. All else is a defect of ours
+MENDABLE = (PolygraftError, OSError, MemoryError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)

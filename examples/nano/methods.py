@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from polygraft import diagnosis as diagnose
+from polygraft import diagnosis
 from polygraft.recipe.reading import load_recipe
 from polygraft.report.formats import MINUS
 from polygraft.scoring.intervals import Estimate
@@ -41,7 +41,7 @@ def run(text: str, out: Path) -> dict[str, Any]:
         *(f"pairs.{split}_file={sample}/{split}.parquet" for split in ("train", "validation", "test")),
         *(STORIES if stories else ()),
     ]  # fmt: skip
-    return diagnose.run(load_recipe(Path(__file__).parents[2] / "recipes" / "methods.yaml", changes))
+    return diagnosis.run(load_recipe(Path(__file__).parents[2] / "recipes" / "methods.yaml", changes))
 
 
 def table(found: dict[str, Any]) -> str:

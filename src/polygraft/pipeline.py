@@ -27,8 +27,7 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
     Raises:
         PolygraftError: another run is working in the recipe's folder, or a stage's error.
     """
-    from polygraft import diagnosis as diagnose
-    from polygraft import report
+    from polygraft import diagnosis, report
 
     folder = Path(recipe.output_dir) / recipe.name
     arms = arm_recipes(recipe)
@@ -39,7 +38,7 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
             for path in left_over(folder, arms, recipe.seeds):
                 print(f"{path}: is not of this recipe; it is left alone and not counted.", file=sys.stderr, flush=True)
         if recipe.diagnose is not None:
-            for judgement in diagnose.run(recipe)["arms"]:
+            for judgement in diagnosis.run(recipe)["arms"]:
                 if processes.is_main():
                     print(judgement["sentence"], file=sys.stderr, flush=True)
         for seed in recipe.seeds:  # seed by seed: an interrupted study has complete comparisons of the first seeds

@@ -1,7 +1,7 @@
 """The sections of a recipe: one frozen model per section, one docstring per field.
 
 The YAML file of a recipe, the command line's options and ``polygraft schema`` are all read off these classes. Those of
-training tasks are in objectives/, those of transfers in transfer/methods/, the whole in recipe/.
+training tasks are in objectives/, those of transfers in transfers/methods.py, the whole in recipe/.
 """
 
 from __future__ import annotations

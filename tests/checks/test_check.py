@@ -14,8 +14,7 @@ import pytest
 import yaml
 from transformers import T5Config, T5ForConditionalGeneration
 
-from polygraft import checks as check
-from polygraft import machine
+from polygraft import checks, machine
 from polygraft.checks import models
 from polygraft.cli import check as cli_check
 from polygraft.errors import CheckpointError, DataError
@@ -56,7 +55,7 @@ def quick_probe(monkeypatch):
 
 
 def examine(data):
-    return check.run(parse_recipe(data, "test"))
+    return checks.run(parse_recipe(data, "test"))
 
 
 def test_report_of_a_good_recipe(data, tiny_mbart, tiny_xlmr):
@@ -179,7 +178,7 @@ def test_folders_that_cannot_be_written(data, tmp_path, monkeypatch, wrong):
         def refuse(*args, **kwargs):
             raise OSError(errno.EROFS, "Read-only file system")
 
-        monkeypatch.setattr(check.tempfile, "TemporaryDirectory", refuse)
+        monkeypatch.setattr(checks.tempfile, "TemporaryDirectory", refuse)
     before = sorted(tmp_path.rglob("*"))
     said = [problem for problem in examine(data).problems if "nothing can be written there" in problem]
     assert len(said) == 1
@@ -195,7 +194,7 @@ def test_a_generation_config_that_cannot_be_saved_is_noted(data):
 
 def test_versions_that_are_too_old(data, monkeypatch):
     installed = importlib.metadata.version
-    monkeypatch.setattr(check, "version", lambda name: "4.57.0" if name == "transformers" else installed(name))
+    monkeypatch.setattr(checks, "version", lambda name: "4.57.0" if name == "transformers" else installed(name))
     (problem,) = examine(data).problems
     assert problem == "transformers 4.57.0 is installed, but polygraft needs >=5.6."
 

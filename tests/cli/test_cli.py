@@ -92,7 +92,7 @@ USAGE = {
     "no such option": (["schema", "--frob"], "No such option"),
     "nearest option": (
         ["adapt", "--model", "m", "--learning_rate", "1"],
-        "(Possible options: --learning-rate)",
+        "--learning-rate",
     ),
     "nearest nested option": (["finetune", "--adapter.lora_alpha", "1"], "--adapter.lora-alpha"),
     "missing option": (["adapt", "--model", "m"], "Missing option"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,9 +53,9 @@ def test_every_setting_has_a_flag_with_its_docstring(verb):
     options = {name: option for option in VERBS[verb].params for name in option.opts}
     kinds = {("adapt", "objective"), ("transfer", "method")}
     for path, said in expected:
-        help = " ".join(options[flag_name(path)].help.replace("\\[", "[").split())
         if path not in kinds and path[-2:] != ("adapter", "type"):
-            assert " ".join(said.split())[: len(help)].partition(". ")[0].rstrip(".") in help, (path, help)
+            first = re.split(r"\. (?=[A-Z])", " ".join(said.split()))[0].translate(str.maketrans("[]", "()"))
+            assert first.rstrip(".") in " ".join(options[flag_name(path)].help.split())
     made = {flag_name(flag.path) for flag in flags_of(sections, (), unused)}
     assert made == {flag_name(path) for path, _ in expected}
     own = {"--model", "--target", "--output-dir", "--seed", "--source", "--source-before", "--dry-run", "--set"}
@@ -163,4 +164,4 @@ def test_help_has_the_common_flags_first_and_the_rest_in_panels(invoke, monkeypa
     assert flags[: len(own) + len(first)] == own + first
     assert [flags[len(own) + len(first) :].index(name) for name in ("--set", "--help", "--epochs")] == [0, 1, 2]
     text = " ".join(" ".join(lines).split())
-    assert "lora: Ends of the names of the linear layers that are adapted, such as [q_proj, v_proj]" in text
+    assert "lora: Ends of the names of the linear layers that are adapted, such as (q_proj, v_proj)" in text

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from polygraft import diagnosis as diagnose
+from polygraft import diagnosis
 from polygraft.diagnosis import held_out
 from polygraft.diagnosis.held_out import HeldOut, Losses
 from polygraft.diagnosis.placebos import placebos
@@ -42,7 +42,7 @@ def recipe(folder, **changes):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("diagnose")
-    return folder / "trial", diagnose.run(recipe(folder))
+    return folder / "trial", diagnosis.run(recipe(folder))
 
 
 def test_every_state_is_measured_once(done):
@@ -110,7 +110,7 @@ def test_again_nothing_is_run(done, monkeypatch):
     folder, found = done
     monkeypatch.setattr("polygraft.stages.transfer.run", lambda *a, **k: pytest.fail("ran again"))
     monkeypatch.setattr("polygraft.diagnosis.held_out.run", lambda *a, **k: pytest.fail("measured again"))
-    again = diagnose.run(recipe(folder.parent))
+    again = diagnosis.run(recipe(folder.parent))
     assert again["states"] == found["states"]
 
 
@@ -183,7 +183,7 @@ def test_placebos_that_make_sense(tmp_path, arm, expected):
 def test_a_recipe_with_nothing_to_diagnose(tmp_path):
     arms = {"direct": {"transfer": {"mode": "recentre"}, "adapt_target": SHORT}}
     with pytest.raises(RecipeError, match="an arm with a `transfer`"):
-        diagnose.run(recipe(tmp_path, arms=arms))
+        diagnosis.run(recipe(tmp_path, arms=arms))
 
 
 def test_arms_that_hold_out_other_documents_are_refused(tmp_path):
@@ -191,7 +191,7 @@ def test_arms_that_hold_out_other_documents_are_refused(tmp_path):
     other = {"transfer": {"mode": "repair"}, "adapt_target": SHORT, "text": {"train_file": files[0]}}
     arms = {"direct": {"transfer": {"mode": "recentre"}, "adapt_target": SHORT}, "other": other}
     with pytest.raises(RecipeError, match=r"arms.other.text holds out other documents than arm 'direct'"):
-        diagnose.run(recipe(tmp_path, arms=arms))
+        diagnosis.run(recipe(tmp_path, arms=arms))
     text = {"train_file": files[1], "validation_file": files[1], "lang": "uk"}
-    found = diagnose._held_out(arm_recipes(recipe(tmp_path, arms=arms, text=text)), 1, 12)[1]
+    found = diagnosis._held_out(arm_recipes(recipe(tmp_path, arms=arms, text=text)), 1, 12)[1]
     assert len(found.texts) == 12, "with one validation_file other training text is no matter"

@@ -17,7 +17,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from polygraft import ranking as rank
+from polygraft import ranking
 from polygraft.errors import DataError, RecipeError
 from polygraft.measure.losses import masked_passes
 from polygraft.models import checkpoints
@@ -35,7 +35,7 @@ def by_name(report):
 
 def test_unlike_models_rank_side_by_side(others, tiny_xlmr_dir, tiny_mbart_dir, text_file):
     sources = [str(tiny_xlmr_dir), *others.values()]
-    report = rank.run(sources, [str(tiny_mbart_dir)], text_of(text_file), 9)
+    report = ranking.run(sources, [str(tiny_mbart_dir)], text_of(text_file), 9)
     assert [one.name for one in report.candidates] == [*sources, str(tiny_mbart_dir)]
     for one in report.candidates:
         assert one.refused is None, one.refused
@@ -134,7 +134,7 @@ def test_one_bad_candidate_does_not_stop_the_others(
         ("target", str(tiny_xlmr_dir)): "is a 'xlm-roberta' model, but the target has to be an mBART",
     }
     sources, targets = ([name for kind, name in reasons if kind == role] for role in ("source", "target"))
-    report = rank.run([*sources, str(tiny_xlmr_dir)], [*targets, str(tiny_mbart_dir)], text_of(text_file), 6)
+    report = ranking.run([*sources, str(tiny_xlmr_dir)], [*targets, str(tiny_mbart_dir)], text_of(text_file), 6)
     for one in report.candidates:
         reason = reasons.get((one.role, one.name))
         assert (one.refused is None) == (reason is None), (one.name, one.refused)
@@ -147,7 +147,7 @@ def test_a_defect_of_ours_is_not_called_a_bad_candidate(tiny_xlmr_dir, text_file
     """Every exception was: a ranking with nothing but refusals then looked like a finding."""
     monkeypatch.setattr(XLMRobertaForMaskedLM, "set_attn_implementation", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        rank.run([str(tiny_xlmr_dir)], [], text_of(text_file), 6)
+        ranking.run([str(tiny_xlmr_dir)], [], text_of(text_file), 6)
 
 
 def test_a_source_of_another_vocabulary_is_not_mapped(save, tiny_xlmr, pieces, tiny_mbart_dir, text_file):
@@ -155,7 +155,7 @@ def test_a_source_of_another_vocabulary_is_not_mapped(save, tiny_xlmr, pieces, t
     foreign = [(f"{piece}x" if i > 3 else piece, score) for i, (piece, score) in enumerate(vocab)]
     tokenizer = XLMRobertaTokenizer(vocab=[*foreign, ("<mask>", 0.0)], _spm_precompiled_charsmap=charsmap)
     name = save("foreign", tiny_xlmr, tokenizer)
-    report = rank.run([name], [str(tiny_mbart_dir)], text_of(text_file), 6)
+    report = ranking.run([name], [str(tiny_mbart_dir)], text_of(text_file), 6)
     assert "of the target's tokens are in the source's vocabulary (at least 50% is needed)" in report.pairs[0].refused
     assert report.candidates[0].refused is None
     assert report.recommendation.sentence == f"Start from {tiny_mbart_dir}."
@@ -164,7 +164,7 @@ def test_a_source_of_another_vocabulary_is_not_mapped(save, tiny_xlmr, pieces, t
 
 def test_a_target_without_any_of_the_languages_is_refused(tiny_mbart_dir, sentences, tmp_path):
     (tmp_path / "be.txt").write_text("\n".join(sentences[6:9]), encoding="utf-8")
-    report = rank.run([], [str(tiny_mbart_dir)], text_of(tmp_path / "be.txt", lang_column=None, lang="be"), 4)
+    report = ranking.run([], [str(tiny_mbart_dir)], text_of(tmp_path / "be.txt", lang_column=None, lang="be"), 4)
     assert report.candidates[0].refused.startswith("has no code for any language of the text (be)")
     assert "polygraft add-language" in report.candidates[0].refused
     assert report.recommendation.sentence == "None of the candidates can be recommended."
@@ -173,7 +173,7 @@ def test_a_target_without_any_of_the_languages_is_refused(tiny_mbart_dir, senten
 def test_a_language_without_code_leaves_the_others(tiny_mbart_dir, text_file):
     lines = text_file.read_text(encoding="utf-8").replace('"uk"', '"be"')
     text_file.write_text(lines, encoding="utf-8")
-    (one,) = rank.run([], [str(tiny_mbart_dir)], text_of(text_file), 9).candidates
+    (one,) = ranking.run([], [str(tiny_mbart_dir)], text_of(text_file), 9).candidates
     figures = {figures.language: figures for figures in one.figures}
     assert figures["be"].code is None and figures["be"].bits_per_character is None
     assert figures["fr"].code == "fr_XX" and figures["fr"].bits_per_character is not None
@@ -186,7 +186,7 @@ def test_coverage(others, tiny_xlmr_dir, xlmr_tokenizer, text_file, tmp_path):
     rows = text_file.read_text(encoding="utf-8").splitlines()
     rows += [json.dumps({"text": "αβγ δε, ☃ fin", "lang": "el"}), json.dumps({"text": "ζηθ", "lang": "el"})]
     text_file.write_text("\n".join(rows), encoding="utf-8")
-    report = rank.run([str(tiny_xlmr_dir)], [], text_of(text_file), 12)
+    report = ranking.run([str(tiny_xlmr_dir)], [], text_of(text_file), 12)
     english = next(one for one in report.candidates[0].figures if one.language == "en")
     texts = [json.loads(row)["text"] for row in rows[:3]]
     tokens = sum(len(xlmr_tokenizer.tokenize(text)) for text in texts)
@@ -204,7 +204,7 @@ def test_coverage(others, tiny_xlmr_dir, xlmr_tokenizer, text_file, tmp_path):
 
 
 def test_never_learned_rows_and_codes(save, tiny_mbart, mbart_tokenizer, text_file):
-    """Rows on one common drift are those of tokens that were never read (transfer/dead_rows.py)."""
+    """Rows on one common drift are those of tokens that were never read (transfers/dead_rows.py)."""
     matrix = tiny_mbart.get_input_embeddings().weight.detach()
     ids = mbart_tokenizer(text_file.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
     cyrillic = {i for i in ids if any("а" <= letter <= "я" for letter in mbart_tokenizer.convert_ids_to_tokens(i))}
@@ -215,7 +215,7 @@ def test_never_learned_rows_and_codes(save, tiny_mbart, mbart_tokenizer, text_fi
     matrix[dead] = drift + 0.1 * torch.randn(len(dead), 48, generator=generator)
     matrix[1] = drift
     name = save("lost", tiny_mbart, mbart_tokenizer)
-    report = rank.run([], [name], text_of(text_file), 9)
+    report = ranking.run([], [name], text_of(text_file), 9)
     figures = {one.language: one for one in report.candidates[0].figures}
     assert figures["en"].never_learned_share == 0
     assert figures["uk"].never_learned_share > 0.7
@@ -225,7 +225,7 @@ def test_never_learned_rows_and_codes(save, tiny_mbart, mbart_tokenizer, text_fi
 
 def test_cost_in_closed_form(tiny_xlmr_dir, tiny_xlmr, xlmr_tokenizer, sentences, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join([sentences[0]] * 8), encoding="utf-8")
-    report = rank.run([str(tiny_xlmr_dir)], [], text_of(tmp_path / "text.txt", lang_column=None, lang="en"), 8)
+    report = ranking.run([str(tiny_xlmr_dir)], [], text_of(tmp_path / "text.txt", lang_column=None, lang="en"), 8)
     length, d, ff, layers = len(xlmr_tokenizer(sentences[0])["input_ids"]), 32, 64, 2
     body = layers * (2 * (4 * d * d + 2 * d * ff) + 4 * length * d)
     head = 2 * (d * d + d * len(xlmr_tokenizer)) * -(-8 * length // 7) / (8 * length)
@@ -271,13 +271,13 @@ def test_a_tokenizer_that_lower_cases_is_said_to(save, wordpiece_tokenizer, sent
     config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     name = save("uncased", BertForMaskedLM(config), tokenizer)
     (tmp_path / "text.txt").write_text("\n".join(sentences[3:6]), encoding="utf-8")
-    report = rank.run([name], [], text_of(tmp_path / "text.txt", lang_column=None, lang="fr"), 4)
+    report = ranking.run([name], [], text_of(tmp_path / "text.txt", lang_column=None, lang="fr"), 4)
     assert any("drops capitals and accents" in note for note in report.candidates[0].notes)
 
 
 def test_no_candidates_and_no_text(tiny_xlmr_dir, text_file):
     with pytest.raises(RecipeError, match="there is no candidate"):
-        rank.run([], [], text_of(text_file), 4)
+        ranking.run([], [], text_of(text_file), 4)
+    other = TextData(train_file=str(text_file), text_column="lang", lang_column="language")
     with pytest.raises(DataError, match="there is no column 'language'"):
-        rank.run([str(tiny_xlmr_dir)], [], [*text_of(text_file), TextData(train_file=str(text_file), text_column="lang",
-                 lang_column="language")], 4)  # fmt: skip
+        ranking.run([str(tiny_xlmr_dir)], [], [*text_of(text_file), other], 4)

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from polygraft import checks as check
-from polygraft import diagnosis as diagnose
-from polygraft import pipeline
+from polygraft import checks, diagnosis, pipeline
 from polygraft.recipe.reading import dump_recipe, json_schema, parse_recipe
 from polygraft.transfers.methods import METHODS
 
@@ -108,7 +106,7 @@ def test_a_method_of_ones_own_goes_the_whole_way(nudge, data, tmp_path, invoke, 
     recipe = parse_recipe(data, "test")
     assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json", exclude_none=True))), "again") == recipe
     assert "NudgeTransfer" in json.dumps(json_schema())
-    estimated = check.run(recipe).stages
+    estimated = checks.run(recipe).stages
     own, nothing = (next(need for need in estimated[arm] if need.stage == "transfer") for arm in ("own", "direct"))
     assert own.flops == 1e9
     beside = own.memory_bytes - nothing.memory_bytes
@@ -117,7 +115,7 @@ def test_a_method_of_ones_own_goes_the_whole_way(nudge, data, tmp_path, invoke, 
     shown = invoke("transfer", "--method", "nudge", *folders, "--output-dir", tmp_path / "x", "--dry-run")
     assert "nudged" in shown.output
     assert "not in the source" in shown.output
-    found = diagnose.run(recipe)
+    found = diagnosis.run(recipe)
     assert {state["arm"] for state in found["states"]} == {
         "direct", "own", "own+recentre", "own+random", "own+permuted"
     }  # fmt: skip

@@ -33,7 +33,7 @@ ADAM_STATES = 2
 OPTIMIZER_TRAFFIC = 7 * BYTES  # bytes moved per parameter: weight, gradient and two states are read, three are written
 KEPT_CHECKPOINTS = 3  # two, and the third while it is written
 # Two shares that no shape gives. Gaps in a small model's heap, since what is freed is kept (machine.keep_freed_memory):
-# resident memory was 1.3 to 1.8 times the tensors of stages that tests/check/test_needs.py runs as processes.
+# resident memory was 1.3 to 1.8 times the tensors of stages that tests/checks/test_needs.py runs as processes.
 KEPT_GAPS = 1.5
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 

@@ -125,5 +125,5 @@ def _of(path: Path, section: FieldInfo, title: str | None) -> Iterator[Flag]:
 
 
 def _sentence(text: str | None) -> str:
-    """The first sentence of a docstring, in one line; what is in brackets is text, and no markup."""
-    return re.split(r"(?<=\.) (?=\W?[A-Z])", " ".join((text or "").split()))[0].replace("[", "\\[")
+    """The first sentence of a docstring, in one line, without square brackets: they are markup in a help."""
+    return re.split(r"(?<=\.) (?=\W?[A-Z])", " ".join((text or "").split()))[0].translate(str.maketrans("[]", "()"))

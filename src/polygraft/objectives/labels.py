@@ -14,7 +14,7 @@ def find_labels(labels_BT: Tensor) -> Tensor:
     """Return the flat indices into B * T of all labels but -100, ascending (int64 [N]).
 
     For `collate`, on the CPU: with a boolean mask the loss would have to wait for a GPU to say how many there are, and
-    could not be laid out without data (check/memory.py).
+    could not be laid out without data (checks/memory.py).
     """
     return (labels_BT != IGNORED).flatten().nonzero().squeeze(1)
 

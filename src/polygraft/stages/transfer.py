@@ -1,4 +1,4 @@
-"""Stage 2: move what the adapted source knows into the target, by one of the methods of `transfer/methods.py`."""
+"""Stage 2: move what the adapted source knows into the target, by one of the methods of `transfers/methods.py`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The methods of transfer: the settings of each, what it needs and costs, what its figures mean, and the table of them.
 
-A method is a module with four functions (`transfer/contract.py`), and a class of settings here, which names the module
+A method is a module with four functions (`transfers/contract.py`), and a class of settings here, which names the module
 and stands in METHODS. Recipes, `polygraft transfer` and its help, `check`, `diagnose` and the report read these classes
 and nothing else of a method.
 """

@@ -122,6 +122,11 @@ def read_run(run_dir: Path) -> Run:
 
 
 def read_seed(run_dir: Path, arm: str, recipe: Recipe, seed: int) -> SeedRun:
+    """Read what an arm has under one seed.
+
+    Raises:
+        DataError: a file is not as this version writes it.
+    """
     folder = run_dir / arm / f"seed-{seed}"
     stages = {name: _read_stage(folder / name, arm, seed) for name in stages_of(recipe)}
     scored, transferred = stages["evaluate"].finished, "transfer" in stages and stages["transfer"].finished

@@ -10,11 +10,10 @@ import torch
 from polygraft.data.dataset import TextDataset
 from polygraft.data.languages import to_code
 from polygraft.data.reading import read_rows
-from polygraft.measure.losses import denoising, noisy
+from polygraft.measure.losses import denoising, mbart_task, noisy
 from polygraft.measure.pieces import cut
 from polygraft.models import checkpoints
 from polygraft.nano import FOLDER, bundled
-from polygraft.objectives.denoising import SpanDenoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 
@@ -78,7 +77,7 @@ def test_source_knows_much_more_than_frequencies(language):
 def denoised():
     """The target's loss per token, with another document's source, on removed tokens, and by their frequency."""
     model, tokenizer = (load("polygraft/nano-mbart") for load in (checkpoints.load_seq2seq, checkpoints.load_tokenizer))
-    objective = SpanDenoising(tokenizer, 0.35, 3.5, True, Noise(1, fixed=True))
+    objective = mbart_task(tokenizer)
     found = {}
     for language in ("fr", "de", "uk", "ko"):
         code = tokenizer.convert_tokens_to_ids(to_code(language, tokenizer))

@@ -279,7 +279,7 @@ def test_what_is_said_of_candidates_beside_the_best(seed):
         for n, shift in zip("abcd", (0, 0.05, 0.1, 0.4), strict=True)
     }
     scored = {("source", name): SimpleNamespace(main=main) for name, main in mains.items()}
-    reports = [CandidateReport(name, "source", None) for name in mains]
+    reports = [CandidateReport(name=name, role="source") for name in mains]
     choice = _best(reports, scored, "source")
     fewest = min(mains, key=lambda name: mains[name].value)
     assert choice.reasons[0].startswith(f"{fewest} has the fewest of 4 sources")

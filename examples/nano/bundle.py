@@ -25,10 +25,9 @@ from polygraft.data.dataset import TextDataset, text_dataset
 from polygraft.data.languages import to_code
 from polygraft.data.layout import IGNORED
 from polygraft.data.reading import read_rows
-from polygraft.measure.losses import denoising, noisy
+from polygraft.measure.losses import denoising, mbart_task, noisy
 from polygraft.measure.pieces import cut
 from polygraft.models import checkpoints
-from polygraft.objectives.denoising import SpanDenoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.settings import TextData
@@ -80,7 +79,7 @@ def measure_source(folder: Path, data: Path) -> list[dict[str, Any]]:
 
 def measure_target(folder: Path, data: Path) -> list[dict[str, Any]]:
     model, tokenizer = checkpoints.load_seq2seq(str(folder)).eval(), checkpoints.load_tokenizer(str(folder))
-    objective = SpanDenoising(tokenizer, 0.35, 3.5, True, Noise(1, fixed=True))
+    objective = mbart_task(tokenizer)
     rows = []
     for language in ALL_LANGUAGES:
         texts = [row["text"] for row in read(data, language, "validation", DOCUMENTS)]

@@ -11,8 +11,8 @@ from transformers import AutoConfig
 
 from polygraft.checks.memory import LiveBytes, loss_of, make_model, measure_pass, parameters_of
 from polygraft.data.dataset import TextDataset
+from polygraft.measure.losses import mbart_task
 from polygraft.models import adapters
-from polygraft.objectives.denoising import SpanDenoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.objectives.task import BatchShape
@@ -77,7 +77,7 @@ def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokeni
     )
     for objective, target in (
         (MaskedLM(xlmr_tokenizer, 0.15, Noise(0)), None),
-        (SpanDenoising(mbart_tokenizer, 0.35, 3.5, True, Noise(0)), 20),
+        (mbart_task(mbart_tokenizer), 20),
     ):
         real = objective.collate([documents[i] for i in range(3)])
         made = BatchShape(3, 20, target, len(real["label_positions"])).make()

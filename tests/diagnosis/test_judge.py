@@ -1,5 +1,7 @@
 """What losses on held-out text lead to: a table of cases, from documents whose losses are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,12 +17,19 @@ def losses(nats: float, reliance: float = 1.0, spread: float = 0.05, seed: int =
     own = 1 + spread * np.random.default_rng(seed).standard_normal(DOCUMENTS) / nats
     removed = np.full(DOCUMENTS, TOKENS)
     whole = 2 * removed
-    return Losses(["uk"] * DOCUMENTS, removed * nats * hard * own, removed, whole, whole + reliance * removed, removed)
+    return Losses(
+        languages=["uk"] * DOCUMENTS,
+        removed=removed * nats * hard * own,
+        removed_tokens=removed,
+        whole=whole,
+        other=whole + reliance * removed,
+        tokens=removed,
+    )
 
 
 def test_what_shows_on_the_whole_text_only_is_said():
     mine, other = losses(4.0), losses(4.0, seed=1)
-    reader = Losses(mine.languages, mine.removed, mine.removed_tokens, mine.whole / 2, mine.other, mine.tokens)
+    reader = replace(mine, whole=mine.whole / 2)
     found = judge("encoder", {"target": losses(6.0), "transfer": reader}, None, {"encoder+random": other})
     assert found.against[0].reading == "not told apart"
     assert found.against[0].whole.value == pytest.approx(1.0)
@@ -105,7 +114,7 @@ def test_reliance_leaves_out_documents_without_another_of_their_language():
     one = losses(4.0)
     other = one.other.copy()
     other[0] = np.nan
-    found = Losses(["ko", *one.languages[1:]], one.removed, one.removed_tokens, one.whole, other, one.tokens).reliance()
+    found = replace(one, languages=["ko", *one.languages[1:]], other=other).reliance()
     assert list(found.points) == ["uk"]
     assert found.value == pytest.approx(1.0)
-    assert Losses(one.languages, one.removed, one.tokens, one.whole, one.other * np.nan, one.tokens).reliance() is None
+    assert replace(one, other=one.other * np.nan).reliance() is None

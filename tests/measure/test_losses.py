@@ -10,10 +10,15 @@ from transformers import MBartTokenizer, XLMRobertaForMaskedLM
 
 from polygraft.data.layout import is_cc25
 from polygraft.errors import CheckpointError
-from polygraft.measure.losses import denoising, masked_passes, noisy, other_documents, pseudo_likelihood
+from polygraft.measure.losses import (
+    denoising,
+    masked_passes,
+    mbart_task,
+    noisy,
+    other_documents,
+    pseudo_likelihood,
+)
 from polygraft.measure.pieces import Piece, cut
-from polygraft.objectives.denoising import SpanDenoising
-from polygraft.objectives.noise import Noise
 
 
 @pytest.fixture
@@ -158,14 +163,10 @@ def target(request, tiny_mbart, mbart_tokenizer, pieces):
     return model, MBartTokenizer(vocab=[*vocab, ("<mask>", 0.0)], src_lang="en_XX", tgt_lang="en_XX")
 
 
-def objective_of(tokenizer):
-    return SpanDenoising(tokenizer, 0.35, 3.5, True, Noise(0, fixed=True))
-
-
 def test_denoising_equals_the_models_own_loss(target, short_texts):
     model, tokenizer = target
     objective, code = (
-        objective_of(tokenizer),
+        mbart_task(tokenizer),
         tokenizer.convert_tokens_to_ids("uk_UA" if not is_cc25(tokenizer) else "ru_RU"),
     )
     pieces = cut(tokenizer, short_texts, 60)
@@ -195,7 +196,7 @@ def test_denoising_equals_the_models_own_loss(target, short_texts):
 @pytest.mark.parametrize("batch_tokens", [1, 150])
 def test_denoising_does_not_depend_on_batches(tiny_mbart, mbart_tokenizer, short_texts, batch_tokens):
     objective, codes = (
-        objective_of(mbart_tokenizer),
+        mbart_task(mbart_tokenizer),
         [mbart_tokenizer.convert_tokens_to_ids("uk_UA")] * len(short_texts),
     )
     pieces, model = cut(mbart_tokenizer, short_texts, 20), loud(tiny_mbart)
@@ -219,12 +220,14 @@ OTHERS = {
 @pytest.mark.parametrize(("documents", "codes", "others"), OTHERS.values(), ids=OTHERS)
 def test_other_documents(documents, codes, others):
     empty = np.zeros(0)
-    pieces = [Piece(document, *[empty] * 4) for document in documents]
+    pieces = [
+        Piece(document=document, ids=empty, characters=empty, words=empty, spelling=empty) for document in documents
+    ]
     assert other_documents(pieces, [ord(code) for code in codes]) == others
 
 
 def test_reliance_is_unknown_for_a_single_document(tiny_mbart, mbart_tokenizer, short_texts):
     codes = mbart_tokenizer.convert_tokens_to_ids(["uk_UA", "pl_PL", "uk_UA", "uk_UA"])
-    found = denoising(tiny_mbart, objective_of(mbart_tokenizer), cut(mbart_tokenizer, short_texts, 60), codes)
+    found = denoising(tiny_mbart, mbart_task(mbart_tokenizer), cut(mbart_tokenizer, short_texts, 60), codes)
     assert np.isnan(found.other_bits).tolist() == [False, True, False, False]
     assert np.isfinite(found.bits).all()

@@ -8,7 +8,7 @@ import torch
 
 from polygraft.data.dataset import TextDataset
 from polygraft.models.unseen import quieten_others, unseen_mass
-from polygraft.objectives.denoising import SpanDenoising
+from polygraft.objectives import Denoising
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 
@@ -29,7 +29,8 @@ def case(request, tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer):
         model, objective = tiny_xlmr, MaskedLM(xlmr_tokenizer, 0.15, Noise(0, fixed=True))
         data = TextDataset((d, -1) for d in documents)
     else:
-        model, objective = tiny_mbart, SpanDenoising(mbart_tokenizer, 0.35, 3.5, False, Noise(0, fixed=True))
+        model, noise = tiny_mbart, Noise(0, fixed=True)
+        objective = Denoising(permute_sentences=False).make(mbart_tokenizer, noise)
         data = TextDataset((d, mbart_tokenizer.convert_tokens_to_ids("uk_UA")) for d in documents)
     return model, objective, data
 

@@ -29,24 +29,65 @@ def candidate(name, role, bits, *, cost=10.0, codes=("uk_UA", "ko_KR"), reliance
 
     main = None if bits is None else made(bits, noise)
     whole, rely = (made(2.0, noise), made(reliance, 0.1)) if role == "target" else (None, None)
-    scored = Scored(Cost(cost, 1.0), np.zeros(0), main, whole, rely, {"uk": 50.0, "ko": 50.0})
-    estimate = lambda found: found.estimate() if found else None  # noqa: E731
-    figures = [
-        Figures(language, 2.0, 4.0, 0.0, {}, code if role == "target" else None, True, 0.0, *[None] * 4)
-        for language, code in zip(("uk", "ko"), codes, strict=True)
-    ]
-    overall = Figures("all", 2.0, 4.0, 0.0, {}, None, None, 0.0, estimate(main), None, estimate(whole), estimate(rely))
+    scored = Scored(
+        cost=Cost(cost, 1.0),
+        never_learned=np.zeros(0),
+        main=main,
+        whole=whole,
+        reliance=rely,
+        perplexity={"uk": 50.0, "ko": 50.0},
+    )
     report = CandidateReport(
-        name, role, None, "kind", 1000, 8000, licence, None if role == "target" else bits is not None, scored.cost,
-        (overall, *figures),
-    )  # fmt: skip
+        name=name,
+        role=role,
+        model_type="kind",
+        parameters=1000,
+        vocabulary=8000,
+        licence=licence,
+        has_mlm_head=None if role == "target" else bits is not None,
+        cost=scored.cost,
+        figures=(
+            figures("all", None, bits=main, whole=whole, reliance=rely),
+            *(
+                figures(language, code if role == "target" else None)
+                for language, code in zip(("uk", "ko"), codes, strict=True)
+            ),
+        ),
+    )
     return report, scored
+
+
+def figures(language, code, bits=None, whole=None, reliance=None):
+    bits, whole, reliance = (found.estimate() if found else None for found in (bits, whole, reliance))
+    return Figures(
+        language=language,
+        tokens_per_word=2.0,
+        characters_per_token=4.0,
+        unknown_share=0.0,
+        known_letters={},
+        code=code,
+        code_read=None if language == "all" else True,
+        never_learned_share=0.0,
+        bits_per_character=bits,
+        perplexity=None,
+        whole_bits_per_character=whole,
+        source_reliance=reliance,
+    )
 
 
 def pair(source, target, repairable=0.3, precision=0.6, refused=None):
     if refused:
-        return Pair(source, target, 0.1, 0.0, refused=refused)
-    return Pair(source, target, 1.0, 1.0, 0.4, precision, 500, repairable)
+        return Pair(source=source, target=target, shared_share=0.1, alike_share=0.0, refused=refused)
+    return Pair(
+        source=source,
+        target=target,
+        shared_share=1.0,
+        alike_share=1.0,
+        heldout_r2=0.4,
+        csls_precision_at_1=precision,
+        fit_rows=500,
+        repairable_share=repairable,
+    )
 
 
 def advise(*candidates, pairs=()):
@@ -143,6 +184,6 @@ def test_no_better_than_chance():
 
 
 def test_nobody_left():
-    advice = recommend([CandidateReport("s", "source", "broken")], {}, [], ["uk"])
+    advice = recommend([CandidateReport(name="s", role="source", refused="broken")], {}, [], ["uk"])
     assert (advice.source, advice.target, advice.reasons) == (None, None, ())
     assert advice.sentence == "None of the candidates can be recommended."

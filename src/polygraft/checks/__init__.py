@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # they import torch and transformers, which a wrong file name
 PROBE_TEXTS, PROBE_CHARACTERS = 100, 300
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything that was found. `problems` would stop a run, `warnings` would not.
 
@@ -79,16 +79,28 @@ def run(recipe: Recipe) -> Report:
     beside = max((need.disk_peak_bytes - need.disk_bytes for need in per_seed), default=0)
     needed = max(need.memory_bytes for need in per_seed)
     available, free = machine.available_bytes(), shutil.disk_usage(existing).free
+    problems = (
+        *_version_problems(),
+        *_memory_problems(stages, available),
+        *_disk_problems(final + beside, free, existing),
+        *_folder_problems(folder, existing, arms),
+    )
     return Report(
-        recipe.name, len(recipe.seeds), data, tuple(model.report for model in opened.values()), stages, needed,
-        available, final + beside, free, sum(need.seconds or 0.0 for need in per_seed) * len(recipe.seeds),
-        machine.describe(), machine.versions(),
-        (
-            *_version_problems(), *_memory_problems(stages, available),
-            *_disk_problems(final + beside, free, existing), *_folder_problems(folder, existing, arms),
-        ),
-        tuple(dict.fromkeys(warnings)),
-    )  # fmt: skip
+        recipe=recipe.name,
+        seeds=len(recipe.seeds),
+        data=data,
+        models=tuple(model.report for model in opened.values()),
+        stages=stages,
+        memory_bytes=needed,
+        available_memory_bytes=available,
+        disk_bytes=final + beside,
+        free_disk_bytes=free,
+        seconds=sum(need.seconds or 0.0 for need in per_seed) * len(recipe.seeds),
+        machine=machine.describe(),
+        versions=machine.versions(),
+        problems=problems,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
 
 
 def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:

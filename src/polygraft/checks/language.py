@@ -24,7 +24,7 @@ SCRIPTS = {
 """The first word of a letter's Unicode name: languages written so, without those of several scripts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LanguageReport:
     """One column's language: of `texts` sampled, `agreeing` can be the declared one; the rest is mostly `other`.
 
@@ -107,12 +107,24 @@ def _script(text: str) -> str:
 
 
 def report_language(identifier: Identifier, place: tuple[str, str, str, str], texts: Sequence[str]) -> LanguageReport:
-    method, others, note = identifier.judge(texts, place[2])
+    file, column, declared, declared_by = place
+    method, others, note = identifier.judge(texts, declared)
     if len(texts) < SAMPLE_MIN:
         note = f"fewer than {SAMPLE_MIN} texts have {SAMPLE_CHARACTERS[0]} characters: too few to tell"
     agreeing = len(texts) - len(others) if method else None
     other, other_texts = Counter(others).most_common(1)[0] if others else (None, 0)
-    return LanguageReport(*place, len(texts), method, agreeing, other, other_texts, note)
+    return LanguageReport(
+        file=file,
+        column=column,
+        declared=declared,
+        declared_by=declared_by,
+        texts=len(texts),
+        method=method,
+        agreeing=agreeing,
+        other=other,
+        other_texts=other_texts,
+        note=note,
+    )
 
 
 def language_warnings(reports: Sequence[LanguageReport]) -> Iterator[str]:

@@ -74,7 +74,7 @@ def make_batch(shape: BatchShape, device: torch.device | str = "cpu") -> dict[st
     return batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PassCost:
     """What one pass costs: bytes beyond the weights at the peak of training and of evaluation, and operations.
 
@@ -147,4 +147,10 @@ def measure_pass(
             for _ in range(min(2, accumulated)):  # from the second on, there are gradients from the start
                 with FlopCounterMode(display=False) as counter:
                     loss(model, **batch).backward()
-    return PassCost(parameters, trained, training.peak, evaluating.peak, counter.get_total_flops())
+    return PassCost(
+        parameters=parameters,
+        trained=trained,
+        training_bytes=training.peak,
+        evaluation_bytes=evaluating.peak,
+        flops=counter.get_total_flops(),
+    )

@@ -22,7 +22,7 @@ from polygraft.recipe import Recipe
 WEIGHTS = (*checkpoints.WEIGHTS, *checkpoints.PICKLED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelReport:
     """One checkpoint: its kind, size and vocabulary. `parameters` count a tied matrix once."""
 
@@ -76,11 +76,17 @@ def _open(name: str, role: str) -> Opened:
     if not Path(checkpoints.resolve(name)).is_dir():
         _assert_published(name)
     tokenizer = checkpoints.load_tokenizer(name)
-    positions = checkpoints.positions_of(config)
     report = ModelReport(
-        name, role, config.model_type, parameters_of(config), config.vocab_size, len(tokenizer),
-        type(tokenizer).__name__, positions, len(language_codes(tokenizer)),
-    )  # fmt: skip
+        name=name,
+        role=role,
+        model_type=config.model_type,
+        parameters=parameters_of(config),
+        rows=config.vocab_size,
+        tokens=len(tokenizer),
+        tokenizer=type(tokenizer).__name__,
+        max_positions=checkpoints.positions_of(config),
+        languages=len(language_codes(tokenizer)),
+    )
     return Opened(config, tokenizer, report)
 
 

@@ -10,7 +10,7 @@ import copy
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -216,12 +216,12 @@ def propose(
     best, size = None, 1
     while size <= MAX_PROPOSED:
         share = (size - other.batch) / span
-        between = PassCost(
-            step.parameters,
-            step.trained,
-            round(another.training_bytes + share * (step.training_bytes - another.training_bytes)),
-            round(another.evaluation_bytes + share * (step.evaluation_bytes - another.evaluation_bytes)),
-            0,
+        between = replace(
+            step,
+            training_bytes=round(another.training_bytes + share * (step.training_bytes - another.training_bytes)),
+            evaluation_bytes=round(
+                another.evaluation_bytes + share * (step.evaluation_bytes - another.evaluation_bytes)
+            ),
         )
         if _training_memory(between, full, probe) > SAFE_SHARE * probe.available_bytes:
             break

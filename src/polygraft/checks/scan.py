@@ -36,7 +36,7 @@ class Lengths:
     max: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileReport:
     """One file as it is read with the recipe's columns.
 
@@ -164,6 +164,12 @@ class Scan:
     def report(self, roles: Sequence[str]) -> FileReport:
         text, summary = self.columns[0], self.columns[1] if len(self.columns) > 1 else None
         return FileReport(
-            self.file, tuple(roles), self.rows, len(self.empty), len(summary.blank) if summary else None,
-            len(self.duplicates), text.lengths(), summary.lengths() if summary else None,
-        )  # fmt: skip
+            file=self.file,
+            roles=tuple(roles),
+            rows=self.rows,
+            empty_rows=len(self.empty),
+            empty_summaries=len(summary.blank) if summary else None,
+            duplicate_rows=len(self.duplicates),
+            text=text.lengths(),
+            summary=summary.lengths() if summary else None,
+        )

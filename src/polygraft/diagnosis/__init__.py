@@ -32,7 +32,7 @@ FILE, FOLDER = "diagnose.json", "diagnose"
 MAP_SCORES = ("bridge_heldout_r2", "state_map_heldout_r2", "output_map_heldout_r2", "heldout_r2")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
     """The target at one point of an arm: what was measured of it."""
 
@@ -132,7 +132,14 @@ def _states(
         out = folder / FOLDER / hashlib.sha256(fingerprint_of(model).encode()).hexdigest()[:16]
         work = partial(held_out.run, model, documents, out)
         record = run_stage("diagnose", out, settings, [model, text], seed, work)
-        states[stage] = State(name, stage, Losses.load(out), record["result"], _map_scores(Path(model)), out)
+        states[stage] = State(
+            arm=name,
+            stage=stage,
+            losses=Losses.load(out),
+            health=record["result"],
+            map_scores=_map_scores(Path(model)),
+            folder=out,
+        )
     return states
 
 

@@ -57,7 +57,7 @@ class HeldOut:
         return cls([found[i][text.text_column] for i in drawn], languages)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Losses:
     """Nats and tokens of a checkpoint per document, float64 [D].
 
@@ -101,7 +101,7 @@ class Losses:
         """Read losses.npz."""
         with np.load(folder / LOSSES) as found:
             arrays = {key: found[key] for key in found.files}
-        return cls(arrays.pop("languages").tolist(), **arrays)
+        return cls(languages=arrays.pop("languages").tolist(), **arrays)
 
 
 def run(model: str, held_out: HeldOut, out_dir: Path) -> dict[str, Any]:
@@ -135,10 +135,15 @@ def run(model: str, held_out: HeldOut, out_dir: Path) -> dict[str, Any]:
     for piece in pieces:
         tokens_D[piece.document] += len(piece) + 1
     nats = math.log(2)
-    Losses(
-        held_out.languages, found.removed_bits * nats, found.removed_tokens, found.bits * nats, found.other_bits * nats,
-        tokens_D,
-    ).save(out_dir)  # fmt: skip
+    losses = Losses(
+        languages=held_out.languages,
+        removed=found.removed_bits * nats,
+        removed_tokens=found.removed_tokens,
+        whole=found.bits * nats,
+        other=found.other_bits * nats,
+        tokens=tokens_D,
+    )
+    losses.save(out_dir)
     return health
 
 

@@ -34,7 +34,7 @@ class Against:
     whole: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
     """What is to be done about an arm, in one sentence; `against` the direct arm first, if there is one.
 
@@ -112,7 +112,9 @@ def judge(
     if copies:
         names = ", ".join(f"`{one.name}` by {_size(one.whole)}" for one in copies)
         sentence += f" On the whole text, copied tokens included, it is ahead of {names} nats per token."
-    return Judgement(arm, decision, sentence, tuple(against), carried, reached)
+    return Judgement(
+        arm=arm, decision=decision, sentence=sentence, against=tuple(against), carried=carried, reached=reached
+    )
 
 
 def _decide(arm: str, final: Losses, against: list[Against], has_direct: bool) -> tuple[Decision, str]:

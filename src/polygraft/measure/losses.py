@@ -169,7 +169,7 @@ def _spelling(pieces: Sequence[Piece], documents: int) -> np.ndarray:
     return bits_D
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Denoised:
     """What restoring each document costs a target; float64 [D].
 
@@ -190,7 +190,8 @@ class Denoised:
 
 def mbart_task(tokenizer: Any) -> SpanDenoising:
     """Return mBART's own task, the same noise at every call, whatever a model trains with."""
-    return SpanDenoising(tokenizer, 0.35, 3.5, True, Noise(1, fixed=True))
+    noise = Noise(1, fixed=True)
+    return SpanDenoising(tokenizer, mask_ratio=0.35, poisson_lambda=3.5, permute_sentences=True, noise=noise)
 
 
 def denoising(
@@ -227,7 +228,14 @@ def denoising(
         removed = (loss_T[:-1] + piece.spelling)[lacks_T]
         removed_3D[:, piece.document] += removed.sum(), len(removed), piece.characters[lacks_T].sum()
         other_D[piece.document] += next(losses).sum() if other >= 0 else math.nan
-    return Denoised(bits_D, removed_3D[0], removed_3D[1], removed_3D[2], other_D)
+    removed_bits_D, removed_tokens_D, removed_characters_D = removed_3D
+    return Denoised(
+        bits=bits_D,
+        removed_bits=removed_bits_D,
+        removed_tokens=removed_tokens_D,
+        removed_characters=removed_characters_D,
+        other_bits=other_D,
+    )
 
 
 def noisy(objective: SpanDenoising, pieces: Sequence[Piece], seed: int) -> tuple[list[list[int]], list[np.ndarray]]:

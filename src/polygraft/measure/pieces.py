@@ -21,7 +21,7 @@ WORD_CHARACTERS = 16  # longer words (addresses, compounds) count as several
 UNSPACED_CHARACTERS = 4  # so do scripts without spaces between words
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Piece:
     """Consecutive tokens of one document, without special tokens; all arrays [T].
 
@@ -76,7 +76,14 @@ def cut(tokenizer: Any, texts: Sequence[str], max_tokens: int, spell_unknown: bo
         characters_T = np.diff(ends_T, prepend=0)
         spelling_T = np.where(ids_T == unknown, characters_T * spelling_bits, 0.0)
         for part in np.array_split(np.arange(len(ids_T)), -(-len(ids_T) // max_tokens)):
-            pieces.append(Piece(document, ids_T[part], characters_T[part], words_T[part], spelling_T[part]))
+            piece = Piece(
+                document=document,
+                ids=ids_T[part],
+                characters=characters_T[part],
+                words=words_T[part],
+                spelling=spelling_T[part],
+            )
+            pieces.append(piece)
     return pieces
 
 

@@ -100,7 +100,13 @@ class Denoising(TextTask):
     def make(self, tokenizer: Any, noise: Noise, coded: bool = True) -> Objective:
         from polygraft.objectives.denoising import SpanDenoising
 
-        return SpanDenoising(tokenizer, self.mask_ratio, self.poisson_lambda, self.permute_sentences, noise)
+        return SpanDenoising(
+            tokenizer,
+            mask_ratio=self.mask_ratio,
+            poisson_lambda=self.poisson_lambda,
+            permute_sentences=self.permute_sentences,
+            noise=noise,
+        )
 
     def shape(self, batch: int, tokens: int, coded: bool) -> BatchShape:
         return BatchShape(batch, tokens, tokens, batch * tokens)

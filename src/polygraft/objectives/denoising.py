@@ -21,7 +21,7 @@ class SpanDenoising(Seq2Seq):
     noise: Noise
 
     def __init__(
-        self, tokenizer: Any, mask_ratio: float, poisson_lambda: float, permute_sentences: bool, noise: Noise
+        self, tokenizer: Any, *, mask_ratio: float, poisson_lambda: float, permute_sentences: bool, noise: Noise
     ) -> None:
         super().__init__(tokenizer)
         self.mask, self.noise = tokenizer.mask_token_id, noise

@@ -98,23 +98,33 @@ def run(sources: Sequence[str], targets: Sequence[str], text: Sequence[TextData]
         bar.update(1.0)
     ordered = [reports[key] for key in names]
     return RankReport(
-        tuple(_text_report(one) for one in texts), tuple(ordered), tuple(pairs),
-        recommend(ordered, scored, pairs, [one.language for one in texts]),
-        time.monotonic() - started, machine.describe(), machine.versions(),
-    )  # fmt: skip
+        text=tuple(_text_report(one) for one in texts),
+        candidates=tuple(ordered),
+        pairs=tuple(pairs),
+        recommendation=recommend(ordered, scored, pairs, [one.language for one in texts]),
+        seconds=time.monotonic() - started,
+        machine=machine.describe(),
+        versions=machine.versions(),
+    )
 
 
 def _text_report(text: LanguageText) -> TextReport:
-    characters = sum(map(len, text.scored))
-    return TextReport(text.language, text.documents, len(text.counted), len(text.scored), characters, text.scripts)
+    return TextReport(
+        language=text.language,
+        documents=text.documents,
+        counted_documents=len(text.counted),
+        scored_documents=len(text.scored),
+        scored_characters=sum(map(len, text.scored)),
+        scripts=text.scripts,
+    )
 
 
 def _refused(name: str, role: Role, error: Exception) -> CandidateReport:
     logger.debug("%s refused", name, exc_info=error)
     if isinstance(error, PolygraftError):
-        return CandidateReport(name, role, str(error).removeprefix(f"{name}: "))
+        return CandidateReport(name=name, role=role, refused=str(error).removeprefix(f"{name}: "))
     first = (str(error).strip().splitlines() or [""])[0]
-    return CandidateReport(name, role, f"cannot be measured: {type(error).__name__}: {first}")
+    return CandidateReport(name=name, role=role, refused=f"cannot be measured: {type(error).__name__}: {first}")
 
 
 def _prepare(name: str, role: Role, texts: Sequence[LanguageText]) -> _Prepared:
@@ -165,24 +175,40 @@ def _report(one: _Prepared, scored: Scored, has_head: bool | None) -> CandidateR
     if len(figures) > 1:
         figures.insert(0, _mean(figures, scored))
     report = CandidateReport(
-        candidate.name, candidate.role, None, candidate.config.model_type, candidate.parameters,
-        candidate.config.vocab_size, candidate.licence, has_head, scored.cost, tuple(figures),
-    )  # fmt: skip
+        name=candidate.name,
+        role=candidate.role,
+        model_type=candidate.config.model_type,
+        parameters=candidate.parameters,
+        vocabulary=candidate.config.vocab_size,
+        licence=candidate.licence,
+        has_mlm_head=has_head,
+        cost=scored.cost,
+        figures=tuple(figures),
+    )
     return replace(report, notes=tuple(notes_on(candidate, report, scored, one.work.texts)))
 
 
 def _figures(coverage: Coverage, counts: np.ndarray, scored: Scored) -> Figures:
     language, code = coverage.language, coverage.code
+    never_learned = counts[scored.never_learned].sum() / max(1, counts.sum())
     main, whole, reliance = (
         found.only(language).estimate() if found is not None and language in found.points else None
         for found in (scored.main, scored.whole, scored.reliance)
     )
     return Figures(
-        language, coverage.tokens_per_word, coverage.characters_per_token, coverage.unknown_share,
-        coverage.known_letters, code, None if code is None else code not in scored.unread_codes,
-        float(counts[scored.never_learned].sum() / max(1, counts.sum())),
-        main, scored.perplexity.get(language), whole, reliance,
-    )  # fmt: skip
+        language=language,
+        tokens_per_word=coverage.tokens_per_word,
+        characters_per_token=coverage.characters_per_token,
+        unknown_share=coverage.unknown_share,
+        known_letters=coverage.known_letters,
+        code=code,
+        code_read=None if code is None else code not in scored.unread_codes,
+        never_learned_share=float(never_learned),
+        bits_per_character=main,
+        perplexity=scored.perplexity.get(language),
+        whole_bits_per_character=whole,
+        source_reliance=reliance,
+    )
 
 
 def _mean(figures: Sequence[Figures], scored: Scored) -> Figures:
@@ -195,6 +221,16 @@ def _mean(figures: Sequence[Figures], scored: Scored) -> Figures:
         found.estimate() if found is not None else None for found in (scored.main, scored.whole, scored.reliance)
     )
     return Figures(
-        ALL, mean("tokens_per_word"), mean("characters_per_token"), mean("unknown_share"), {}, None, None,
-        mean("never_learned_share"), main, None, whole, reliance,
-    )  # fmt: skip
+        language=ALL,
+        tokens_per_word=mean("tokens_per_word"),
+        characters_per_token=mean("characters_per_token"),
+        unknown_share=mean("unknown_share"),
+        known_letters={},
+        code=None,
+        code_read=None,
+        never_learned_share=mean("never_learned_share"),
+        bits_per_character=main,
+        perplexity=None,
+        whole_bits_per_character=whole,
+        source_reliance=reliance,
+    )

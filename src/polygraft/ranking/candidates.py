@@ -25,7 +25,7 @@ MAX_TOKENS = 256  # of a piece that a model reads, special tokens included
 FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A checkpoint's configuration and tokenizer; `parameters` count a tied matrix once."""
 
@@ -53,7 +53,7 @@ class Candidate:
         return max(1, self.parameters - self.config.vocab_size * self.config.hidden_size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Coverage:
     """What a candidate's tokenizer makes of one language.
 
@@ -85,7 +85,10 @@ def open_candidate(name: str, role: Role) -> Candidate:
     except ValueError:
         kind = f"is a '{config.model_type}' model, of which transformers has no masked language model"
         raise CheckpointError(f"{name}: {kind}. Give an encoder of the kind of XLM-R or BERT.") from None
-    return Candidate(name, role, config, checkpoints.load_tokenizer(name), parameters, licence(name))
+    tokenizer = checkpoints.load_tokenizer(name)
+    return Candidate(
+        name=name, role=role, config=config, tokenizer=tokenizer, parameters=parameters, licence=licence(name)
+    )
 
 
 def licence(name: str) -> str | None:
@@ -116,9 +119,13 @@ def cover(candidate: Candidate, text: LanguageText) -> tuple[Coverage, np.ndarra
     unknown = int(counts[tokenizer.unk_token_id]) if tokenizer.unk_token_id is not None else 0
     known = _known_letters(tokenizer, text) if unknown else dict.fromkeys(text.scripts, 1.0)
     coverage = Coverage(
-        text.language, tokens / max(1, words), sum(map(len, text.counted)) / tokens, unknown / tokens, known,
-        language_code(candidate, text.language),
-    )  # fmt: skip
+        language=text.language,
+        tokens_per_word=tokens / max(1, words),
+        characters_per_token=sum(map(len, text.counted)) / tokens,
+        unknown_share=unknown / tokens,
+        known_letters=known,
+        code=language_code(candidate, text.language),
+    )
     return coverage, counts
 
 

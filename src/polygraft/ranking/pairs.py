@@ -26,7 +26,7 @@ from polygraft.transfers.rows.sorting import RowSets, SourceRows, dead_rows_of, 
 PROBE_CHARACTERS = 300
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """A source and a target; `refused` says why nothing can be transferred, and the figures behind it are then None.
 
@@ -90,7 +90,7 @@ def match(source: KeptSource, target: TargetRows, texts: Sequence[str]) -> Pair:
     vocabulary = map_vocabularies(target.tokenizer, len(target.matrix), source.tokenizer, len(source.rows.matrix))
     probe = [*(text[:PROBE_CHARACTERS].strip() for text in texts), *SAMPLE_TEXTS]
     alike = alike_share(source.tokenizer, target.tokenizer, probe)
-    pair = Pair(source.name, target.name, vocabulary.shared_share, alike)
+    pair = Pair(source=source.name, target=target.name, shared_share=vocabulary.shared_share, alike_share=alike)
     if marks_insides(source.tokenizer):
         why = "its vocabulary marks the insides of words (##ing), the target's their beginnings (▁the)"
         return replace(pair, refused=f"{why}: equal strings are different tokens, so rows cannot be matched by token.")

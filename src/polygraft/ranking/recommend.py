@@ -57,7 +57,13 @@ def recommend(
         cautions.append(
             "Whether the way through the source pays is not told by this: compare both arms with `polygraft run`."
         )
-    return Recommendation(source.name, target.name, _sentence(source, target), tuple(reasons), tuple(cautions))
+    return Recommendation(
+        source=source.name,
+        target=target.name,
+        sentence=_sentence(source, target),
+        reasons=tuple(reasons),
+        cautions=tuple(cautions),
+    )
 
 
 def _sentence(source: _Choice, target: _Choice) -> str:

@@ -13,7 +13,7 @@ from polygraft.scoring.intervals import Estimate
 ALL = "all"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextReport:
     """One language of the text: documents in the files, tokenized, read by models; scripts of its letters by share."""
 
@@ -25,7 +25,7 @@ class TextReport:
     scripts: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """A candidate on one language, or the mean over all its languages (`language` "all"; `code` is then None).
 
@@ -52,13 +52,13 @@ class Figures:
     source_reliance: Estimate | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CandidateReport:
     """One candidate; one that was `refused` has the reason there, and what was not found out of it is None or empty."""
 
     name: str
     role: Role
-    refused: str | None
+    refused: str | None = None
     model_type: str | None = None
     parameters: int | None = None
     vocabulary: int | None = None
@@ -74,7 +74,7 @@ class CandidateReport:
         return self.figures[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recommendation:
     """The one recommendation: a sentence, what it rests on, and what to know before following it."""
 
@@ -85,7 +85,7 @@ class Recommendation:
     cautions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankReport:
     """Everything that was found, candidates in the order in which they were given."""
 

@@ -46,7 +46,7 @@ class Cost:
     seconds: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Scored:
     """What was measured of a loaded candidate; ratios are bits per character over languages.
 
@@ -68,7 +68,7 @@ class Scored:
     unread_codes: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """The documents as one candidate reads them, and the operations that this will probably take."""
 
@@ -88,7 +88,13 @@ def plan_work(candidate: Candidate, texts: Sequence[LanguageText]) -> Work:
     passes = [p for piece in pieces for p in masked_passes(piece)] if candidate.role == "source" else []
     read = sum(len(p.piece) for p in passes) if candidate.role == "source" else 2 * sum(map(len, pieces))
     expected = 0 if candidate.role == "source" and candidate.seems_headless else read
-    return Work(documents, languages, pieces, passes, operations(candidate, expected))
+    return Work(
+        texts=documents,
+        languages=languages,
+        pieces=pieces,
+        passes=passes,
+        operations=operations(candidate, expected),
+    )
 
 
 def operations(candidate: Candidate, tokens: int) -> float:
@@ -107,7 +113,7 @@ def score_source(candidate: Candidate, model: Any, has_head: bool, work: Work, o
     tokens = sum(map(len, rows))
     asked = np.arange(0, tokens, HIDDEN_EVERY)  # as many predictions as in training
     cost = _cost(model, lambda: masked_logits(model, rows, tokenizer.pad_token_id or 0, asked), tokens)
-    scored = Scored(cost, dead.ids)
+    scored = Scored(cost=cost, never_learned=dead.ids)
     if has_head:
         found = pseudo_likelihood(
             model, tokenizer, work.passes, len(work.texts), lambda n: on_work(operations(candidate, n))
@@ -139,7 +145,7 @@ def score_target(candidate: Candidate, model: Any, work: Work, sets: RowSets, on
     cost = _cost(model, lambda: token_losses(model, batch), sum(map(len, wrapped)))
     found = denoising(model, objective, work.pieces, codes, on_tokens=lambda n: on_work(operations(candidate, n)))
     characters = np.array([len(text) for text in work.texts], dtype=np.float64)
-    scored = Scored(cost, sets.dead, unread_codes=unread)
+    scored = Scored(cost=cost, never_learned=sets.dead, unread_codes=unread)
     scored.main = _finite(ratio(found.removed_bits, found.removed_characters, work.languages))
     scored.whole = ratio(found.bits, characters, work.languages)
     scored.perplexity = _perplexity(found.removed_bits, found.removed_tokens, work.languages)

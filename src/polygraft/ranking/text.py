@@ -19,7 +19,7 @@ MAIN_SCRIPT_SHARE = 0.05
 SEED = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LanguageText:
     """One language's documents, white space taken as one space.
 
@@ -61,7 +61,14 @@ def read_texts(sources: Sequence[TextData], max_samples: int) -> list[LanguageTe
     texts = []
     for language, counted in kept.items():
         scored = [_beginning(text, SCORED_CHARACTERS) for text in random_.sample(counted, min(each, len(counted)))]
-        texts.append(LanguageText(language, seen[language], counted, scored, _main_scripts(counted)))
+        one = LanguageText(
+            language=language,
+            documents=seen[language],
+            counted=counted,
+            scored=scored,
+            scripts=_main_scripts(counted),
+        )
+        texts.append(one)
     return texts
 
 

@@ -29,7 +29,7 @@ PER_PASS = 2048  # texts kept of one pass over a file, where not all are wanted
 CHUNK = 256  # documents tokenized at a time: a text may hold far more tokens than are wanted
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Aligned:
     """A document, or a piece of one, as both models read it: ids with special tokens, and where both have one token.
 
@@ -44,7 +44,7 @@ class Aligned:
     target_places: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
     """Padded documents: ids and masks int64 [B, S] and [B, T]; places int64 [N] in the flattened ids."""
 
@@ -124,16 +124,19 @@ def _align(
     places = _common_places(_ordinary(source, ids), _ordinary(target, target_ids))
     read = layout.wrap(target_ids, code)
     target_places = places[:, 1] + int(layout.language_first)
-    if not grafted:
-        return Aligned(number, [source.cls_token_id, *ids, source.sep_token_id], read, places[:, 0] + 1, target_places)
-    source_read = layout.wrap(ids, source.cls_token_id)
-    source_places = places[:, 0] + int(layout.language_first)
-    special = [[0 if layout.language_first else len(one) - 2, len(one) - 1] for one in (source_read, read)]
-    source_places, target_places = (
-        np.sort(np.concatenate([mine, more]))
-        for mine, more in zip((source_places, target_places), special, strict=True)
+    if grafted:
+        source_read = layout.wrap(ids, source.cls_token_id)
+        source_places = places[:, 0] + int(layout.language_first)
+        special = [[0 if layout.language_first else len(one) - 2, len(one) - 1] for one in (source_read, read)]
+        source_places, target_places = (
+            np.sort(np.concatenate([mine, more]))
+            for mine, more in zip((source_places, target_places), special, strict=True)
+        )
+    else:
+        source_read, source_places = [source.cls_token_id, *ids, source.sep_token_id], places[:, 0] + 1
+    return Aligned(
+        number=number, source=source_read, target=read, source_places=source_places, target_places=target_places
     )
-    return Aligned(number, source_read, read, source_places, target_places)
 
 
 def _ordinary(tokenizer: Any, ids: list[int]) -> list[str | None]:
@@ -165,9 +168,14 @@ def make_batch(documents: Sequence[Aligned], source_pad: int, target_pad: int) -
     """Pad documents on the right; places are in their order."""
     source_ids = pad_rows([document.source for document in documents], source_pad)
     target_ids = pad_rows([document.target for document in documents], target_pad)
-    places = [
-        torch.from_numpy(np.concatenate([row * width + getattr(d, side) for row, d in enumerate(documents)]))
-        for side, width in (("source_places", source_ids.shape[1]), ("target_places", target_ids.shape[1]))
-    ]
-    masks = (source_ids != source_pad).long(), (target_ids != target_pad).long()
-    return Batch(source_ids, masks[0], target_ids, masks[1], places[0], places[1])
+    source_width, target_width = source_ids.shape[1], target_ids.shape[1]
+    source_places = [row * source_width + document.source_places for row, document in enumerate(documents)]
+    target_places = [row * target_width + document.target_places for row, document in enumerate(documents)]
+    return Batch(
+        source_ids=source_ids,
+        source_mask=(source_ids != source_pad).long(),
+        target_ids=target_ids,
+        target_mask=(target_ids != target_pad).long(),
+        source_places=torch.from_numpy(np.concatenate(source_places)),
+        target_places=torch.from_numpy(np.concatenate(target_places)),
+    )

@@ -178,7 +178,7 @@ def test_evaluate_hands_over_settings_and_pairs(stage, tmp_path, invoke):
 
 
 def test_transfer_hands_over_both_sources(stage, tmp_path, invoke):
-    calls = stage("transfer", plan="plan.json")
+    calls = stage("transfer", plan={"entries": [], "tied": {}, "warnings": ["all is made up"]})
     result = invoke(
         "transfer", "--source", "after", "--source-before", "before", "--target", "t", "--mode", "delta",
         "--train-file", "t.txt", "--set", "alpha=2", "--output-dir", str(tmp_path / "o"), "--dry-run",
@@ -188,6 +188,7 @@ def test_transfer_hands_over_both_sources(stage, tmp_path, invoke):
     assert (settings.mode, settings.alpha, before, after, target) == ("delta", 2.0, "before", "after", "t")
     assert text == TextData(train_file="t.txt")
     assert calls["dry_run"] is True
+    assert "Warning: all is made up." in result.stdout
     assert out_dir == tmp_path / "o"
 
 

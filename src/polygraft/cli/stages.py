@@ -12,6 +12,7 @@ import typer
 
 from polygraft.cli import options as o
 from polygraft.cli.errors import without_shard_bars
+from polygraft.cli.plan import text as plan_text
 from polygraft.errors import DataError, RecipeError
 from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.settings import Evaluate, Finetune, OneOf, PairData, Settings, TextData
@@ -95,8 +96,9 @@ def transfer(
         from polygraft.stages import transfer as stage
 
         without_shard_bars()
-        plan = stage.run(section, source_before, source, target, text, output_dir, dry_run=True, seed=seed)
-        typer.echo("\n".join(_numbers(plan)))
+        found = stage.run(section, source_before, source, target, text, output_dir, dry_run=True, seed=seed)
+        planned = plan_text(found.pop("plan"))
+        typer.echo("\n".join([*_numbers(found), planned]))
         return
     models = {"source": source, "source_before": source_before}
     done = verbs().transfer(target, **models, text=text, output_dir=output_dir, settings=section, seed=seed)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
-from polygraft.checks.memory import LiveBytes, loss_of, make_model, measure_pass, parameters_of
+from polygraft.checks.memory import LiveBytes, loss_of, make_batch, make_model, measure_pass, parameters_of
 from polygraft.data.dataset import TextDataset
 from polygraft.measure.losses import mbart_task
 from polygraft.models import adapters
@@ -58,14 +58,14 @@ def case(request, tiny_xlmr, tiny_mbart):
 def test_fake_pass_costs_what_a_real_one_does(case):
     config, shape = case
     counted = measure_pass(config, shape, bf16=False)
-    model, batch = make_model(config).train(), shape.make()
+    model, batch = make_model(config).train(), make_batch(shape)
     assert counted.parameters == sum(p.numel() for p in model.parameters())
     with LiveBytes() as live, FlopCounterMode(display=False) as flops:
         loss_of(config)(model, **batch).backward()
     assert counted.training_bytes == live.peak
     assert counted.flops == flops.get_total_flops()
     with LiveBytes() as live, torch.no_grad():
-        loss_of(config)(model.eval(), **shape.scaled(2).make())
+        loss_of(config)(model.eval(), **make_batch(shape.scaled(2)))
     assert counted.evaluation_bytes == pytest.approx(live.peak, rel=0.05)  # fake kernels differ without gradients
     more = measure_pass(config, shape, bf16=False, accumulated=4)
     assert more.training_bytes > counted.training_bytes
@@ -80,7 +80,7 @@ def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokeni
         (mbart_task(mbart_tokenizer), 20),
     ):
         real = objective.collate([documents[i] for i in range(3)])
-        made = BatchShape(3, 20, target, len(real["label_positions"])).make()
+        made = make_batch(BatchShape(3, 20, target, len(real["label_positions"])))
         assert set(made) == set(real) - {"masked"}
         assert {key: made[key].dtype for key in made} == {key: real[key].dtype for key in made}
         assert made["labels"].shape == real["labels"].shape
@@ -94,8 +94,8 @@ def test_frozen_weights_cost_no_gradients(how, case):
     config, shape = case
     settings = Training(budget=Budget(steps=1), **how)
     counted, full = measure_pass(config, shape, False, settings=settings), measure_pass(config, shape, False)
-    model, batch = make_model(config).train(), shape.make()
-    adapters.prepare(model, settings)
+    model, batch = make_model(config).train(), make_batch(shape)
+    adapters.prepare(model, settings.adapter, settings.trainable)
     assert counted.parameters == sum(p.numel() for p in model.parameters())
     assert counted.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
     with LiveBytes() as live, FlopCounterMode(display=False) as flops:

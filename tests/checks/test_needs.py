@@ -192,7 +192,7 @@ def test_a_small_trimmed_model_still_needs_room_for_the_full_one(probe):
 
 def test_largest_batch_is_that_of_the_longest_documents():
     lengths = Lengths([10, 50, 20], None, 3)
-    assert largest_batch(MLM(budget=Budget(steps=1)), lengths, 16).source == 50
+    assert largest_batch(MLM(budget=Budget(steps=1)), lengths, 16, coded=False).source == 50
     shape = largest_batch(Denoising(budget=Budget(steps=1)), lengths, 2, coded=True)
     assert (shape.batch, shape.source, shape.target, shape.labels) == (2, 50, 50, 100)
 

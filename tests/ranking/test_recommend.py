@@ -8,7 +8,7 @@ import pytest
 from polygraft.ranking.pairs import Pair
 from polygraft.ranking.recommend import recommend
 from polygraft.ranking.report import CandidateReport, Figures
-from polygraft.ranking.score import Cost, Scored
+from polygraft.ranking.score import Scored, TokenCost
 from polygraft.scoring.intervals import ratio
 
 DOCUMENTS = 20
@@ -30,7 +30,7 @@ def candidate(name, role, bits, *, cost=10.0, codes=("uk_UA", "ko_KR"), reliance
     main = None if bits is None else made(bits, noise)
     whole, rely = (made(2.0, noise), made(reliance, 0.1)) if role == "target" else (None, None)
     scored = Scored(
-        cost=Cost(cost, 1.0),
+        cost=TokenCost(cost, 1.0),
         never_learned=np.zeros(0),
         main=main,
         whole=whole,

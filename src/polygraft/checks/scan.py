@@ -24,8 +24,8 @@ EXAMPLES = 3
 _SOURCE_BITS = 40  # of a line's number; which of several files it is in stands above them
 
 
-@dataclass(frozen=True)
-class Lengths:
+@dataclass(frozen=True, kw_only=True)
+class ColumnReport:
     """One column's totals, and characters per row (the quantiles are lengths that occur)."""
 
     characters: int
@@ -50,8 +50,8 @@ class FileReport:
     empty_rows: int
     empty_summaries: int | None
     duplicate_rows: int
-    text: Lengths
-    summary: Lengths | None
+    text: ColumnReport
+    summary: ColumnReport | None
 
 
 class Table(NamedTuple):
@@ -70,7 +70,7 @@ class Table(NamedTuple):
         return self.columns[: len(self.langs)]
 
 
-class Column:
+class ColumnScan:
     """The numbers of one column, and samples of it by the language that the row names, if it does."""
 
     def __init__(self, name: str) -> None:
@@ -91,9 +91,16 @@ class Column:
             sample.add(normal[: SAMPLE_CHARACTERS[1]])
         return blake2b(normal.encode(), digest_size=16).digest(), len(words)
 
-    def lengths(self) -> Lengths:
-        quantiles = np.quantile(self.characters, [0, 0.5, 0.95, 1], method="inverted_cdf")
-        return Lengths(sum(self.characters), self.words, *map(int, quantiles))
+    def report(self) -> ColumnReport:
+        least, median, p95, most = np.quantile(self.characters, [0, 0.5, 0.95, 1], method="inverted_cdf")
+        return ColumnReport(
+            characters=sum(self.characters),
+            words=self.words,
+            min=int(least),
+            median=int(median),
+            p95=int(p95),
+            max=int(most),
+        )
 
 
 class Scan:
@@ -101,7 +108,7 @@ class Scan:
 
     def __init__(self, table: Table) -> None:
         self.file = table.file
-        self.columns = [Column(name) for name in table.texts]
+        self.columns = [ColumnScan(name) for name in table.texts]
         self.empty: list[int] = []
         self.lines = array("Q")
         self.sources: dict[int, str] = {}
@@ -170,6 +177,6 @@ class Scan:
             empty_rows=len(self.empty),
             empty_summaries=len(summary.blank) if summary else None,
             duplicate_rows=len(self.duplicates),
-            text=text.lengths(),
-            summary=summary.lengths() if summary else None,
+            text=text.report(),
+            summary=summary.report() if summary else None,
         )

@@ -23,7 +23,7 @@ from polygraft.ranking.notes import notes_on
 from polygraft.ranking.pairs import KeptSource, Pair, TargetRows, match
 from polygraft.ranking.recommend import recommend
 from polygraft.ranking.report import ALL, CandidateReport, Figures, RankReport, TextReport
-from polygraft.ranking.score import Scored, Work, plan_work, score_source, score_target
+from polygraft.ranking.score import Scored, ScoringPlan, plan_scoring, score_source, score_target
 from polygraft.ranking.text import LanguageText, read_texts
 from polygraft.settings import TextData
 
@@ -36,7 +36,7 @@ MENDABLE = (PolygraftError, OSError, MemoryError)  # by the user: other files, m
 @dataclass(frozen=True)
 class _Prepared:
     candidate: Candidate
-    work: Work
+    plan: ScoringPlan
     coverage: list[Coverage]
     counts: list[np.ndarray]
 
@@ -81,7 +81,7 @@ def run(sources: Sequence[str], targets: Sequence[str], text: Sequence[TextData]
     rows: list[KeptSource] = []
     pairs: list[Pair] = []
     with Progress("rank") as bar:
-        meter = _Meter(bar, sum(one.work.operations for one in prepared))
+        meter = _Meter(bar, sum(one.plan.operations for one in prepared))
         for one in prepared:
             key = one.candidate.role, one.candidate.name
             bar.note = one.candidate.name
@@ -129,21 +129,21 @@ def _refused(name: str, role: Role, error: Exception) -> CandidateReport:
 
 def _prepare(name: str, role: Role, texts: Sequence[LanguageText]) -> _Prepared:
     candidate = open_candidate(name, role)
-    work = plan_work(candidate, texts)
-    if not work.pieces:
+    plan = plan_scoring(candidate, texts)
+    if not plan.pieces:
         languages = ", ".join(text.language for text in texts)
         raise CheckpointError(
             f"{name}: has no code for any language of the text ({languages}). Give it one from a related language: "
             f"polygraft add-language --model {name} --language NEW=KNOWN"
         )
     covered = [cover(candidate, text) for text in texts]
-    return _Prepared(candidate, work, [one for one, _ in covered], [counts for _, counts in covered])
+    return _Prepared(candidate, plan, [one for one, _ in covered], [counts for _, counts in covered])
 
 
 def _source(one: _Prepared, meter: _Meter, rows: list[KeptSource] | None) -> tuple[CandidateReport, Scored]:
     """Measure a source; its embedding rows are kept in `rows`, if there are targets to map them into."""
     model, has_head = checkpoints.load_source(one.candidate.name)
-    scored = score_source(one.candidate, _ready(model), has_head, one.work, meter.add)
+    scored = score_source(one.candidate, _ready(model), has_head, one.plan, meter.add)
     if rows is not None:
         rows.append(KeptSource.of(one.candidate.name, model.cpu(), one.candidate.tokenizer))
     return _report(one, scored, has_head), scored
@@ -156,7 +156,7 @@ def _target(
     model = checkpoints.load_seq2seq(one.candidate.name)
     name, tokenizer = one.candidate.name, one.candidate.tokenizer
     mine = TargetRows.of(name, model, tokenizer, np.sum(one.counts, axis=0))
-    scored = score_target(one.candidate, _ready(model), one.work, mine.sets, meter.add)
+    scored = score_target(one.candidate, _ready(model), one.plan, mine.sets, meter.add)
     each = max(1, PROBE_TEXTS // len(texts))
     probe = [document for text in texts for document in text.counted[:each]]
     pairs = [match(source, mine, probe) for source in rows]
@@ -185,7 +185,7 @@ def _report(one: _Prepared, scored: Scored, has_head: bool | None) -> CandidateR
         cost=scored.cost,
         figures=tuple(figures),
     )
-    return replace(report, notes=tuple(notes_on(candidate, report, scored, one.work.texts)))
+    return replace(report, notes=tuple(notes_on(candidate, report, scored, one.plan.texts)))
 
 
 def _figures(coverage: Coverage, counts: np.ndarray, scored: Scored) -> Figures:

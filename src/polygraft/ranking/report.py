@@ -7,7 +7,7 @@ from typing import Any
 
 from polygraft.ranking.candidates import Role
 from polygraft.ranking.pairs import Pair
-from polygraft.ranking.score import Cost
+from polygraft.ranking.score import TokenCost
 from polygraft.scoring.intervals import Estimate
 
 ALL = "all"
@@ -64,7 +64,7 @@ class CandidateReport:
     vocabulary: int | None = None
     licence: str | None = None
     has_mlm_head: bool | None = None
-    cost: Cost | None = None
+    cost: TokenCost | None = None
     figures: tuple[Figures, ...] = ()
     notes: tuple[str, ...] = ()
 

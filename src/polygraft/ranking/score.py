@@ -39,7 +39,7 @@ OnWork = Callable[[float], None]  # called with the operations done since the la
 
 
 @dataclass(frozen=True)
-class Cost:
+class TokenCost:
     """A forward pass of the objective that would adapt the model, per million tokens of text, on this machine."""
 
     tflop: float
@@ -59,7 +59,7 @@ class Scored:
         unread_codes: the target's codes of languages that it never read, among all that it has.
     """
 
-    cost: Cost
+    cost: TokenCost
     never_learned: np.ndarray
     main: Ratio | None = None
     whole: Ratio | None = None
@@ -69,7 +69,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ScoringPlan:
     """The documents as one candidate reads them, and the operations that this will probably take."""
 
     texts: list[str]
@@ -79,7 +79,7 @@ class Work:
     operations: float
 
 
-def plan_work(candidate: Candidate, texts: Sequence[LanguageText]) -> Work:
+def plan_scoring(candidate: Candidate, texts: Sequence[LanguageText]) -> ScoringPlan:
     """Cut the scored documents for a candidate; a target reads those whose language it has a code for."""
     usable = [t for t in texts if candidate.role == "source" or language_code(candidate, t.language)]
     documents = [one for text in usable for one in text.scored]
@@ -88,7 +88,7 @@ def plan_work(candidate: Candidate, texts: Sequence[LanguageText]) -> Work:
     passes = [p for piece in pieces for p in masked_passes(piece)] if candidate.role == "source" else []
     read = sum(len(p.piece) for p in passes) if candidate.role == "source" else 2 * sum(map(len, pieces))
     expected = 0 if candidate.role == "source" and candidate.seems_headless else read
-    return Work(
+    return ScoringPlan(
         texts=documents,
         languages=languages,
         pieces=pieces,
@@ -102,24 +102,24 @@ def operations(candidate: Candidate, tokens: int) -> float:
     return float(tokens) * candidate.body_parameters
 
 
-def score_source(candidate: Candidate, model: Any, has_head: bool, work: Work, on_work: OnWork) -> Scored:
+def score_source(candidate: Candidate, model: Any, has_head: bool, plan: ScoringPlan, on_work: OnWork) -> Scored:
     """Measure a masked language model; one without a head of its own is asked for nothing."""
     tokenizer, vocabulary = candidate.tokenizer, map_vocabularies(candidate.tokenizer, candidate.config.vocab_size)
     pad = candidate.config.pad_token_id
     dead = find_dead_rows(embedding_matrix(model), vocabulary.ordinary, pad=pad)
     model.to(best_device())
     before, after = special_tokens(tokenizer)
-    rows = [[*before, *piece.ids.tolist(), *after] for piece in _usual(work.pieces)]
+    rows = [[*before, *piece.ids.tolist(), *after] for piece in _usual(plan.pieces)]
     tokens = sum(map(len, rows))
     asked = np.arange(0, tokens, HIDDEN_EVERY)  # as many predictions as in training
     cost = _cost(model, lambda: masked_logits(model, rows, tokenizer.pad_token_id or 0, asked), tokens)
     scored = Scored(cost=cost, never_learned=dead.ids)
     if has_head:
         found = pseudo_likelihood(
-            model, tokenizer, work.passes, len(work.texts), lambda n: on_work(operations(candidate, n))
+            model, tokenizer, plan.passes, len(plan.texts), lambda n: on_work(operations(candidate, n))
         )
-        scored.main = _finite(ratio(found.bits, found.characters, work.languages))
-        scored.perplexity = _perplexity(found.bits, found.tokens, work.languages)
+        scored.main = _finite(ratio(found.bits, found.characters, plan.languages))
+        scored.perplexity = _perplexity(found.bits, found.tokens, plan.languages)
     return scored
 
 
@@ -133,25 +133,25 @@ def _perplexity(bits_D: np.ndarray, tokens_D: np.ndarray, languages: list[str]) 
     return {language: 2**bits for language, bits in ratio(bits_D, tokens_D, languages).points.items()}
 
 
-def score_target(candidate: Candidate, model: Any, work: Work, sets: RowSets, on_work: OnWork) -> Scored:
+def score_target(candidate: Candidate, model: Any, plan: ScoringPlan, sets: RowSets, on_work: OnWork) -> Scored:
     """Measure an mBART on the documents whose language it has a code for."""
     model.to(best_device())
     unread = frozenset(candidate.tokenizer.convert_ids_to_tokens(sets.dead_codes.tolist()))
     objective = mbart_task(candidate.tokenizer)
-    codes = candidate.tokenizer.convert_tokens_to_ids([str(language_code(candidate, one)) for one in work.languages])
-    wrapped = [objective.layout.wrap(piece.ids.tolist(), codes[piece.document]) for piece in _usual(work.pieces)]
+    codes = candidate.tokenizer.convert_tokens_to_ids([str(language_code(candidate, one)) for one in plan.languages])
+    wrapped = [objective.layout.wrap(piece.ids.tolist(), codes[piece.document]) for piece in _usual(plan.pieces)]
     batch = make_batch(objective.layout, wrapped, wrapped)
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     cost = _cost(model, lambda: token_losses(model, batch), sum(map(len, wrapped)))
-    found = denoising(model, objective, work.pieces, codes, on_tokens=lambda n: on_work(operations(candidate, n)))
-    characters = np.array([len(text) for text in work.texts], dtype=np.float64)
+    found = denoising(model, objective, plan.pieces, codes, on_tokens=lambda n: on_work(operations(candidate, n)))
+    characters = np.array([len(text) for text in plan.texts], dtype=np.float64)
     scored = Scored(cost=cost, never_learned=sets.dead, unread_codes=unread)
-    scored.main = _finite(ratio(found.removed_bits, found.removed_characters, work.languages))
-    scored.whole = ratio(found.bits, characters, work.languages)
-    scored.perplexity = _perplexity(found.removed_bits, found.removed_tokens, work.languages)
+    scored.main = _finite(ratio(found.removed_bits, found.removed_characters, plan.languages))
+    scored.whole = ratio(found.bits, characters, plan.languages)
+    scored.perplexity = _perplexity(found.removed_bits, found.removed_tokens, plan.languages)
     paired = ~np.isnan(found.other_bits)
     if paired.any():
-        languages = [language for language, known in zip(work.languages, paired, strict=True) if known]
+        languages = [language for language, known in zip(plan.languages, paired, strict=True) if known]
         scored.reliance = ratio((found.other_bits - found.bits)[paired], characters[paired], languages)
     return scored
 
@@ -162,7 +162,7 @@ def _usual(pieces: Sequence[Piece]) -> list[Piece]:
     return sorted(pieces, key=len)[middle : middle + COST_PIECES]
 
 
-def _cost(model: Any, read: Callable[[], Any], tokens: int) -> Cost:
+def _cost(model: Any, read: Callable[[], Any], tokens: int) -> TokenCost:
     """Count the operations of a pass, then time others: the fastest, since a machine does other things as well."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         read()
@@ -175,4 +175,4 @@ def _cost(model: Any, read: Callable[[], Any], tokens: int) -> Cost:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     millions = tokens / 1e6
-    return Cost(counter.get_total_flops() / 1e12 / millions, min(seconds) / millions)
+    return TokenCost(counter.get_total_flops() / 1e12 / millions, min(seconds) / millions)

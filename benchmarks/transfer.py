@@ -23,7 +23,7 @@ import page
 import real_size
 import side_by_side
 
-STEPS, DOCUMENTS = 3, 400  # in five languages; `map` and `distill` evaluate on a tenth
+STEPS, DOCUMENTS = 3, 400  # in five languages; `distill` evaluates on a tenth
 TRAINING = {"budget": {"steps": STEPS}, "per_device_train_batch_size": 8, "save_steps": 1e6, "eval_steps": 1.0}
 CALIBRATION = {"calibration_tokens": 5_000}  # a twentieth of the default: seconds grow with them, memory does not
 METHODS: dict[str, dict[str, Any]] = {
@@ -166,7 +166,7 @@ def main() -> None:
     parts = [
         f"`python benchmarks/transfer.py`, {page.about()}. Seconds of the whole stage: loading, saving, verifying the "
         "copy included; FLOPs are those of calibration and training. Methods on hidden states are calibrated on "
-        f"{CALIBRATION['calibration_tokens']:,} tokens, a tenth of them held out; `map`, `distill` and the warm-up of "
+        f"{CALIBRATION['calibration_tokens']:,} tokens, a tenth of them held out; `distill` and the warm-up of "
         f"the graft train for {STEPS} steps of {batch} documents of up to 128 tokens, and evaluate before and after "
         "each."
     ]

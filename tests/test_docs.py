@@ -100,7 +100,7 @@ def test_a_page_is_read_in_five_minutes(page):
     assert len(prose(page.read_text(encoding="utf-8")).split()) <= MOST_WORDS
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "tour.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_are_there(page):
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"`(?:[a-z]+ )*([\w/.-]+\.py|(?:tests|recipes|examples|benchmarks|docs|src)/[\w/.-]+)[` ]", text)

@@ -14,9 +14,9 @@ from polygraft.data.files import only_one, write_atomically
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.recipe.stages import stages_of
-from polygraft.runs.arms import left_over, run_arm
+from polygraft.runs.arms import run_arm
 from polygraft.runs.costs import adaptation_cost
-from polygraft.runs.records import read_record
+from polygraft.runs.records import left_over, read_record
 
 
 def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
@@ -65,16 +65,22 @@ def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[s
 
 def score_table(folder: Path, arms: Mapping[str, Recipe], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Return one row per arm: mean scores over seeds, and the mean cost of adaptation and fine-tuning."""
-    rows = []
+    from polygraft.scoring.metrics import METRICS
+
+    shown = [name for name, metric in METRICS.items() if metric.main]
+    rows: list[dict[str, Any]] = []
     for arm, recipe in arms.items():
         runs = [folder / arm / f"seed-{seed}" for seed in seeds]
         scores = [json.loads((run / "evaluate" / "scores.json").read_text())["systems"] for run in runs]
         model = [score["model"]["all"] for score in scores]
         lead = scores[0]["lead"]["all"]
         records = [r for run in runs for stage in stages_of(recipe) if (r := read_record(run / stage))]
-        row = {"arm": arm, "seeds": len(seeds), "seconds": sum(r["seconds"] for r in records) / len(seeds)}
-        for metric in ("loss_per_token", "chrf++", "rougeL"):
-            row[metric] = sum(m[metric]["score"] for m in model) / len(model)
+        row: dict[str, Any] = {
+            "arm": arm,
+            "seeds": len(seeds),
+            "seconds": sum(r["seconds"] for r in records) / len(seeds),
+        }
+        row |= {name: sum(one[name]["score"] for one in model) / len(model) for name in shown}
         rows.append(row)
-    rows.append({"arm": "lead baseline", "chrf++": lead["chrf++"]["score"], "rougeL": lead["rougeL"]["score"]})
+    rows.append({"arm": "lead baseline"} | {name: lead[name]["score"] for name in shown if name in lead})
     return rows

@@ -29,7 +29,7 @@ from polygraft.models import checkpoints
 from polygraft.objectives import Denoising
 from polygraft.settings import Budget, Evaluate, Finetune, PairData, TextData, Trim
 from polygraft.stages import adapt, evaluate, finetune, transfer
-from polygraft.stages.vocabulary import run_trim
+from polygraft.stages.vocabulary import run_restore, run_trim
 from polygraft.transfers.methods import EmbeddingsTransfer
 
 
@@ -195,7 +195,7 @@ def ran(checkpoint, source, text, tmp_path_factory):
             lines = [row["text"] for row in rows_of(text)]
             outputs = generate_texts(at["finetune"], lines, None, None, GREEDY)
             run_trim(Trim(train_file=[text], text_column=["summary"]), at["finetune"], out / "trim")
-            vocabulary.run_restore(at["trim"], at["finetune"], out / "restore")
+            run_restore(at["trim"], at["finetune"], out / "restore")
             done[name] = SimpleNamespace(start=start, at=at, scores=scores, lines=lines, outputs=outputs)
         return done[name]
 

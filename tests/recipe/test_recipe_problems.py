@@ -228,7 +228,7 @@ ARM_PROBLEMS = {
     ),
     "arm is no section": (
         ("\n    adapt: {learning_rate: 1e-3}", " 3"),
-        ["line 18: arms.detour = 3: must be a section with keys of its own: name, output_dir, seeds"],
+        ["line 18: arms.detour = 3: must be a section with keys of its own: version, name, output_dir, seeds"],
     ),
     "arm names": (
         ("  plain: {", "  ../up: {}\n  Plain: {}\n  plain: {"),

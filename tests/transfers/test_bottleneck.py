@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import layer_norm
 from transformers import AutoModelForSeq2SeqLM, XLMRobertaForMaskedLM
 
+from polygraft.cli.plan import text as plan_text
 from polygraft.errors import TransferError
 from polygraft.models import bottleneck, checkpoints
 from polygraft.models.vocabulary import map_vocabularies, token_counts, tokens_by_id
@@ -23,7 +24,7 @@ from polygraft.settings import Bottleneck, Budget, Finetune, PairData, TextData
 from polygraft.stages import adapt, finetune, transfer
 from polygraft.transfers.contract import Inputs
 from polygraft.transfers.methods import BottleneckTransfer, EmbeddingsTransfer
-from polygraft.transfers.plan import Transform, check_plan, format_plan
+from polygraft.transfers.plan import Transform, check_plan
 from polygraft.transfers.states import bottleneck as method
 from polygraft.transfers.states.calibration import Calibration, Site
 
@@ -190,8 +191,8 @@ def test_controls_cost_the_same_and_say_what_they_are(kind, tiny_xlmr, tiny_mbar
 
 def test_dry_run_says_where_each_tensor_comes_from(tiny_xlmr, make_inputs, monkeypatch):
     monkeypatch.setattr(method, "match_layers", lambda similarity: [0, 0, 2])
-    text = format_plan(method.plan(make_inputs(tiny_xlmr, with_adapter(tiny_xlmr, 0.5))))
-    line = next(line for line in text.splitlines() if Transform.CARRY in line)
+    shown = plan_text(method.plan(make_inputs(tiny_xlmr, with_adapter(tiny_xlmr, 0.5))).to_json())
+    line = next(line for line in shown.splitlines() if Transform.CARRY in line)
     assert line.split()[:3] == ["3", "other", "tensors"] and "source layer 1 + 2" in line
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from polygraft.cli.plan import text
 from polygraft.errors import TransferError
-from polygraft.transfers.plan import check_plan, format_plan
+from polygraft.transfers.plan import check_plan
 from polygraft.transfers.rows import embeddings
 
 SHARED = "model.shared.weight"
@@ -210,6 +211,6 @@ def test_untied_target_is_refused(pair):
 
 
 def test_plan_of_the_pair_reads_well(pair):
-    table = format_plan(embeddings.plan(pair.inputs("repair")))
+    table = text(embeddings.plan(pair.inputs("repair")).to_json())
     for words in ("text tokens, mapped", "language codes, recentred", "special tokens", "<pad>", "other tensors"):
         assert words in table

@@ -320,6 +320,7 @@ def test_dry_run_shows_both_matrices(pair_dirs):
         EncoderTransfer(), None, pair_dirs.source, pair_dirs.target, pair_dirs.text, pair_dirs.out, dry_run=True
     )
     assert not pair_dirs.out.exists()
-    assert graft.ENCODER_ROWS in result["plan"]
-    assert "the source's <s>: `[lang] X </s>` is then `<s> X </s>` to it" in result["plan"]
+    entries = result["plan"]["entries"]
+    assert graft.ENCODER_ROWS in {entry["tensor"] for entry in entries}
+    assert "the source's <s>: `[lang] X </s>` is then `<s> X </s>` to it" in {entry["reason"] for entry in entries}
     assert np.sum(list(result["rows"].values())) > 0

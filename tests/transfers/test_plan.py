@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from polygraft.cli.plan import text
 from polygraft.errors import TransferError
 from polygraft.models.checkpoints import tied_names
-from polygraft.transfers.plan import Entry, Plan, check_plan, format_plan, keep_whole
+from polygraft.transfers.plan import Entry, Plan, check_plan, keep_whole
 
 TENSORS = {"embed": torch.zeros(6, 2), "bias": torch.zeros(3), "head": torch.zeros(6, 2)}
 
@@ -75,7 +76,7 @@ def test_json_has_the_rows_as_ranges():
 
 
 def test_table_names_rows_ties_and_warnings():
-    table = format_plan(dataclasses.replace(complete(), warnings=["half of it is missing"]))
+    table = text(dataclasses.replace(complete(), warnings=["half of it is missing"]).to_json())
     assert "embed is one tensor with head: every change of it reaches these too." in table
     assert "1 other tensors" in table
     assert "Warning: half of it is missing." in table

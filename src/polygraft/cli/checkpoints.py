@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from polygraft.cli import options as o
-from polygraft.cli.stages import run_verb
+from polygraft.cli.errors import without_shard_bars
+from polygraft.cli.stages import show
 from polygraft.errors import RecipeError
 from polygraft.settings import AddLanguages, Settings, Trim
 
@@ -29,16 +32,14 @@ def trim(given: Trimming, model: o.Model, output_dir: o.OutputDir) -> None:
     """Keep only the vocabulary that a text needs: a smaller, faster checkpoint that plain transformers loads."""
     from polygraft.stages import vocabulary as stage
 
-    section, work = given.trim, partial(stage.run_trim, given.trim, model, output_dir)
-    run_verb("trim", output_dir, section, [model, section], None, work)
+    _run("trim", output_dir, given.trim, [model, given.trim], partial(stage.run_trim, given.trim, model, output_dir))
 
 
 def restore(model: o.Model, full: Full, output_dir: o.OutputDir) -> None:
     """Write what a trimmed checkpoint has learned back into the full one; all other rows stay bit by bit."""
     from polygraft.stages import vocabulary as stage
 
-    work = partial(stage.run_restore, model, full, output_dir)
-    run_verb("restore", output_dir, Settings(), [model, full], None, work)
+    _run("restore", output_dir, Settings(), [model, full], partial(stage.run_restore, model, full, output_dir))
 
 
 def add_language(model: o.Model, language: Languages, output_dir: o.OutputDir) -> None:
@@ -49,4 +50,12 @@ def add_language(model: o.Model, language: Languages, output_dir: o.OutputDir) -
     from polygraft.stages import vocabulary as stage
 
     work = partial(stage.run_add_languages, pairs, model, output_dir)
-    run_verb("add_languages", output_dir, AddLanguages(relatives=pairs), [model], None, work)
+    _run("add_languages", output_dir, AddLanguages(relatives=pairs), [model], work)
+
+
+def _run(name: str, folder: Path, section: Settings, inputs: list[Any], work: Callable[[], dict[str, Any]]) -> None:
+    """Do the work unless its result is already in the folder, and print it; another result there is not replaced."""
+    from polygraft.runs.records import run_stage
+
+    without_shard_bars()
+    show(name, folder, run_stage(name, folder, section, inputs, None, work, replace=False)["result"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +12,11 @@ import typer
 
 from polygraft.cli import options as o
 from polygraft.cli.errors import without_shard_bars
+from polygraft.cli.plan import text as plan_text
 from polygraft.errors import DataError, RecipeError
 from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.settings import Evaluate, Finetune, OneOf, PairData, Settings, TextData
-from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
+from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
 Source = Annotated[str | None, typer.Option("--source", help="The masked language model to transfer from, adapted.")]
 SourceBefore = Annotated[
@@ -73,10 +73,8 @@ def adapt(given: Adapt, model: o.Model, output_dir: o.OutputDir, seed: o.Seed = 
     """Continue a model's pretraining on your own text."""
     if given.adapt.only_target:
         o.assert_language("adapt", given.text)
-    from polygraft.stages import adapt as stage
-
-    work = partial(stage.run, given.adapt, model, given.text, seed, output_dir)
-    run_verb("adapt", output_dir, given.adapt, [model, given.text], seed, work)
+    done = verbs().adapt(model, given.text, output_dir=output_dir, settings=given.adapt, seed=seed)
+    show("adapt", output_dir, done.result)
 
 
 @o.takes(Transfer)
@@ -94,33 +92,32 @@ def transfer(
     _check_transfer(section, source, source_before, text)
     if text and section.compares_states:
         o.assert_language("transfer", text)
-    from polygraft.stages import transfer as stage
-
-    work = partial(stage.run, section, source_before, source, target, text, output_dir, dry_run=dry_run, seed=seed)
     if dry_run:
-        _print_result(work())
+        from polygraft.stages import transfer as stage
+
+        without_shard_bars()
+        found = stage.run(section, source_before, source, target, text, output_dir, dry_run=True, seed=seed)
+        planned = plan_text(found.pop("plan"))
+        typer.echo("\n".join([*_numbers(found), planned]))
         return
-    inputs = [source_before, source, target, text, getattr(section, "general", None)]
-    run_verb("transfer", output_dir, section, inputs, seed if depends_on_seed(section, text) else None, work)
+    models = {"source": source, "source_before": source_before}
+    done = verbs().transfer(target, **models, text=text, output_dir=output_dir, settings=section, seed=seed)
+    show("transfer", output_dir, done.result)
 
 
 @o.takes(Tuning, required=["train_file"], unused=["test_file"])
 def finetune(given: Tuning, model: o.Model, output_dir: o.OutputDir, seed: o.Seed = 1) -> None:
     """Fine-tune an mBART model on labelled pairs: texts and summaries, or translations."""
     o.assert_language("finetune", given.pairs)
-    from polygraft.stages import finetune as stage
-
-    work = partial(stage.run, given.finetune, model, given.pairs, seed, output_dir)
-    run_verb("finetune", output_dir, given.finetune, [model, given.pairs], seed, work)
+    done = verbs().finetune(model, given.pairs, output_dir=output_dir, settings=given.finetune, seed=seed)
+    show("finetune", output_dir, done.result)
 
 
 @o.takes(Scoring, required=["test_file"], unused=NOT_SCORED)
 def evaluate(given: Scoring, model: o.Model, output_dir: o.OutputDir) -> None:
     """Decode and score test pairs, with intervals, beside the lead baseline."""
-    from polygraft.stages import evaluate as stage
-
-    work = partial(stage.run, given.evaluate, model, given.pairs, output_dir)
-    run_verb("evaluate", output_dir, given.evaluate, [model, given.pairs], None, work)
+    done = verbs().evaluate(model, given.pairs, output_dir=output_dir, settings=given.evaluate)
+    show("evaluate", output_dir, done.result)
 
 
 @o.takes(Generation, unused=NOT_GENERATED)
@@ -135,9 +132,9 @@ def generate(
     """Use a fine-tuned model: one input per line in, one output per line out."""
     lines = _read_lines(input_file)
     from polygraft.data.files import write_atomically
-    from polygraft.inference.generate import generate_texts
 
-    outputs = generate_texts(model, lines, source_lang, target_lang, given.evaluate)
+    generate_texts = verbs().generate
+    outputs = generate_texts(model, lines, source_lang=source_lang, target_lang=target_lang, settings=given.evaluate)
     # an output is one line, so that output n belongs to input n
     text = "".join(" ".join(output.split()) + "\n" for output in outputs)
     if output_file is None:
@@ -147,24 +144,19 @@ def generate(
         write_atomically(output_file, text)
 
 
-def run_verb(
-    stage: str,
-    out_dir: Path,
-    section: Settings,
-    inputs: list[str | Settings | None],
-    seed: int | None,
-    work: Callable[[], dict[str, Any]],
-) -> None:
-    """Runs a stage unless its result is already in `out_dir`, and prints the result; other results are not replaced."""
-    from polygraft.runs.records import run_stage
+def verbs() -> Any:
+    """The verbs as functions; imported when one is run, since it takes seconds."""
+    from polygraft import api
 
     without_shard_bars()
-    record = run_stage(stage, out_dir, section, inputs, seed, work, replace=False)
-    if stage == "evaluate":
-        _print_scores(record["result"])
-    else:
-        _print_result(record["result"])
-    typer.echo(f"{stage}: done, in {out_dir}")
+    return api
+
+
+def show(stage: str, folder: Path, result: Mapping[str, Any]) -> None:
+    """Print what a stage found: its numbers or scores, and where they are."""
+    typer.echo(
+        "\n".join([*(_scores(result) if stage == "evaluate" else _numbers(result)), f"{stage}: done, in {folder}"])
+    )
 
 
 def _check_transfer(section: Any, source: str | None, source_before: str | None, text: TextData | None) -> None:
@@ -203,13 +195,16 @@ def _read_lines(name: str) -> list[str]:
     return lines
 
 
-def _print_result(result: dict[str, Any]) -> None:
+def _numbers(result: Mapping[str, Any], above: str = "") -> Iterator[str]:
     """The numbers of a stage, one per line; nested ones as `rows.copied`."""
-    for key, value in _flat(result):
-        typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+    for key, value in result.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{above}{key}.")
+        elif value is not None:
+            yield f"{above}{key}: {value:.4g}" if isinstance(value, float) else f"{above}{key}: {value}"
 
 
-def _print_scores(result: dict[str, Any]) -> None:
+def _scores(result: Mapping[str, Any]) -> list[str]:
     """A table of scores with their intervals, the model beside the lead baseline."""
     from polygraft.cli.table import table
 
@@ -220,12 +215,4 @@ def _print_scores(result: dict[str, Any]) -> None:
                 low, high = score.get("low"), score.get("high")
                 interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
                 rows.append([system, language, name, f"{score['score']:.4g}", interval])
-    typer.echo("\n".join(table(rows)))
-
-
-def _flat(result: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in result.items():
-        name = f"{above}{key}"
-        rows += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)] if value is not None else []
-    return rows
+    return table(rows)

@@ -20,13 +20,13 @@ from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.diagnosis import held_out, layers
 from polygraft.diagnosis.held_out import HeldOut, Losses
 from polygraft.diagnosis.judge import Judgement, judge
-from polygraft.diagnosis.placebos import EXPLANATIONS, is_placebo, placebos
+from polygraft.diagnosis.placebos import EXPLANATIONS, is_placebo, placebo_name, placebos
 from polygraft.errors import RecipeError
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, dump_recipe
 from polygraft.runs.arms import TARGET, adapt_arm
 from polygraft.runs.records import fingerprint_of, run_stage
-from polygraft.settings import Diagnose, TextData
+from polygraft.settings import Diagnose, Placebo, TextData
 
 FILE, FOLDER = "diagnose.json", "diagnose"
 MAP_SCORES = ("bridge_heldout_r2", "state_map_heldout_r2", "output_map_heldout_r2", "heldout_r2")
@@ -78,7 +78,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     states_of = partial(_states, own, seed, folder, text, documents)
     found = {name: states_of(name, arm) for name, arm in arms.items()}
     rivals = {
-        name: {f"{name}+{kind}": states_of(f"{name}+{kind}", one) for kind, one in placebos(arm, settings.placebos)}
+        name: {kind: states_of(placebo_name(name, kind), one) for kind, one in placebos(arm, settings.placebos)}
         for name, arm in transfers.items()
     }
     direct = _direct(arms, found)
@@ -87,7 +87,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     shown: list[tuple[State, str | None]] = [(state, None) for states in found.values() for state in _changed(states)]
     shown += [(s, name) for name, of_arm in rivals.items() for states in of_arm.values() for s in _changed(states)]
     compared, notes = processes.by_main(lambda: layers.compare(next(iter(transfers.values())), seed))
-    used = dict.fromkeys(name.rpartition("+")[2] for of_arm in rivals.values() for name in of_arm)
+    used = dict.fromkeys(kind for of_arm in rivals.values() for kind in of_arm)
     result = {
         "format": RESULT_FORMAT,
         "documents": len(next(iter(targets.values())).losses.languages), "seed": seed, "direct": direct,
@@ -180,14 +180,14 @@ def _last(states: Mapping[str, State]) -> State:
 
 
 def _judge(
-    name: str, found: Mapping[str, dict[str, State]], rivals: Mapping[str, dict[str, State]], direct: str | None
+    name: str, found: Mapping[str, dict[str, State]], rivals: Mapping[Placebo, dict[str, State]], direct: str | None
 ) -> Judgement:
     def losses(states: Mapping[str, State]) -> dict[str, Losses]:
         return {stage: state.losses for stage, state in states.items()}
 
     judgement = judge(
         name, losses(found[name]), None if direct is None else (direct, losses(found[direct])),
-        {rival: _last(states).losses for rival, states in rivals.items()},
+        {kind: _last(states).losses for kind, states in rivals.items()},
     )  # fmt: skip
     if direct is None:
         return judgement

@@ -13,7 +13,9 @@ from typing import Literal
 import numpy as np
 
 from polygraft.diagnosis.held_out import Losses
+from polygraft.diagnosis.placebos import placebo_name
 from polygraft.scoring.intervals import CONFIDENCE, Estimate, Ratio
+from polygraft.settings import Placebo
 
 Reading = Literal["better", "worse", "not told apart"]
 Decision = Literal["go", "no-go", "open"]
@@ -22,13 +24,14 @@ MIN_RELIANCE = 0.05  # nats per token: below it, a target does not read its sour
 
 @dataclass(frozen=True)
 class Against:
-    """An arm beside another: by how many nats it is better (positive), and what that reads as.
+    """An arm beside another, or a `placebo` of its own: by how many nats it is better, and what that reads as.
 
     `gain` and `reading` are of removed tokens, what decides; `whole` is per token of the whole text, copied ones
     included. What an encoder is good for shows there: removed tokens follow from what the decoder has written so far.
     """
 
     name: str
+    placebo: Placebo | None
     gain: Estimate
     reading: Reading
     whole: Estimate
@@ -52,11 +55,11 @@ class Judgement:
     direction: float | None = None
 
 
-def compare(name: str, mine: Losses, other: Losses) -> Against:
+def compare(name: str, mine: Losses, other: Losses, placebo: Placebo | None = None) -> Against:
     """Compare two checkpoints on the same documents."""
     gain = other.per_removed_token().minus(mine.per_removed_token()).estimate()
     whole = other.per_token().minus(mine.per_token()).estimate()
-    return Against(name, gain, _reading(gain), whole)
+    return Against(name=name, placebo=placebo, gain=gain, reading=_reading(gain), whole=whole)
 
 
 def _reading(gain: Estimate) -> Reading:
@@ -91,17 +94,17 @@ def judge(
     arm: str,
     states: Mapping[str, Losses],
     direct: tuple[str, Mapping[str, Losses]] | None,
-    placebos: Mapping[str, Losses],
+    placebos: Mapping[Placebo, Losses],
 ) -> Judgement:
     """Decide about an arm.
 
     Args:
         states: the target as it was ("target"), and after each stage of the arm; the last goes into fine-tuning.
         direct: name and states of the arm that adapts the target without a transfer.
-        placebos: by name, what each leads to.
+        placebos: what each leads to.
     """
     *_, final = states.values()
-    against = [compare(name, final, losses) for name, losses in placebos.items()]
+    against = [compare(placebo_name(arm, kind), final, losses, kind) for kind, losses in placebos.items()]
     carried = reached = None
     if direct is not None:
         name, (before, *_, adapted) = direct[0], direct[1].values()
@@ -139,7 +142,7 @@ def _decide(arm: str, final: Losses, against: list[Against], has_direct: bool) -
         )
     unbeaten = [rival for rival in rivals if rival.reading != "better"]
     ahead = "" if direct is None else f"better than `{direct.name}` by {_size(direct.gain)} nats per removed token"
-    if direct is not None and [rival.name.rpartition("+")[2] for rival in unbeaten] == ["untuned"]:
+    if direct is not None and [rival.placebo for rival in unbeaten] == ["untuned"]:
         rival = unbeaten[0]
         return "go", (
             f"Go, but nothing shows that adapting the source helps: `{arm}` is {ahead}, and {_beside(rival)}, which is "

@@ -16,6 +16,11 @@ EXPLANATIONS: dict[str, str] = {
 }
 
 
+def placebo_name(arm: str, kind: Placebo) -> str:
+    """What an arm's placebo, and the folder of its runs, is called."""
+    return f"{arm}+{kind}"
+
+
 def placebos(arm: Recipe, wanted: tuple[Placebo, ...]) -> Iterator[tuple[Placebo, Recipe]]:
     """Yield the placebos that make sense for an arm; none for one without a transfer, or whose transfer is a placebo.
 

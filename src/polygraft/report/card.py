@@ -49,7 +49,7 @@ def _source_code(source_lang: str | None, target: str, tokenizer: dict[str, Any]
 
 def _scores(scores: ScoresFile) -> dict[str, Rows]:
     """A table by language; of a single one, "all" would say the same again."""
-    model, lead = scores.systems["model"], scores.systems["lead"]
+    model, lead = scores.systems.model, scores.systems.lead
     shown = [language for language in model if language != ALL_LANGUAGES or len(model) > 2]
     tables: dict[str, Rows] = {}
     for language in shown:
@@ -102,7 +102,7 @@ def model_card(folder: Path) -> str:
         raise DataError(f"{folder}: is not evaluated yet, so that there is no model card. Run the recipe again.")
     checkpoint = folder / "finetune"
     tokenizer = _json(checkpoint / "tokenizer_config.json")
-    languages = sorted(language for language in scores.systems["model"] if language != ALL_LANGUAGES)
+    languages = sorted(language for language in scores.systems.model if language != ALL_LANGUAGES)
     base = _shareable(recipe.target)
     # cc25 names the output language at the decoder's start
     cc25 = str(tokenizer.get("tokenizer_class")).removesuffix("Fast") == "MBartTokenizer"

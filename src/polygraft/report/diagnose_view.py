@@ -48,13 +48,7 @@ def _arm(item: Judged, arms: dict[str, int]) -> dict[str, Any]:
             )
         )
     said = "; ".join(f"{one.label}: {one.text}" for one in estimates)
-    plot = plots.forest(
-        f"gain-{index}",
-        estimates,
-        axis="nats per removed token",
-        better=1,
-        description=f"Gain of {item.arm}: {said}.",
-    )
+    key, description = f"gain-{index}", f"Gain of {item.arm}: {said}."
     return {
         "name": item.arm,
         "arm": arms.get(item.arm),
@@ -62,7 +56,9 @@ def _arm(item: Judged, arms: dict[str, int]) -> dict[str, Any]:
         "badge": BADGES[item.decision],
         "sentence": item.sentence,
         "shares": _shares(item),
-        "plot": plot if estimates else None,
+        "plot": plots.forest(key, estimates, axis="nats per removed token", better=1, description=description)
+        if estimates
+        else None,
     }
 
 

@@ -66,13 +66,20 @@ class LoggedLine(_Part):
     eval_masked_loss: float | None = None
 
 
+class Systems(_Part):
+    """The scores of both systems, by language and metric."""
+
+    model: dict[str, dict[str, Score]]
+    lead: dict[str, dict[str, Score]]
+
+
 class ScoresFile(_Part):
-    """scores.json: of "model" and "lead", by language and metric."""
+    """scores.json."""
 
     format: Literal[1]
     documents: int
     signature: dict[str, str]
-    systems: dict[str, dict[str, dict[str, Score]]]
+    systems: Systems
 
 
 class PlanEntry(_Part):
@@ -220,11 +227,13 @@ def read_scores(path: Path) -> ScoresFile:
         DataError: it is missing, broken, or without the scores that this version computes.
     """
     scores = read(path, ScoresFile)
-    for system, languages in scores.systems.items():
-        wanted = set(metrics_of(system))
-        for found in languages.values():
-            if odd := sorted(wanted ^ set(found)):
-                raise _unlike(path, f"{odd[0]}: {'missing' if odd[0] in wanted else 'no such score'}")
+    model, lead = set(metrics_of("model")), set(metrics_of("lead"))
+    tables = [(model, set(scores.signature))]
+    tables += [(model, set(table)) for table in scores.systems.model.values()]
+    tables += [(lead, set(table)) for table in scores.systems.lead.values()]
+    for wanted, found in tables:
+        if odd := sorted(wanted ^ found):
+            raise _unlike(path, f"{odd[0]}: {'missing' if odd[0] in wanted else 'no such score'}")
     return scores
 
 

@@ -12,7 +12,7 @@ from polygraft.recipe.reading import arm_recipes, load_recipe
 from polygraft.recipe.stages import STAGES, stages_of
 from polygraft.report import files
 from polygraft.report.files import DiagnosisFile, LoggedLine, PlanFile, Record, Result, ScoresFile, VerdictFile
-from polygraft.runs.records import DONE, STAGE_FILE
+from polygraft.runs.records import DONE, STAGE_FILE, left_over
 
 ALL_LANGUAGES = "all"
 TITLES = {stage.name: stage.title for stage in STAGES}
@@ -106,6 +106,10 @@ def read_run(run_dir: Path) -> Run:
         Arm(name=name, index=index, recipe=arm, runs=[read_seed(run_dir, name, arm, seed) for seed in recipe.seeds])
         for index, (name, arm) in enumerate(arm_recipes(recipe).items())
     ]
+    left = [
+        f"{path.relative_to(run_dir)} is not of this recipe; it is left alone and not counted."
+        for path in left_over(run_dir, {arm.name: arm.recipe for arm in arms}, recipe.seeds)
+    ]
     verdict, diagnosis = run_dir / files.VERDICT, run_dir / files.DIAGNOSIS
     return Run(
         recipe=recipe,
@@ -113,11 +117,16 @@ def read_run(run_dir: Path) -> Run:
         arms=arms,
         verdict=files.read(verdict, VerdictFile) if verdict.exists() else None,
         diagnosis=files.read(diagnosis, DiagnosisFile) if diagnosis.exists() else None,
-        notes=[*_left_over(run_dir, arms), *_unfinished(arms), *_incomparable(arms)],
+        notes=[*left, *_unfinished(arms), *_incomparable(arms)],
     )
 
 
 def read_seed(run_dir: Path, arm: str, recipe: Recipe, seed: int) -> SeedRun:
+    """Read what an arm has under one seed.
+
+    Raises:
+        DataError: a file is not as this version writes it.
+    """
     folder = run_dir / arm / f"seed-{seed}"
     stages = {name: _read_stage(folder / name, arm, seed) for name in stages_of(recipe)}
     scored, transferred = stages["evaluate"].finished, "transfer" in stages and stages["transfer"].finished
@@ -142,14 +151,6 @@ def _read_stage(folder: Path, arm: str, seed: int) -> StageRun:
         record=files.read(path, Record) if path.exists() else None,
         lines=files.read_lines(folder / files.METRICS),
     )
-
-
-def _left_over(run_dir: Path, arms: list[Arm]) -> Iterator[str]:
-    """The stages in the folders of the arms that these no longer have."""
-    for run in (run for arm in arms for run in arm.runs):
-        for path in sorted(run.folder.glob(f"[!.]*/{STAGE_FILE}")):
-            if path.parent.name not in run.stages:
-                yield f"{path.parent.relative_to(run_dir)} is not of this recipe; it is left alone and not counted."
 
 
 def _unfinished(arms: list[Arm]) -> Iterator[str]:

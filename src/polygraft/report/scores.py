@@ -51,9 +51,9 @@ def systems(run: Run) -> list[System]:
     found = []
     for arm in run.arms:
         scored = evaluated(arm.runs)
-        by_seed = [scores.systems["model"] for _, scores in scored]
+        by_seed = [scores.systems.model for _, scores in scored]
         found.append(System(name=arm.name, arm=arm.index, seeds=[one.seed for one, _ in scored], scores=by_seed))
-    lead = [scores.systems["lead"] for _, scores in evaluated(run.seed_runs)[:1]]
+    lead = [scores.systems.lead for _, scores in evaluated(run.seed_runs)[:1]]
     found.append(System(name=LEAD_NAME, arm=None, seeds=(), scores=lead))
     return [system for system in found if system.scores]
 

@@ -61,7 +61,7 @@ def loss_plots(run: Run) -> list[Markup]:
             drawn.append(plots.losses(f"loss{len(drawn)}", title, unit, curves, description=description))
 
     for (name, objective), stages in panels.items():
-        task = OBJECTIVES[objective] if objective else None
+        task = OBJECTIVES.get(objective or "")
         title = f"{TITLES[name]} ({task.title})" if task else TITLES[name]
         unit = task.unit if task else LOSSES.get(name, "loss (nats)")
         draw(title, unit, _curves(stages, "eval_loss", training=True))

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
-from polygraft.recipe.stages import stages_of
 from polygraft.runs.costs import Cost, target_section
-from polygraft.runs.records import STAGE_FILE, run_stage
+from polygraft.runs.records import run_stage
 from polygraft.settings import AddLanguages, PairData, Settings, TextData
 from polygraft.stages import adapt, evaluate, finetune, transfer, vocabulary
 from polygraft.transfers.methods import depends_on_seed
 
 TARGET = "target"  # the state of an arm before anything is done
-
-
-def left_over(folder: Path, arms: Mapping[str, Recipe], seeds: Sequence[int]) -> list[Path]:
-    """Find the stages in the folders of a recipe's arms that the arms no longer have."""
-    runs = ((recipe, folder / arm / f"seed-{seed}") for arm, recipe in arms.items() for seed in seeds)
-    return [path.parent for recipe, run in runs for path in sorted(run.glob(f"[!.]*/{STAGE_FILE}"))
-            if path.parent.name not in stages_of(recipe)]  # fmt: skip
 
 
 def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:

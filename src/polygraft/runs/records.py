@@ -27,6 +27,8 @@ from polygraft.data.files import RESULT_FORMAT, appearing, assert_known_format, 
 from polygraft.data.hub import PREFIX, hub_identity
 from polygraft.data.sources import data_files, data_settings, local_path
 from polygraft.errors import PolygraftError
+from polygraft.recipe import Recipe
+from polygraft.recipe.stages import stages_of
 from polygraft.settings import PairData, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
@@ -100,6 +102,13 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
     assert_known_format(folder / STAGE_FILE, record)
     return record
+
+
+def left_over(folder: Path, arms: Mapping[str, Recipe], seeds: Sequence[int]) -> list[Path]:
+    """Find the stages in the folders of a recipe's arms that the arms no longer have."""
+    runs = [(stages_of(recipe), folder / arm / f"seed-{seed}") for arm, recipe in arms.items() for seed in seeds]
+    found = [(path.parent, stages) for stages, run in runs for path in sorted(run.glob(f"[!.]*/{STAGE_FILE}"))]
+    return [path for path, stages in found if path.name not in stages]
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

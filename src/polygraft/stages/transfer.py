@@ -32,7 +32,7 @@ from polygraft.models.vocabulary import (
 from polygraft.settings import TextData
 from polygraft.transfers.contract import Inputs, Work
 from polygraft.transfers.methods import Method
-from polygraft.transfers.plan import check_plan, format_plan
+from polygraft.transfers.plan import check_plan
 
 PROBE_TEXTS, PROBE_CHARACTERS = 200, 300
 
@@ -62,7 +62,7 @@ def run(
     Returns:
         {"method", "mode" of embeddings, "rows": {token class: count}, "flops" where any were counted, "diagnostics":
         {name: number}, "plan": "plan.json"}, of a method that trains also what `training.train` returns; of a dry run
-        {"method", "mode", "rows", "plan": the table}.
+        {"method", "mode", "rows", "plan": as plan.json has it}.
 
     Raises:
         TransferError: an input that the method needs is missing, the vocabularies do not match, the plan is incomplete.
@@ -80,7 +80,7 @@ def run(
         "rows": plan.row_counts(),
     }
     if dry_run:
-        return result | {"plan": format_plan(plan)}
+        return result | {"plan": plan.to_json()}
     fitted = work.fit(plan, inputs)
     changes = work.apply(plan, fitted, inputs)
     diagnostics = work.diagnose(plan, fitted, inputs, changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -143,23 +142,3 @@ def _ranges(ids: np.ndarray) -> list[list[int]]:
         return []
     runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
     return [[int(run[0]), int(run[-1])] for run in runs]
-
-
-def format_plan(plan: Plan) -> str:
-    """Return the plan as a table for people: one line per class of rows, the tensors kept whole as one."""
-    tensors = len({entry.tensor for entry in plan.entries})
-    lines = [("TENSOR", "TOKENS", "ROWS", "FROM", "TRANSFORM", "WHY")]
-    for entry in plan.entries:
-        if entry.ids is not None:
-            rows = f"{len(entry.ids):,}"
-            lines.append((entry.tensor, entry.token_class, rows, entry.origin, entry.done, entry.reason))
-    whole = Counter((e.origin, e.done, e.reason) for e in plan.entries if e.ids is None)
-    for (origin, transform, reason), number in whole.items():
-        lines.append((f"{number} other tensors", "whole tensors", "all", origin, transform, reason))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    for owner in sorted(set(plan.tied.values())):
-        aliases = ", ".join(alias for alias, name in plan.tied.items() if name == owner)
-        table.append(f"{owner} is one tensor with {aliases}: every change of it reaches these too.")
-    warnings = [f"Warning: {warning}." for warning in plan.warnings]
-    return "\n".join([f"where the values of {tensors} tensors come from", *table, *warnings])

@@ -22,7 +22,7 @@ Decision = Literal["go", "no-go", "open"]
 MIN_RELIANCE = 0.05  # nats per token: below it, a target does not read its source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Against:
     """An arm beside another, or a `placebo` of its own: by how many nats it is better, and what that reads as.
 

@@ -189,7 +189,8 @@ GAINS = [-0.3, -0.0496, -0.0004, -1e-12, 0.0, 1e-12, 0.0004, 0.004, 0.3]
 
 def against(name: str, low: float, high: float) -> Against:
     gain = Estimate((low + high) / 2, low, high)
-    return Against(name, gain, _reading(gain), gain)
+    placebo = name.partition("+")[2] or None
+    return Against(name=name, placebo=placebo, gain=gain, reading=_reading(gain), whole=gain)
 
 
 def pairs_of(ends):

@@ -28,9 +28,10 @@ from polygraft.models import checkpoints
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import Seq2Seq, token_losses
-from polygraft.scoring.comparison import CHRF, ROUGE_L, compare_resampled
-from polygraft.scoring.metrics import Bootstrap
-from polygraft.scoring.verdict import ArmScores
+from polygraft.scoring.comparison import compare_arms
+from polygraft.scoring.metrics import CHRF, ROUGE_L
+from polygraft.scoring.predictions import read as read_predictions
+from polygraft.scoring.verdict import Scores
 from polygraft.settings import Budget, Evaluate, Finetune, PairData
 from polygraft.stages import evaluate, finetune
 
@@ -158,13 +159,10 @@ def few_pairs_gate(folder: Path, data: Path, out: Path) -> list[dict[str, Any]]:
             tuned.mkdir(exist_ok=True)
             finetune.run(FEW, str(folder), pairs, seed, tuned)
             evaluate.run(DECODING, str(tuned), pairs, scored)
-        lines = (scored / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        predictions.append([json.loads(line) for line in lines])
-    scores, rows = ArmScores({"model": predictions}, Bootstrap(2000)), []
+        predictions.append(read_predictions(scored / "predictions.jsonl"))
+    scores, rows = Scores({"model": predictions}), []
     for metric in (CHRF, ROUGE_L):
-        found = compare_resampled(
-            scores.of("model", metric), scores.of_lead(metric), metric=metric, margin=None, control_is_fixed=True
-        )
+        found = compare_arms(scores.of("model", metric), scores.of_lead(metric), metric=metric, control_is_fixed=True)
         rows.append({
             "score": metric.name, "seeds": found.seeds_per_arm, "fine-tuned": found.treatment_score,
             "first words": found.control_score, "difference": found.effect,

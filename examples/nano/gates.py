@@ -29,7 +29,7 @@ from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.objectives.seq2seq import Seq2Seq, token_losses
 from polygraft.scoring.comparison import compare_arms
-from polygraft.scoring.metrics import CHRF, ROUGE_L
+from polygraft.scoring.metrics import METRICS
 from polygraft.scoring.predictions import read as read_predictions
 from polygraft.scoring.verdict import Scores
 from polygraft.settings import Budget, Evaluate, Finetune, PairData
@@ -161,7 +161,7 @@ def few_pairs_gate(folder: Path, data: Path, out: Path) -> list[dict[str, Any]]:
             evaluate.run(DECODING, str(tuned), pairs, scored)
         predictions.append(read_predictions(scored / "predictions.jsonl"))
     scores, rows = Scores({"model": predictions}), []
-    for metric in (CHRF, ROUGE_L):
+    for metric in (METRICS["chrf++"], METRICS["rougeL"]):
         found = compare_arms(scores.of("model", metric), scores.of_lead(metric), metric=metric, control_is_fixed=True)
         rows.append({
             "score": metric.name, "seeds": found.seeds_per_arm, "fine-tuned": found.treatment_score,

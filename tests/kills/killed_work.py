@@ -116,6 +116,7 @@ def work(stage: str, folder: Path, out: Path, end_at: int | None, how: str, chan
     """Run a stage into `out`; what happened goes into `out`.points.json, what was said into `out`.said."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, stopping.raise_stopped)  # as the command line does
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would not hear
     sys.stderr = sys.stdout = open(f"{out}.log", "a")  # noqa: SIM115 (as long as the process lives)
     if how == "memory":
         with open("/proc/self/statm") as file:

@@ -18,7 +18,7 @@ from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.recipe import Recipe
 from polygraft.recipe.problems import Problem, problems_error, validate
 from polygraft.recipe.reading import dump_recipe, load_recipe, parse_recipe
-from polygraft.settings import Evaluate, Finetune, OneOf, PairData, Settings, TextData, Training
+from polygraft.settings import Evaluate, Finetune, OneOf, Optimization, PairData, Settings, TextData
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
 
 if TYPE_CHECKING:  # they import torch
@@ -179,6 +179,7 @@ def transfer(
 
     section: Method = _of_kind("transfer", OneOf("method", METHODS, DEFAULT_METHOD), settings or {})
     data = None if text is None else _settings("transfer", "text", TextData, text)
+    _with_budget("transfer", section)
     before, after, name = (None if one is None else os.fspath(one) for one in (source_before, source, target))
     work = partial(stage.run, section, before, after, str(name), data, seed=seed)
     inputs = [before, after, name, data, getattr(section, "general", None)]
@@ -279,8 +280,9 @@ def _settings(verb: str, argument: str, kind: type[S], given: S | Mapping[str, A
     return read
 
 
-def _with_budget(verb: str, section: Training) -> None:
-    if section.budget is None:
+def _with_budget(verb: str, section: Settings) -> None:
+    """Raise RecipeError for settings that train and do not say how long, before anything is loaded."""
+    if isinstance(section, Optimization) and section.budget is None:
         meaning = str(type(section).model_fields["budget"].description).rstrip(".")
         raise RecipeError(f"polygraft.{verb}: settings.budget: is missing ({meaning}), such as {{'epochs': 3}}")
 

@@ -66,17 +66,18 @@ class MLM(TextTask):
     only_target: ClassVar[bool] = False
 
     def make(self, tokenizer: Any, noise: Noise, coded: bool) -> Objective:
-        from polygraft.objectives.mlm import EncoderMaskedLM, MaskedLM
-
-        return (EncoderMaskedLM if coded else MaskedLM)(tokenizer, self.mlm_probability, noise)
+        return self._task(coded)(tokenizer, self.mlm_probability, noise)
 
     def shape(self, batch: int, tokens: int, coded: bool) -> BatchShape:
         return BatchShape(batch, tokens, None, max(1, round(self.mlm_probability * batch * tokens)))
 
     def loss_of(self, coded: bool) -> Callable[..., Any]:
+        return self._task(coded).loss
+
+    def _task(self, coded: bool) -> Any:
         from polygraft.objectives.mlm import EncoderMaskedLM, MaskedLM
 
-        return EncoderMaskedLM.loss if coded else MaskedLM.loss
+        return EncoderMaskedLM if coded else MaskedLM
 
     def idle(self, model: Any) -> list[Any]:
         """Of an mBART, all of the decoder but the matrix that it shares with the encoder."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from polygraft.data.files import assert_known_format
+from polygraft.data.files import RESULT_FORMAT, assert_known_format
 from polygraft.errors import DataError
 from polygraft.runs.costs import Cost
 from polygraft.scoring.comparison import Word
@@ -28,6 +28,12 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
 
+class _Numbered(_Part):
+    """A file that carries a number: an older one is made again, a newer one refused before it is looked into."""
+
+    format: Annotated[int, Field(ge=RESULT_FORMAT)]
+
+
 class Result(_Part):
     """What a stage found, as far as it is shown: a stage that does not train has no losses."""
 
@@ -39,10 +45,9 @@ class Result(_Part):
     classes: int | None = None
 
 
-class Record(_Part):
+class Record(_Numbered):
     """stage.json; `peak_memory_bytes` and `result` come when the stage is done."""
 
-    format: Literal[1]
     status: Literal["running", "done"]
     fingerprint: str
     settings: dict[str, Any]
@@ -73,10 +78,9 @@ class Systems(_Part):
     lead: dict[str, dict[str, Score]]
 
 
-class ScoresFile(_Part):
+class ScoresFile(_Numbered):
     """scores.json."""
 
-    format: Literal[1]
     documents: int
     signature: dict[str, str]
     systems: Systems
@@ -126,10 +130,9 @@ class LeadCompared(_Part):
     comparisons: list[Compared]
 
 
-class VerdictFile(Compared):
+class VerdictFile(Compared, _Numbered):
     """verdict.json: the primary comparison, and all others."""
 
-    format: Literal[1]
     sentence: str
     seeds: list[int]
     documents: int
@@ -182,10 +185,9 @@ class LayerMatch(_Part):
     matched: list[int]
 
 
-class DiagnosisFile(_Part):
+class DiagnosisFile(_Numbered):
     """diagnose.json; `placebos` says what each is."""
 
-    format: Literal[1]
     documents: int
     seed: int
     targets: list[Measured]

@@ -33,7 +33,7 @@ from polygraft.settings import PairData, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
 RUNNING, DONE = "running", "done"
-FORMAT = 4  # raised when a stage's results change with the same settings
+FINGERPRINT_VERSION = 4  # raised when a stage's results change with the same settings
 # What a checkpoint is loaded from, and what lies beside it and is not read.
 LOADED = {".safetensors", ".json", ".model", ".bin", ".pt", ".txt", ".jinja", ".tiktoken"}
 BESIDE = {STAGE_FILE, "plan.json", "diagnostics.json", "scores.json", "measured.json", "training_args.bin"}
@@ -159,7 +159,7 @@ class Task:
         if wanted.get("precision") == "auto":  # another one that the environment names is another setting
             wanted["precision"] = machine.named_precision()
         content = {
-            "format": FORMAT, "stage": stage, "settings": wanted, "seed": seed,
+            "format": FINGERPRINT_VERSION, "stage": stage, "settings": wanted, "seed": seed,
             "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip

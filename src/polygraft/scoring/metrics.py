@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -154,14 +154,24 @@ def resampled_sums(statistics_DK: np.ndarray, bootstrap: Bootstrap) -> np.ndarra
     Equal seeds and equal D give equal draws, so that scores of two systems on the same documents are paired.
     """
     documents = len(statistics_DK)
+    few = documents * bootstrap.resamples <= _CHUNK_ENTRIES
+    draws = _kept_draws(documents, bootstrap) if few else _draws(documents, bootstrap)
+    return np.concatenate([counts_RD @ statistics_DK for counts_RD in draws])
+
+
+def _draws(documents: int, bootstrap: Bootstrap) -> Iterator[np.ndarray]:
+    """How often each document is drawn, float64 [R, D], some resamples at a time."""
     rng = np.random.default_rng(bootstrap.seed)
     chunk = max(1, _CHUNK_ENTRIES // documents)
-    sums = []
     for start in range(0, bootstrap.resamples, chunk):
         size = min(chunk, bootstrap.resamples - start)
-        counts_RD = rng.multinomial(documents, np.full(documents, 1.0 / documents), size=size).astype(np.float64)
-        sums.append(counts_RD @ statistics_DK)
-    return np.concatenate(sums)
+        yield rng.multinomial(documents, np.full(documents, 1.0 / documents), size=size).astype(np.float64)
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_draws(documents: int, bootstrap: Bootstrap) -> list[np.ndarray]:
+    """The same, drawn once for all scores of as many documents."""
+    return list(_draws(documents, bootstrap))
 
 
 def ratio_of_sums(sums_2: np.ndarray) -> np.ndarray:

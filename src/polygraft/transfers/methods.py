@@ -391,9 +391,3 @@ METHODS: dict[str, type[Method]] = {
 def depends_on_seed(settings: Method, text: TextData | None) -> bool:
     """Whether another seed gives another result: by what is drawn, or by which rows of the text are held out."""
     return settings.draws or (text is not None and text.validation_file is None)
-
-
-def explain(method: str, name: str) -> str:
-    """One sentence on what a diagnostic measures; `dead_rows.CYRILLIC` is explained as `dead_rows`."""
-    known = METHODS[method].explanations if method in METHODS else {}
-    return known.get(name.partition(".")[0], "As recorded by the transfer method; see docs/methods.md.")

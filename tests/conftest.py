@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import io
+import json
 import os
 import sys
 import textwrap
@@ -256,6 +257,23 @@ def base_arms() -> str:
 @pytest.fixture
 def base_data() -> dict[str, Any]:
     return yaml.safe_load(BASE_RECIPE)
+
+
+@pytest.fixture
+def tiny_study(tmp_path, tiny_xlmr_dir, tiny_mbart_dir, sentences) -> dict[str, Any]:
+    """A recipe's data, without arms, on the tiny models and files of its own: two steps of fine-tuning."""
+    rows = [{"text": f"{a} {b}", "summary": a} for a in sentences for b in sentences[:3]]
+    files = {}
+    for name, part in {"train": rows[:24], "validation": rows[24:30], "test": rows[30:]}.items():
+        files[f"{name}_file"] = str(tmp_path / f"{name}.jsonl")
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in part))
+    (tmp_path / "text.txt").write_text("\n".join(sentences * 2))
+    short = {"budget": {"steps": 2}, "per_device_train_batch_size": 4, "precision": "fp32"}
+    return {
+        "name": "tiny", "output_dir": str(tmp_path / "out"), "source": str(tiny_xlmr_dir),
+        "target": str(tiny_mbart_dir), "text": {"train_file": str(tmp_path / "text.txt"), "lang": "uk"},
+        "pairs": {**files, "source_lang": "uk"}, "finetune": short, "evaluate": {"num_beams": 1, "max_new_tokens": 4},
+    }  # fmt: skip
 
 
 @pytest.fixture

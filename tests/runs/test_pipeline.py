@@ -18,25 +18,14 @@ from polygraft.stages import adapt
 
 
 @pytest.fixture
-def recipe_data(tmp_path, tiny_xlmr_dir, tiny_mbart_dir, sentences):
-    rows = [{"text": f"{a} {b}", "summary": a} for a in sentences for b in sentences[:3]]
-    for name, part in {"train": rows[:24], "validation": rows[24:30], "test": rows[30:]}.items():
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in part))
-    (tmp_path / "text.txt").write_text("\n".join(sentences * 2))
-    short = {"budget": {"steps": 2}, "per_device_train_batch_size": 4, "precision": "fp32"}
-    return {
-        "name": "tiny", "output_dir": str(tmp_path / "out"), "source": str(tiny_xlmr_dir),
-        "target": str(tiny_mbart_dir), "text": {"train_file": str(tmp_path / "text.txt"), "lang": "uk"},
-        "pairs": {f"{n}_file": str(tmp_path / f"{n}.jsonl") for n in ("train", "validation", "test")} | {
-            "source_lang": "uk"},
-        "finetune": short, "evaluate": {"num_beams": 1, "max_new_tokens": 4},
-        "arms": {
-            "plain": {},
-            "direct": {"transfer": {"mode": "recentre"}, "adapt_target": short},
-            "detour": {"adapt": short, "transfer": {"mode": "repair"}, "adapt_target": short},
-        },
-        "verdict": {"treatment": "detour", "control": "direct"},
-    }  # fmt: skip
+def recipe_data(tiny_study):
+    short = tiny_study["finetune"]
+    arms = {
+        "plain": {},
+        "direct": {"transfer": {"mode": "recentre"}, "adapt_target": short},
+        "detour": {"adapt": short, "transfer": {"mode": "repair"}, "adapt_target": short},
+    }
+    return tiny_study | {"arms": arms, "verdict": {"treatment": "detour", "control": "direct"}}
 
 
 def run(data):

@@ -24,7 +24,7 @@ from polygraft.settings import Bottleneck, Budget, Finetune, PairData, TextData
 from polygraft.stages import adapt, finetune, transfer
 from polygraft.transfers.contract import Inputs
 from polygraft.transfers.methods import BottleneckTransfer, EmbeddingsTransfer
-from polygraft.transfers.plan import Transform, check_plan
+from polygraft.transfers.plan import check_plan
 from polygraft.transfers.states import bottleneck as method
 from polygraft.transfers.states.calibration import Calibration, Site
 
@@ -148,7 +148,7 @@ def test_only_what_is_planned_changes(kind, tiny_xlmr, tiny_mbart, make_inputs, 
         after, folder = with_adapter(tiny_xlmr, 0.5), None
     plain = copy.deepcopy(tiny_xlmr)
     plan, figures = carry_out(make_inputs(tiny_xlmr, after, folder, ridge_lambda=1e-3))
-    carried = {entry.tensor for entry in plan.entries if entry.transform is Transform.CARRY}
+    carried = {entry.tensor for entry in plan.entries if entry.transform is method.CarryTransform.CARRY}
     now = tiny_mbart.state_dict()
     assert {name for name in now if name not in before or not torch.equal(now[name], before[name])} == carried
     assert all(name.startswith("model.encoder.layers.") for name in carried)
@@ -192,7 +192,7 @@ def test_controls_cost_the_same_and_say_what_they_are(kind, tiny_xlmr, tiny_mbar
 def test_dry_run_says_where_each_tensor_comes_from(tiny_xlmr, make_inputs, monkeypatch):
     monkeypatch.setattr(method, "match_layers", lambda similarity: [0, 0, 2])
     shown = plan_text(method.plan(make_inputs(tiny_xlmr, with_adapter(tiny_xlmr, 0.5))).to_json())
-    line = next(line for line in shown.splitlines() if Transform.CARRY in line)
+    line = next(line for line in shown.splitlines() if method.CarryTransform.CARRY in line)
     assert line.split()[:3] == ["3", "other", "tensors"] and "source layer 1 + 2" in line
 
 

@@ -29,6 +29,10 @@ from polygraft.transfers.methods import Control, Method, Needs, Price
 from polygraft.transfers.plan import Entry, Plan, Transform, keep_whole
 from polygraft.transfers.rows.values import in_place_of
 
+class Nudge(Transform):
+    """What is done, in the method's own words."""
+    NUDGE = "nudge"
+
 class NudgeTransfer(Method):
     """Nudges rows towards the source's."""
     method: Literal["nudge"] = "nudge"
@@ -50,7 +54,7 @@ OWNER = "model.shared.weight"
 def plan(inputs):
     tied, known = tied_names(inputs.target), np.flatnonzero(inputs.vocabulary.source_of >= 0)
     rest = np.setdiff1d(np.arange(inputs.vocabulary.target_rows), known)
-    entries = [Entry(tensor=OWNER, token_class="nudged", ids=known, transform=Transform.DELTA, reason="a share"),
+    entries = [Entry(tensor=OWNER, token_class="nudged", ids=known, transform=Nudge.NUDGE, reason="a share"),
                Entry(tensor=OWNER, token_class="others", ids=rest, reason="not in the source")]
     entries += keep_whole(inputs.target, OWNER, tied)
     return Plan(entries=entries, tied=tied, tensors=inputs.target.state_dict())
@@ -85,21 +89,9 @@ def nudge(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def data(tmp_path, tiny_xlmr_dir, tiny_mbart_dir, sentences):
-    rows = [{"text": f"{a} {b}", "summary": a} for a in sentences for b in sentences[:3]]
-    for name, part in {"train": rows[:24], "validation": rows[24:30], "test": rows[30:]}.items():
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in part))
-    (tmp_path / "text.txt").write_text("\n".join(sentences * 2))
-    short = {"budget": {"steps": 1}, "per_device_train_batch_size": 4, "precision": "fp32"}
-    return {
-        "name": "own", "output_dir": str(tmp_path / "out"), "source": str(tiny_xlmr_dir), "target": str(tiny_mbart_dir),
-        "text": {"train_file": str(tmp_path / "text.txt"), "lang": "uk"},
-        "pairs": {f"{n}_file": str(tmp_path / f"{n}.jsonl") for n in ("train", "validation", "test")} | {
-            "source_lang": "uk"},
-        "finetune": short, "evaluate": {"num_beams": 1, "max_new_tokens": 4},
-        "adapt_target": short,
-        "arms": {"direct": {"transfer": {"method": "none"}}, "own": {"transfer": {"method": "nudge", "share": 0.25}}},
-    }  # fmt: skip
+def data(tiny_study):
+    arms = {"direct": {"transfer": {"method": "none"}}, "own": {"transfer": {"method": "nudge", "share": 0.25}}}
+    return tiny_study | {"name": "own", "adapt_target": tiny_study["finetune"], "arms": arms}
 
 
 def test_a_method_of_ones_own_goes_the_whole_way(nudge, data, tmp_path, invoke, tiny_mbart):
@@ -114,6 +106,7 @@ def test_a_method_of_ones_own_goes_the_whole_way(nudge, data, tmp_path, invoke, 
     folders = ["--source", data["source"], "--target", data["target"]]
     shown = invoke("transfer", "--method", "nudge", *folders, "--output-dir", tmp_path / "x", "--dry-run")
     assert "nudged" in shown.output
+    assert "  nudge  " in shown.output
     assert "not in the source" in shown.output
     found = diagnosis.run(recipe)
     assert {state["arm"] for state in found["states"]} == {

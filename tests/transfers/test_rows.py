@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from polygraft.transfers.methods import DistillTransfer, EmbeddingsTransfer, EncoderTransfer
-from polygraft.transfers.plan import Transform, check_plan
+from polygraft.transfers.plan import check_plan
 from polygraft.transfers.rows import embeddings
 from polygraft.transfers.rows import mended as rows
+from polygraft.transfers.rows.sorting import RowTransform
 from polygraft.transfers.states import distill, encoder
 
 
@@ -42,5 +43,5 @@ def test_every_method_plans_them_once(pair, mode, xlmr_tokenizer, mbart_tokenize
     for method, settings in methods.items():
         plan = method.plan(dataclasses.replace(given, settings=settings))
         check_plan(plan, plan.tensors)
-        mapped = [entry for entry in plan.entries if entry.transform is Transform.REPAIR]
+        mapped = [entry for entry in plan.entries if entry.transform is RowTransform.REPAIR]
         assert [len(entry.ids) for entry in mapped] == ([len(pair.dead)] if mode == "repair" else [])

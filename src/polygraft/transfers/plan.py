@@ -14,26 +14,13 @@ from polygraft.errors import TransferError
 
 
 class Transform(StrEnum):
-    """What is done to where values come from; the value is how it is called for people."""
+    """What is done to where values come from; the value is how it is called for people. Methods have their own."""
+
+
+class Kept(Transform):
+    """Nothing."""
 
     KEEP = "keep"
-    RECENTRE = "recentre"
-    RECENTRE_CODES = "recentre among language codes"
-    REPAIR = "repair"
-    DELTA = "delta"
-    COPY = "copy rows"
-    COPY_OTHERS = "copy rows of other tokens"
-    ZERO = "zero"
-    RIDGE = "ridge"
-    FOLD = "fold the bridge in"
-    DRAW = "draw"
-    CARRY = "carry across"
-    CARRY_OTHERS = "carry across by wrong tokens"
-    TRAIN = "distil"
-
-
-FROM_SOURCE = (Transform.REPAIR, Transform.DELTA)
-"""What writes rows with something of the source's, or with what a control puts in its place."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,7 +34,7 @@ class Entry:
     token_class: str = "whole tensor"
     ids: np.ndarray | None = None
     origin: str = "target"
-    transform: Transform = Transform.KEEP
+    transform: Transform = Kept.KEEP
     control: str = "none"
     reason: str
 

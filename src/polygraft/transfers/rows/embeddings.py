@@ -40,8 +40,9 @@ from polygraft.transfers.linear_map import (
     moments_of,
     r_squared,
 )
-from polygraft.transfers.plan import FROM_SOURCE, Plan, Transform, keep_whole
+from polygraft.transfers.plan import Kept, Plan, keep_whole
 from polygraft.transfers.rows.sorting import (
+    FROM_SOURCE,
     RowSets,
     SourceRows,
     changed_entries,
@@ -182,7 +183,7 @@ def apply(plan: RowPlan, fitted: RowFit | None, inputs: Inputs) -> RowChanges:
     written = [
         (entry.ids, new_rows(entry, plan.sets, linear, inputs))
         for entry in plan.entries
-        if entry.transform is not Transform.KEEP and entry.ids is not None
+        if entry.transform is not Kept.KEEP and entry.ids is not None
     ]
     before = matrix[torch.from_numpy(plan.changed)].clone()
     for ids, values in written:

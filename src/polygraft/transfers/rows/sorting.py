@@ -10,10 +10,23 @@ from torch import Tensor
 
 from polygraft.models.vocabulary import VocabularyMap
 from polygraft.transfers.contract import Inputs
-from polygraft.transfers.plan import FROM_SOURCE, Entry, Transform
+from polygraft.transfers.plan import Entry, Transform
 from polygraft.transfers.rows.dead_rows import DeadRows, find_dead_rows
 
 MIN_TRAINED_CODES = 2
+
+
+class RowTransform(Transform):
+    """What new values of rows are made by (values.py)."""
+
+    RECENTRE = "recentre"
+    RECENTRE_CODES = "recentre among language codes"
+    REPAIR = "repair"
+    DELTA = "delta"
+
+
+FROM_SOURCE = (RowTransform.REPAIR, RowTransform.DELTA)
+"""What writes rows with something of the source's, or with what a control puts in its place."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,15 +109,15 @@ def dead_entries(owner: str, sets: RowSets, mode: str) -> list[Entry]:
     known = np.intersect1d(sets.dead, sets.learned_by_source) if mode == "repair" else sets.dead[:0]
     # A language code is read as a language and predicted first, in one place: rows that play this role are each other's
     # best guess. Among text tokens it would get a text token's logit. Its own noise keeps it apart from other codes.
-    codes = Transform.RECENTRE_CODES if len(sets.trained_codes) >= MIN_TRAINED_CODES else Transform.RECENTRE
+    codes = RowTransform.RECENTRE_CODES if len(sets.trained_codes) >= MIN_TRAINED_CODES else RowTransform.RECENTRE
     return [
         Entry(
-            tensor=owner, token_class="text tokens, mapped", ids=known, origin="source", transform=Transform.REPAIR,
+            tensor=owner, token_class="text tokens, mapped", ids=known, origin="source", transform=RowTransform.REPAIR,
             reason="never learned by the target, but by the source: its row, mapped and scaled like trained rows",
         ),
         Entry(
             tensor=owner, token_class="text tokens, recentred", ids=np.setdiff1d(sets.dead, known),
-            transform=Transform.RECENTRE,
+            transform=RowTransform.RECENTRE,
             reason="never learned by the target: all such rows lie on one drift of the softmax, which is removed",
         ),
         Entry(
@@ -120,7 +133,7 @@ def delta_entries(owner: str, sets: RowSets) -> list[Entry]:
     return [
         Entry(
             tensor=owner, token_class="text tokens, changed", ids=sets.seen, origin="target + source",
-            transform=Transform.DELTA, reason=why,
+            transform=RowTransform.DELTA, reason=why,
         )
     ]  # fmt: skip
 
@@ -137,7 +150,7 @@ def with_control(entries: list[Entry], control: str) -> list[Entry]:
     if control == "none":
         return entries
     origin, why = PLACEBO_ORIGINS[control], PLACEBO_REASONS[control]
-    origins = {Transform.REPAIR: origin, Transform.DELTA: f"target + {origin}"}
+    origins: dict[Transform, str] = {RowTransform.REPAIR: origin, RowTransform.DELTA: f"target + {origin}"}
     return [
         replace(entry, origin=origins[entry.transform], control=control, reason=why)
         if entry.transform in FROM_SOURCE

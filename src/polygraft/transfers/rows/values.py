@@ -14,8 +14,8 @@ from polygraft.models.matrices import embedding_matrix, embedding_scale
 from polygraft.transfers.contract import Inputs
 from polygraft.transfers.controls import PERMUTED, RANDOM, cycle
 from polygraft.transfers.linear_map import BLOCK_ROWS, LinearMap
-from polygraft.transfers.plan import Entry, Transform
-from polygraft.transfers.rows.sorting import RowSets, joined
+from polygraft.transfers.plan import Entry
+from polygraft.transfers.rows.sorting import RowSets, RowTransform, joined
 
 MAPPED_SCALE, RECENTRED_SCALE = 0.8, 1.0  # lowest denoising loss on the nano pair's development text, before training
 
@@ -24,14 +24,14 @@ def new_rows(entry: Entry, sets: RowSets, fitted: LinearMap | None, inputs: Inpu
     """Return the new values of an entry's rows, (N, d): this is where a row of mBART's embeddings gets its value."""
     matrix, settings = embedding_matrix(inputs.target), inputs.settings
     ids = entry.ids if entry.ids is not None else np.arange(len(matrix))
-    if entry.transform in (Transform.RECENTRE, Transform.RECENTRE_CODES):
-        like = sets.trained_codes if entry.transform is Transform.RECENTRE_CODES else sets.trained
+    if entry.transform in (RowTransform.RECENTRE, RowTransform.RECENTRE_CODES):
+        like = sets.trained_codes if entry.transform is RowTransform.RECENTRE_CODES else sets.trained
         drift = matrix[torch.from_numpy(joined([sets.dead, sets.dead_codes]))].mean(0)
         own = torch.nn.functional.normalize(matrix[torch.from_numpy(ids)] - drift, dim=1)
         return place(own, matrix[torch.from_numpy(like)], settings.norm_scale or RECENTRED_SCALE)
     if fitted is None:
         raise TransferError(f"'{entry.done}' needs a fitted map.")
-    if entry.transform is Transform.REPAIR:
+    if entry.transform is RowTransform.REPAIR:
         source = matrix_to_map(inputs)
         mapped = fitted(source[torch.from_numpy(inputs.vocabulary.source_of[ids])]) / embedding_scale(inputs.target)
         trained = matrix[torch.from_numpy(sets.trained)]

@@ -36,16 +36,25 @@ from polygraft.transfers.states import carry_bottleneck, carry_lora
 from polygraft.transfers.states.alignment import Aligned
 from polygraft.transfers.states.calibration import Calibration, Pair, Site, depth, match_layers
 
+
+class CarryTransform(Transform):
+    """How adapters reach the target."""
+
+    DRAW = "draw"
+    CARRY = "carry across"
+    CARRY_OTHERS = "carry across by wrong tokens"
+
+
 ENCODER = "model.encoder"
 WRITTEN = {  # control -> transform, what stands before the origin, reason
-    "none": (Transform.CARRY, "", "what adaptation trained in the source, mapped"),
+    "none": (CarryTransform.CARRY, "", "what adaptation trained in the source, mapped"),
     RANDOM: (
-        Transform.DRAW,
+        CarryTransform.DRAW,
         "noise as large as ",
         "control: noise that changes the states by as much as what adaptation trained in the source",
     ),
     PERMUTED: (
-        Transform.CARRY_OTHERS,
+        CarryTransform.CARRY_OTHERS,
         "",
         "control: what adaptation trained in the source, by maps between different tokens, scaled to the real size",
     ),

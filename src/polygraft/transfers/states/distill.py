@@ -56,6 +56,12 @@ WHY = {
 TRAINED = ("model.encoder.layers.", "model.encoder.layer_norm.")  # the rest of the encoder is the decoder's, too
 
 
+class Trained(Transform):
+    """What is learned."""
+
+    TRAIN = "distil"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MapsFit:
     """The fit of the rows; the maps P_l with the variances sigma_l^2, in the order of `pairs`; what they rest on."""
@@ -85,7 +91,7 @@ def plan(inputs: Inputs) -> StatesPlan:
     kept = [entry for entry in rows.entries(mending, inputs) if entry.tensor not in trained]
     return StatesPlan(
         entries=kept + [
-            Entry(tensor=name, origin="target + source", transform=Transform.TRAIN, reason=why)
+            Entry(tensor=name, origin="target + source", transform=Trained.TRAIN, reason=why)
             for name in sorted(trained)
         ],
         tied=tied_names(inputs.target),

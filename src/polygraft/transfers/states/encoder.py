@@ -39,6 +39,17 @@ CC25 = "mBART-cc25 puts the language last, so that the encoder reads its <s> las
 KNOWS_NOTHING = "control: of the shape of the source's, with random values"
 
 
+class GraftTransform(Transform):
+    """How the parts of a graft are made."""
+
+    COPY = "copy rows"
+    COPY_OTHERS = "copy rows of other tokens"
+    ZERO = "zero"
+    RIDGE = "ridge"
+    FOLD = "fold the bridge in"
+    DRAW = "draw"
+
+
 @dataclass(frozen=True, kw_only=True)
 class BridgeFit:
     """The encoder and its bridge, what that cost, and the fit of the decoder's rows."""
@@ -99,11 +110,11 @@ def _encoder_rows(inputs: Inputs) -> list[Entry]:
     codes = "the source's <s>: `[lang] X </s>` is then `<s> X </s>` to it"
     others = "control: tokens of the text, and all others, trade rows among themselves"
     classes = [
-        ("text tokens of both", tokens, Transform.COPY_OTHERS, others),
-        ("tokens of both", np.setdiff1d(shared, tokens), Transform.COPY, alike),
-        ("<pad>", vocabulary.pad, Transform.COPY, alike),
-        ("language codes", vocabulary.language_code, Transform.COPY, codes),
-        ("only in the target", alone, Transform.COPY, "the source's <unk>: it lacks these tokens"),
+        ("text tokens of both", tokens, GraftTransform.COPY_OTHERS, others),
+        ("tokens of both", np.setdiff1d(shared, tokens), GraftTransform.COPY, alike),
+        ("<pad>", vocabulary.pad, GraftTransform.COPY, alike),
+        ("language codes", vocabulary.language_code, GraftTransform.COPY, codes),
+        ("only in the target", alone, GraftTransform.COPY, "the source's <unk>: it lacks these tokens"),
     ]
     origin = RANDOM if control == RANDOM else "source"
     return [
@@ -121,15 +132,15 @@ def _whole(name: str, model: nn.Module, control: str) -> Entry | None:
     folded = () if hasattr(model, "enc_to_dec_proj") else tuple(graft.cross_projections(model))
     if name.startswith("enc_to_dec_proj"):
         why = "from the source's states to the target's own"
-        return Entry(tensor=name, origin="calibration", transform=Transform.RIDGE, reason=why)
+        return Entry(tensor=name, origin="calibration", transform=GraftTransform.RIDGE, reason=why)
     if name.startswith("encoder.pooler"):
         why = "its class has one; nothing reads it"
-        return Entry(tensor=name, origin="none", transform=Transform.ZERO, reason=why)
+        return Entry(tensor=name, origin="none", transform=GraftTransform.ZERO, reason=why)
     if name.startswith(folded):
         why = "reads the encoder: the bridge goes into it, since the models are equally wide"
-        return Entry(tensor=name, origin="target + calibration", transform=Transform.FOLD, reason=why)
+        return Entry(tensor=name, origin="target + calibration", transform=GraftTransform.FOLD, reason=why)
     if name.startswith("encoder.") and control == RANDOM:
-        return Entry(tensor=name, origin=RANDOM, transform=Transform.DRAW, reason=KNOWS_NOTHING)
+        return Entry(tensor=name, origin=RANDOM, transform=GraftTransform.DRAW, reason=KNOWS_NOTHING)
     side = "source" if name.startswith("encoder.") else "target"
     return Entry(tensor=name, origin=side, reason=f"the {side}'s, unchanged")
 

@@ -27,7 +27,9 @@ app = typer.Typer(
     help="Adapt a masked language model to your text, transfer it into mBART, fine-tune, and see whether it helped.",
 )
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe: a YAML file.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe: a YAML file, or a bundled one: polygraft/demo.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: adapt.learning_rate=1e-4, seeds=[1,2]."),

@@ -17,6 +17,7 @@ from polygraft import __version__
 from polygraft.cli import checkpoints, env, rank, stages
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
+from polygraft.cli.init import init
 from polygraft.recipe import Recipe
 
 app = typer.Typer(
@@ -49,6 +50,9 @@ Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=
 @app.callback()
 def _polygraft(version: Version = False) -> None:
     """Settings of all verbs; what the verbs share is done in `Commands`."""
+
+
+app.command(cls=Verb)(init)
 
 
 @app.command(cls=Verb)

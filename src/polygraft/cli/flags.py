@@ -21,6 +21,7 @@ from polygraft.recipe.problems import Path, one_of, sections_of, types_of
 DEFAULT_EPOCHS = 3
 """The budget when no flag gives one: that of the Hugging Face Trainer."""
 FIRST = (
+    *("pairs", "text", "source", "target"),
     *("objective", "method", "train_file", "validation_file", "test_file", "text_column", "summary_column"),
     *("lang", "source_lang", "target_lang", "learning_rate", "per_device_train_batch_size"),
     *("num_beams", "max_new_tokens", "per_device_eval_batch_size"),
@@ -28,7 +29,11 @@ FIRST = (
 """Fields whose flags come first in a verb's help, in this order."""
 TITLES = {"budget": f"Budget: one of these (default: {DEFAULT_EPOCHS} epochs)", "adapter": "Adapter"}
 SHORT = {"--per-device-eval-batch-size": "--batch-size"}
-METAVARS = {"_file": "FILE", "_column": "COLUMN", "lang": "LANG"}  # by the end of a field's name
+METAVARS = {
+    "_file": "FILE", "pairs": "FILE", "text": "FILE", "_column": "COLUMN", "lang": "LANG", "source": "MODEL",
+    "target": "MODEL",
+}  # fmt: skip
+"""By the end of a field's name."""
 
 
 def flag_name(path: Path) -> str:

@@ -39,13 +39,26 @@ def check_saved(folder: Path, name: str) -> None:
 
 def saved_rows(folder: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row from 1, cells) of a folder of `Dataset.save_to_disk`."""
+    yield from _rows(_saved(folder, name), name, columns)
+
+
+def saved_columns(folder: Path, name: str) -> list[str]:
+    """Return the names of the columns of a folder of `Dataset.save_to_disk`."""
+    return list(_saved(folder, name).features)
+
+
+def hub_columns(name: str) -> list[str]:
+    """Return the names of the columns of a hub data set called as in `FORM`."""
+    return list(_load(name)[0].features)
+
+
+def _saved(folder: Path, name: str) -> Any:
     import datasets
 
     try:
-        data = datasets.load_from_disk(str(folder))
+        return datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever the library says of a folder that is not whole
         raise DataError(f"{name}: cannot be read by datasets.load_from_disk: {_first_line(error)}") from None
-    yield from _rows(data, name, columns)
 
 
 def hub_rows(name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -78,6 +78,23 @@ class Source:
             rows = read_table(self.paths[0], self.name, columns)
         return (("row", number, row) for number, row in rows)
 
+    def columns(self) -> list[str]:
+        """Return the outermost names of its cells: those that its format lists, else those of its first row.
+
+        Raises:
+            DataError: as `rows` does.
+        """
+        if self.kind == "lines":
+            return list(self.parts) or ["text"]
+        if self.kind == "hub":
+            return hub.hub_columns(self.name)
+        if self.kind == "saved":
+            return hub.saved_columns(self.paths[0], self.name)
+        if self.kind in (".parquet", ".arrow"):
+            return tables.table_columns(self.paths[0], self.name, self.kind)
+        asked = ("text",) if self.kind == ".json" else ()  # without a name, a table under a key would pass for a row
+        return [*next(self.rows(asked), ("row", 0, {}))[2]]
+
     def _line_columns(self, columns: Sequence[str]) -> Sequence[str]:
         """What the columns of files of lines are called: as in the braces, or by their order as they are asked for."""
         by_order = len(self.paths) <= len(columns) and not set(self.parts) & set(columns)

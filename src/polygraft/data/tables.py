@@ -49,6 +49,25 @@ def read_arrow(path: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[
             raise _unreadable(name, "an Arrow", error) from None
 
 
+def table_columns(path: Path, name: str, ending: str) -> list[str]:
+    """Return the names of a Parquet (".parquet") or Arrow file's columns.
+
+    Raises:
+        DataError: not such a file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    with open_seekable(path, name) as opened:
+        try:
+            if ending == ".arrow":
+                return list(_open_arrow(opened)[0].names)
+            with pyarrow.parquet.ParquetFile(opened) as file:
+                return list(file.schema_arrow.names)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise _unreadable(name, "a Parquet" if ending == ".parquet" else "an Arrow", error) from None
+
+
 def table_rows(table: Any, name: str, first: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row, cells) of a pyarrow table or batch whose first row is number `first`.
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         evaluate,
         finetune,
         generate,
+        init,
         rank,
         run,
         transfer,
@@ -58,7 +59,7 @@ __all__ = [
     "Denoising", "Diagnose", "DistillTransfer", "EmbeddingsTransfer", "EncoderTransfer", "Evaluate", "Finetune",
     "Lora", "NoTransfer", "PairData", "PolygraftError", "Recipe", "RecipeError", "RunResult", "StageResult",
     "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "diagnose", "evaluate",
-    "finetune", "generate", "load_recipe", "rank", "run", "transfer",
+    "finetune", "generate", "init", "load_recipe", "rank", "run", "transfer",
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first

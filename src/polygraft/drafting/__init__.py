@@ -98,8 +98,6 @@ def look(wishes: Wishes) -> Found:
         pairs = _splits(wishes)
         columns = pair_columns(pairs.train, wishes.text_column, wishes.summary_column, wishes.family_column)
     column = columns.text if columns else "text"
-    with _noted(problems):
-        column = text_column(wishes.text, wishes.text_column) if wishes.text else column
     guesses: dict[str, Guess] = {}
     with _noted(problems):
         if pairs and columns:
@@ -107,6 +105,7 @@ def look(wishes: Wishes) -> Found:
             guesses |= {"source_lang": guess(inputs), "target_lang": guess(outputs)}
     with _noted(problems):
         if wishes.text:
+            column = text_column(wishes.text, wishes.text_column)
             guesses["lang"] = guess(samples(wishes.text, (column,))[0])
     if problems or pairs is None or columns is None:
         raise DataError("\n".join(dict.fromkeys(problems)))

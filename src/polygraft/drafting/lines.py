@@ -129,8 +129,8 @@ def _batch(batch: Batch, sizes: Sizes, of: str) -> Iterator[Line]:
     yield Line(1, "gradient_accumulation_steps", batch.accumulated, f"so that a step is made of {whole} {of}")
 
 
-def _covered(length: int, cut: float, of: str, what: str) -> str:
-    return f"{cut:.1%} of the {of} are longer, and {what}"
+def _covered(cut: float, of: str, what: str) -> str:
+    return f"{cut:.1%} of the {of} are longer, and {what}" if cut else f"all {of} fit"
 
 
 def _rate(facts: Facts) -> Line:
@@ -147,8 +147,8 @@ def _finetune(facts: Facts) -> Iterator[Line]:
     yield Line(1, "budget", {"epochs": sizes.epochs}, f"about {sizes.steps:,} steps, by {minutes}")
     yield _rate(facts)
     yield from _batch(sizes.tuning, sizes, "pairs")
-    yield Line(1, "max_source_length_tokens", sizes.source.tokens, _covered(*sizes.source, "inputs", "cut off"))
-    yield Line(1, "max_target_length_tokens", sizes.target.tokens, _covered(*sizes.target, "outputs", "cut off"))
+    yield Line(1, "max_source_length_tokens", sizes.source.tokens, _covered(sizes.source.cut, "inputs", "cut off"))
+    yield Line(1, "max_target_length_tokens", sizes.target.tokens, _covered(sizes.target.cut, "outputs", "cut off"))
     for key, value in sizes.saving.settings.items():
         yield Line(1, key, value, sizes.saving.why[key])
 
@@ -178,7 +178,7 @@ def _adaptation(facts: Facts) -> Iterator[Line]:
     yield Line(0, "adapt_target", None, "the target restores spoilt plain text (denoising)")
     yield _rate(facts)
     yield from _batch(sizes.adapting, sizes, "documents")
-    yield Line(1, "max_length_tokens", sizes.text.tokens, _covered(*sizes.text, "documents", "cut in pieces"))
+    yield Line(1, "max_length_tokens", sizes.text.tokens, _covered(sizes.text.cut, "documents", "cut in pieces"))
     for key, value in sizes.saving.settings.items():
         yield Line(1, key, value, sizes.saving.why[key])
 

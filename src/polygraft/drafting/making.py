@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def make(wishes: Wishes, found: Found, output: Path) -> Draft:
     }
     files |= {f"{part.name}_file": (folder / f"{part.name}.jsonl").as_posix() for part in parts}
     facts = Facts(
-        name=wishes.name or output.stem,
+        name=wishes.name or re.sub(r"^\W+|[^\w.-]+", "-", output.stem).strip("-.") or "recipe",
         wishes=wishes,
         found=found,
         files={key: names for key, names in files.items() if names},
@@ -116,7 +117,7 @@ def settle(wishes: Wishes, found: Found, target: Opened) -> Languages:
             of[key], why[key] = str(seen.language), str(seen)
         else:
             flag = f"--{key.replace('_', '-')}"
-            unknown.append(f"  {flag}: {seen}. Name it, such as {flag} {seen.language or 'uk'}.")
+            unknown.append(f"  {flag}: {seen}. Name it ({flag} {seen.language or 'uk'}), or files of one language.")
     if unknown:
         raise RecipeError("\n".join(["polygraft init: languages that cannot be told:", *unknown]))
     of.setdefault("lang", of["source_lang"])
@@ -169,7 +170,9 @@ def _notes(facts: Facts, parts: list[Part], folder: Path) -> list[str]:
         number = ", ".join(f"{len(part.rows):,} in {folder / f'{part.name}.jsonl'}" for part in parts)
         kept = f"; those of one '{columns.family}' stay together" if columns.family else ""
         said.append(f"pairs were set apart, {label(facts.found.pairs.train)} stays as it is: {number}{kept}")
-    said += [f"memory: {why}" for why in facts.sizes.saving.why.values()]
+    if facts.sizes.saving.why:
+        room = f"{facts.sizes.available_bytes / 2**30:.1f} GiB"
+        said.append(f"memory: {' and '.join(facts.sizes.saving.why)}, to fit into {room}")
     if facts.sizes.steps < FEW_STEPS:
         said.append(
             f"time: {facts.wishes.minutes:g} minutes are {facts.sizes.steps} steps of fine-tuning, which is little. "

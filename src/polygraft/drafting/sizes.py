@@ -25,7 +25,7 @@ FEW_DOCUMENTS = 4  # a batch that holds fewer is a reason to save memory in anot
 DOCUMENTS_PER_STEP = ((1000, 8), (10_000, 16))  # up to so many training documents; beyond these MOST_PER_STEP
 MOST_PER_STEP = 32
 SMALL, MIDDLING = 20e6, 200e6  # parameters
-MOST_EPOCHS = 10.0
+MOST_EPOCHS, MOST_PASSES = 10.0, 30.0  # over the pairs, over the text: more time than that is not spent
 EVALUATION_SHARE = 0.4  # of the time, at most
 ARMS, ADAPTING_ARMS = 3, 2
 ONCE = Budget(epochs=1)
@@ -185,7 +185,7 @@ class _Choice:
         left = per_seed - ARMS * scoring * share
         epoch, reading = (needs[stage].seconds or 1.0 for stage in ("tuning", "adapting"))
         epochs = _rounded(min(MOST_EPOCHS, left / 2 / ARMS / epoch))
-        passes = (left - ARMS * epochs * epoch) / ADAPTING_ARMS / reading
+        passes = min(MOST_PASSES, (left - ARMS * epochs * epoch) / ADAPTING_ARMS / reading)
         tuning = batches["tuning"]
         return Sizes(
             text=self.text,

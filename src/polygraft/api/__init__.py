@@ -23,7 +23,7 @@ from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends
 
 if TYPE_CHECKING:  # they import torch
     from polygraft.checks import Report
-    from polygraft.drafting import Draft
+    from polygraft.drafting.drafts import Draft
     from polygraft.ranking.report import RankReport
 
 S = TypeVar("S", bound=Settings)
@@ -80,13 +80,13 @@ def init(wishes: Mapping[str, Any], *, output: StrPath = "recipe.yaml", overwrit
         DataError: files that cannot be used.
         CheckpointError: models that cannot be used.
     """
-    from polygraft import drafting
+    from polygraft.drafting import drafts
     from polygraft.drafting.wishes import Wishes
 
     read, path = _settings("init", "wishes", Wishes, wishes), Path(output)
-    drafting.assert_free(path, overwrite)
-    made = drafting.draft(read, drafting.look(read), path)
-    drafting.write(made, path)
+    drafts.assert_free(path, overwrite)
+    made = drafts.draft(read, drafts.look(read), path)
+    drafts.write(made, path)
     return made
 
 

@@ -14,10 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__
-from polygraft.cli import checkpoints, env, rank, stages
+from polygraft.cli import checkpoints, env, init, rank, stages
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
-from polygraft.cli.init import init
 from polygraft.recipe import Recipe
 
 app = typer.Typer(
@@ -52,7 +51,7 @@ def _polygraft(version: Version = False) -> None:
     """Settings of all verbs; what the verbs share is done in `Commands`."""
 
 
-app.command(cls=Verb)(init)
+app.command(cls=Verb)(init.init)
 
 
 @app.command(cls=Verb)

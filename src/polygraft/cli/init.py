@@ -44,17 +44,17 @@ class Drafting(Settings):
 @o.takes(Drafting, settable=False)
 def init(given: Drafting, output: Output = Path("recipe.yaml"), overwrite: Overwrite = False, yes: Yes = False) -> None:
     """Draft a commented recipe from your files and two models: columns, languages, lengths, batches, arms, budget."""
-    from polygraft import drafting
+    from polygraft.drafting import drafts
 
-    drafting.assert_free(output, overwrite)
+    drafts.assert_free(output, overwrite)
     asking = on_terminal() and not yes
     wishes = _asked(given.wishes) if asking else given.wishes
-    found = drafting.look(wishes)
+    found = drafts.look(wishes)
     if asking:
         wishes, found = _confirmed(wishes, found)
     without_shard_bars()
-    made = drafting.draft(wishes, found, output)
-    drafting.write(made, output)
+    made = drafts.draft(wishes, found, output)
+    drafts.write(made, output)
     for note in made.notes:
         typer.echo(note, err=True)
     typer.echo(f"{output}: written. Next: polygraft check {shlex.quote(str(output))}")
@@ -77,8 +77,8 @@ def _asked(wishes: Wishes) -> Wishes:
 
 def _confirmed(wishes: Wishes, found: Any) -> tuple[Wishes, Any]:
     """Have columns and languages confirmed; other columns are looked at again."""
-    from polygraft import drafting
     from polygraft.data.languages import meaning_of
+    from polygraft.drafting import drafts
 
     seen = {"text_column": found.columns.text, "summary_column": found.columns.summary}
     typer.echo(f"The pairs' columns, {found.columns.why}:", err=True)
@@ -87,7 +87,7 @@ def _confirmed(wishes: Wishes, found: Any) -> tuple[Wishes, Any]:
     }
     wishes = _with(wishes, columns)
     if any(columns[key] != seen[key] for key in columns):
-        found = drafting.look(wishes)
+        found = drafts.look(wishes)
     called = dict(zip(("source_lang", "target_lang"), found.columns.languages, strict=True))
     languages = {}
     for key, guess in found.guesses.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polygraft.data.sources import Names, label, listed
-from polygraft.drafting import Found
+from polygraft.drafting.drafts import Found
 from polygraft.drafting.languages import NewLanguage, same_language
 from polygraft.drafting.sizes import Batch, Sizes
 from polygraft.drafting.wishes import Wishes

@@ -10,7 +10,7 @@ from polygraft.checks.models import Opened, model_warnings, open_model
 from polygraft.checks.stages import Stages
 from polygraft.data.languages import language_codes
 from polygraft.data.sources import Names, label, listed
-from polygraft.drafting import Draft, Found, parts_folder
+from polygraft.drafting.drafts import Draft, Found, parts_folder
 from polygraft.drafting.languages import NewLanguage, new_language, same_language
 from polygraft.drafting.lines import Facts, recipe_text
 from polygraft.drafting.sizes import Texts, sizes

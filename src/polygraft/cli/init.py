@@ -20,14 +20,14 @@ Overwrite = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing: take what was found, and say what it is.")]
 QUESTIONS = {
-    "pairs": ("Labelled pairs: a file, a folder, a glob, or train.{en,uk}", ""),
+    "pairs": ("Labelled pairs: a file, a folder, a glob, or train.{en,uk}", None),
     "text": ("Plain text (nothing: the inputs of the pairs)", ""),
     "source": ("Masked language model to transfer from", "FacebookAI/xlm-roberta-base"),
     "target": ("mBART to fine-tune", "facebook/mbart-large-50"),
     "minutes": ("Minutes for the whole study, all arms and seeds", str(Wishes.model_fields["minutes"].default)),
     "seeds": ("Seeds (3 are the least for a verdict)", str(Wishes.model_fields["seeds"].default)),
 }
-"""What is asked on a terminal before the files are read, and the default."""
+"""What is asked on a terminal before the files are read, and the default; without one, until there is an answer."""
 COLUMNS = {"text_column": "Column of the input", "summary_column": "Column of the output"}
 LANGUAGES = {
     "lang": "Language of the plain text",
@@ -100,7 +100,7 @@ def _confirmed(wishes: Wishes, found: Any) -> tuple[Wishes, Any]:
     return _with(wishes, languages), found
 
 
-def _ask(question: str, default: str) -> str:
+def _ask(question: str, default: str | None) -> str:
     return str(typer.prompt(question, default=default, show_default=bool(default), err=True)).strip()
 
 

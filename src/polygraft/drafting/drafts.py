@@ -132,9 +132,10 @@ def _noted(problems: list[str]) -> Iterator[None]:
 
 
 def assert_free(output: Path, overwrite: bool) -> None:
-    """Raise RecipeError where a file of the recipe's name is there already and is not to be replaced."""
-    if output.exists() and not overwrite:
-        raise RecipeError(f"{output}: is there already. Give another --output, or --overwrite to replace it.")
+    """Raise RecipeError where what would be written is there already and is not to be replaced."""
+    for path in (output, parts_folder(output)):
+        if path.exists() and not overwrite:
+            raise RecipeError(f"{path}: is there already. Give another --output, or --overwrite to replace it.")
 
 
 def parts_folder(output: Path) -> Path:

@@ -24,7 +24,7 @@ class Line(NamedTuple):
 
 def render(head: Iterable[str], lines: Iterable[Line | None]) -> str:
     """Return the text of a recipe: a head of comments, then the lines; None is a blank one."""
-    text = [f"# {line}".rstrip() for line in head]
+    text = [wrapped for line in head for wrapped in _comment(line, "")]
     for line in lines:
         text += [""] if line is None else _rendered(line)
     return "\n".join([*text, ""])
@@ -37,7 +37,11 @@ def _rendered(line: Line) -> list[str]:
         return [written]
     if len(written) < COLUMN and COLUMN + 2 + len(line.why) <= WIDTH:
         return [f"{written:{COLUMN}}# {line.why}"]
-    return [*textwrap.wrap(line.why, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "), written]
+    return [*_comment(line.why, indent), written]
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
 
 
 def value_text(value: Any) -> str:

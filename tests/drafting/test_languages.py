@@ -92,3 +92,11 @@ def test_kin_are_of_languages_that_some_mbart_lacks_and_are_codes():
 
 def test_the_same_language():
     assert same_language("uk", "ukr_Cyrl") and same_language("sr", "sr-Latn") and not same_language("uk", "ru")
+
+
+def test_short_outputs_are_in_the_inputs_language_where_they_can_be():
+    """Names of programs alone look like anything."""
+    names = ["Apache Kafka client", "Simple editor", "Emacs mode", "KDE game", "MPEG codec", "Linux kernel modules"] * 5
+    alone, english = guess(names), guess(names, "en")
+    assert not alone.sure and english.sure and english.language == "en"
+    assert guess(names, "uk") == alone  # what is not Ukrainian does not become it

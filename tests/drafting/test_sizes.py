@@ -1,4 +1,4 @@
-"""Numbers of a recipe: lengths from tokens, ways to save memory in their order, shares of the time.
+"""NumberedMachine of a recipe: lengths from tokens, ways to save memory in their order, shares of the time.
 
 The estimates are those of a machine made up here, on which everything is linear; that real estimates are used in the
 same way is what test_init.py shows, where `polygraft check` passes.
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from polygraft.checks.needs import SAFE_SHARE
-from polygraft.drafting.sizes import Sizes, Texts, learning_rate, savings, sizes
+from polygraft.drafting.sizes import Numbers, Texts, learning_rate, savings, sizes
 from polygraft.drafting.wishes import Wishes, read_bytes
 from polygraft.errors import RecipeError
 from polygraft.settings import PairData, TextData
@@ -22,7 +22,7 @@ from .conftest import FLOPS_PER_TEXT, MB, PER_DOCUMENT, SECONDS_PER_PAIR, Machin
 TEXT, PAIRS = TextData(train_file="text", lang="uk"), PairData(train_file="pairs", test_file="test", source_lang="uk")
 
 
-class Numbers(Machine):
+class NumberedMachine(Machine):
     """The machine of conftest.py, with texts that are numbers alone."""
 
     def __init__(self, memory: int, documents: int = 500, pairs: int = 1200, lengths: list[int] | None = None) -> None:
@@ -35,9 +35,9 @@ class Numbers(Machine):
         return [[[7] * length for length in self.lengths] for _ in columns], self.numbers[file]
 
 
-def chosen(memory: int = 10**11, minutes: float = 60, seeds: int = 3, **machine: Any) -> Sizes:
+def chosen(memory: int = 10**11, minutes: float = 60, seeds: int = 3, **machine: Any) -> Numbers:
     texts = Texts(TEXT, PAIRS, None, held_out=False)
-    return sizes(Numbers(memory, **machine), "mbart", texts, minutes, seeds)
+    return sizes(NumberedMachine(memory, **machine), "mbart", texts, minutes, seeds)
 
 
 MEMORY = {  # memory: what is saved by, documents of a batch, batches of a step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml as yaml_1_1
 
-from polygraft.drafting.writing import WIDTH, Line, render, value_text
+from polygraft.drafting.writing import WIDTH, RecipeLine, render, value_text
 from polygraft.recipe.yaml import read_yaml
 
 VALUES = [
@@ -26,9 +26,13 @@ def test_values_are_read_back(value):
 
 
 LINES = [
-    Line(0, "name", "x", "why"), None, Line(0, "pairs", None, "a section"), Line(1, "train_file", "f" * 60, "above"),
-    Line(1, "budget", {"epochs": 3.0}, "a reason that is far too long for one line, " * 5), Line(1, "lang", "uk", ""),
-]  # fmt: skip
+    RecipeLine(0, "name", "x", "why"),
+    None,
+    RecipeLine(0, "pairs", None, "a section"),
+    RecipeLine(1, "train_file", "f" * 60, "above"),
+    RecipeLine(1, "budget", {"epochs": 3.0}, "a reason that is far too long for one line, " * 5),
+    RecipeLine(1, "lang", "uk", ""),
+]
 
 
 def test_lines():

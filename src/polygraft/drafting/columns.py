@@ -30,7 +30,7 @@ UNSPACED = 0x0E00  # from Thai on
 
 
 @dataclass(frozen=True)
-class Column:
+class SeenColumn:
     """A column's name, as recipes have it (nested ones with dots), and the first of its cells that are not blank."""
 
     name: str
@@ -70,7 +70,7 @@ class PairColumns:
     family: str | None = None
 
 
-def look(names: Names) -> list[Column]:
+def look(names: Names) -> list[SeenColumn]:
     """Return the columns of text that files have, in their order, with their first rows' cells.
 
     Raises:
@@ -82,7 +82,7 @@ def look(names: Names) -> list[Column]:
         for _, _, row in islice(source.rows(asked), LOOKED_AT):
             for name, value in _leaves(row):
                 cells.setdefault(name, []).append(value)
-    found = [Column(name, values) for name, values in cells.items() if values]
+    found = [SeenColumn(name, values) for name, values in cells.items() if values]
     if not found:
         raise DataError(f"{label(names)}: holds no text. Name a file that does.")
     return found
@@ -138,8 +138,8 @@ def pair_columns(names: Names, text: str | None, summary: str | None, family: st
 
 
 def _pair(
-    columns: Sequence[Column], left: Sequence[Column], text: str | None, summary: str | None
-) -> tuple[Column, Column, str] | None:
+    columns: Sequence[SeenColumn], left: Sequence[SeenColumn], text: str | None, summary: str | None
+) -> tuple[SeenColumn, SeenColumn, str] | None:
     """The two columns and why these; None where there are not two."""
     given = {column.name: column for column in columns}
     first, second = given.get(text or ""), given.get(summary or "")
@@ -161,7 +161,7 @@ def _pair(
     return texts[0], texts[1], "the longer is the input"
 
 
-def _named(columns: Iterable[Column], names: Sequence[str]) -> Column | None:
+def _named(columns: Iterable[SeenColumn], names: Sequence[str]) -> SeenColumn | None:
     """The column with the likeliest of the names."""
     ranked = [column for column in columns if column.last in names]
     return min(ranked, key=lambda column: names.index(column.last), default=None)

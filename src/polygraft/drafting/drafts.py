@@ -102,7 +102,8 @@ def look(wishes: Wishes) -> Found:
     with _noted(problems):
         if pairs and columns:
             inputs, outputs = samples(pairs.train, (columns.text, columns.summary))
-            guesses |= {"source_lang": guess(inputs), "target_lang": guess(outputs)}
+            guesses["source_lang"] = read = guess(inputs)
+            guesses["target_lang"] = guess(outputs, read.language if read.sure else None)
     with _noted(problems):
         if wishes.text:
             column = text_column(wishes.text, wishes.text_column)

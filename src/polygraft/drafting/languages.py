@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from langcodes import Language
 
-from polygraft.checks.language import SAMPLE_CHARACTERS, Identifier, Sample
+from polygraft.checks.language import SAMPLE_CHARACTERS, Sample
+from polygraft.data.identification import identify, other_languages
 from polygraft.data.languages import Meaning, match_code, meaning_of
 from polygraft.data.reading import filled_rows
 from polygraft.data.sources import Names
@@ -95,22 +95,22 @@ def samples(names: Names, columns: Sequence[str]) -> list[list[str]]:
     return [sample.texts for sample in kept]
 
 
-def guess(texts: Sequence[str]) -> Guess:
-    """Return the language that most texts look like; short ones count only where there are no others."""
+def guess(texts: Sequence[str], like: str | None = None) -> Guess:
+    """Return the language that most texts look like; short ones count only where there are no others.
+
+    Where that is not sure, but the texts can as well be in the language `like`, it is that: short outputs of inputs in
+    that language.
+    """
     long = [text for text in texts if len(text) >= SAMPLE_CHARACTERS[0]] or list(texts)
-    found = Counter(filter(None, (_language(text) for text in long)))
+    found = Counter(filter(None, identify(long)))
     first, second = [*found.most_common(2), (None, 0), (None, 0)][:2]
-    return Guess(language=first[0], share=first[1] / max(1, len(long)), other=second[0], texts=len(long))
-
-
-@cache
-def _identifier() -> Identifier:
-    return Identifier()
-
-
-def _language(text: str) -> str | None:
-    identifier = _identifier()
-    return identifier.detector.detect(text, k=1)[0]["lang"] if identifier.known else None
+    seen = Guess(language=first[0], share=first[1] / max(1, len(long)), other=second[0], texts=len(long))
+    if like and long and not seen.sure:
+        alike = Guess(
+            language=like, share=other_languages(long, like).count(None) / len(long), other=None, texts=len(long)
+        )
+        return alike if alike.sure else seen
+    return seen
 
 
 def same_language(one: str, other: str) -> bool:

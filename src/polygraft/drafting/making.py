@@ -22,11 +22,10 @@ from polygraft.recipe.yaml import read_yaml
 from polygraft.settings import PairData, TextData
 
 FEW_STEPS = 50
-HALF = 0.5  # of short outputs, to be in the inputs' language
 
 
 @dataclass(frozen=True, kw_only=True)
-class Languages:
+class SettledLanguages:
     """The language of each of a recipe's keys, why it is that, and what the target lacks."""
 
     of: dict[str, str]
@@ -98,7 +97,7 @@ def _swapped(source: str, target: str) -> bool:
         return False
 
 
-def settle(wishes: Wishes, found: Found, target: Opened) -> Languages:
+def settle(wishes: Wishes, found: Found, target: Opened) -> SettledLanguages:
     """Decide on every language: as it is given, as the column is called, or as the texts look.
 
     Raises:
@@ -113,7 +112,7 @@ def settle(wishes: Wishes, found: Found, target: Opened) -> Languages:
         given, name = getattr(wishes, key), called.get(key)
         if given or name:
             of[key], why[key] = str(given or name), "as given" if given else "what the column is called after"
-        elif seen.sure or (key == "target_lang" and seen.share >= HALF and seen.language == of.get("source_lang")):
+        elif seen.sure:
             of[key], why[key] = str(seen.language), str(seen)
         else:
             flag = f"--{key.replace('_', '-')}"
@@ -126,7 +125,7 @@ def settle(wishes: Wishes, found: Found, target: Opened) -> Languages:
     for language in dict.fromkeys(of.values()):
         if new := new_language(language, codes):
             added.setdefault(new.code, new)
-    return Languages(of=of, why=why, added=list(added.values()))
+    return SettledLanguages(of=of, why=why, added=list(added.values()))
 
 
 def _text_of(found: Found) -> tuple[Names, tuple[str]]:
@@ -134,7 +133,7 @@ def _text_of(found: Found) -> tuple[Names, tuple[str]]:
     return (found.text or found.pairs.train), (found.text_column,)
 
 
-def _texts(found: Found, languages: Languages, parts: list[Part]) -> Texts:
+def _texts(found: Found, languages: SettledLanguages, parts: list[Part]) -> Texts:
     """What is trained on and scored, with the user's own files in place of those that are not written yet."""
     names, (column,) = _text_of(found)
     rows = {part.name: len(part.rows) for part in parts}

@@ -59,7 +59,7 @@ def savings() -> list[Saving]:
     return [Saving({key: _VALUES[key] for key in way}, way) for way in unlike]
 
 
-class Batch(NamedTuple):
+class BatchSize(NamedTuple):
     """Documents per device and pass, and passes per step."""
 
     documents: int
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class Numbers:
     """Everything in a recipe that is a number.
 
     Attributes:
@@ -94,8 +94,8 @@ class Sizes:
     target: Length
     median_target: int
     saving: Saving
-    adapting: Batch
-    tuning: Batch
+    adapting: BatchSize
+    tuning: BatchSize
     decoded: int
     samples: int | None
     learning_rate: float
@@ -122,7 +122,7 @@ class Texts(NamedTuple):
     held_out: bool
 
 
-def sizes(estimate: Stages, model: str, texts: Texts, minutes: float, seeds: int) -> Sizes:
+def sizes(estimate: Stages, model: str, texts: Texts, minutes: float, seeds: int) -> Numbers:
     """Choose every number of a recipe.
 
     Raises:
@@ -174,7 +174,7 @@ class _Choice:
         self.most = {"adapting": _per_step(self.documents), "tuning": _per_step(self.trained)}
         self.available = estimate.probe(model, machine.use_bf16("auto")).available_bytes
 
-    def sizes(self, minutes: float, seeds: int) -> Sizes:
+    def sizes(self, minutes: float, seeds: int) -> Numbers:
         saving, batches = self._fit()
         needs = self._needs(saving, batches)
         decoded, scoring = self._decoding()
@@ -187,7 +187,7 @@ class _Choice:
         epochs = _rounded(min(MOST_EPOCHS, left / 2 / ARMS / epoch))
         passes = min(MOST_PASSES, (left - ARMS * epochs * epoch) / ADAPTING_ARMS / reading)
         tuning = batches["tuning"]
-        return Sizes(
+        return Numbers(
             text=self.text,
             source=self.source,
             target=self.target,
@@ -209,7 +209,7 @@ class _Choice:
             trained=self.trained,
         )
 
-    def _needs(self, saving: Saving, batches: dict[str, Batch]) -> dict[str, Need]:
+    def _needs(self, saving: Saving, batches: dict[str, BatchSize]) -> dict[str, Need]:
         """What both training stages need for one pass over their data."""
         rate = learning_rate(self.parameters, "adapter" in saving.settings)
         shared = {"budget": ONCE, "learning_rate": rate, **saving.settings}
@@ -223,18 +223,18 @@ class _Choice:
             "tuning": self.estimate.finetune(tuning, self.model, self.texts.pairs),
         }
 
-    def _fit(self) -> tuple[Saving, dict[str, Batch]]:
+    def _fit(self) -> tuple[Saving, dict[str, BatchSize]]:
         """The first way to save memory in which some documents fit into a batch, and the batches."""
         best, least = None, math.inf
         for saving in savings():
-            needs = self._needs(saving, {stage: Batch(number, 1) for stage, number in self.most.items()})
+            needs = self._needs(saving, {stage: BatchSize(number, 1) for stage, number in self.most.items()})
             fitting = {stage: min(self.most[stage], need.proposed_batch_size or 0) for stage, need in needs.items()}
             if all(fitting.values()):
-                best = saving, {stage: Batch(size, self.most[stage] // size) for stage, size in fitting.items()}
+                best = saving, {stage: BatchSize(size, self.most[stage] // size) for stage, size in fitting.items()}
                 if min(fitting.values()) >= FEW_DOCUMENTS:
                     break
             else:
-                alone = self._needs(saving, {stage: Batch(1, 1) for stage in self.most})
+                alone = self._needs(saving, {stage: BatchSize(1, 1) for stage in self.most})
                 least = min(least, max(need.memory_bytes for need in alone.values()))
         if best is None:
             wanted = math.ceil(least / SAFE_SHARE / 2**20)

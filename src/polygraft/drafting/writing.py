@@ -13,7 +13,7 @@ _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
 _NO_TEXT = {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none"}  # to readers of YAML 1.1
 
 
-class Line(NamedTuple):
+class RecipeLine(NamedTuple):
     """A key and its value, None for a section whose lines follow, and why it is there."""
 
     depth: int
@@ -22,7 +22,7 @@ class Line(NamedTuple):
     why: str
 
 
-def render(head: Iterable[str], lines: Iterable[Line | None]) -> str:
+def render(head: Iterable[str], lines: Iterable[RecipeLine | None]) -> str:
     """Return the text of a recipe: a head of comments, then the lines; None is a blank one."""
     text = [wrapped for line in head for wrapped in _comment(line, "")]
     for line in lines:
@@ -30,7 +30,7 @@ def render(head: Iterable[str], lines: Iterable[Line | None]) -> str:
     return "\n".join([*text, ""])
 
 
-def _rendered(line: Line) -> list[str]:
+def _rendered(line: RecipeLine) -> list[str]:
     indent = "  " * line.depth
     written = f"{indent}{line.key}:" + ("" if line.value is None else f" {value_text(line.value)}")
     if not line.why:

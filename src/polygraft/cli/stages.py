@@ -174,7 +174,7 @@ def _check_transfer(section: Any, source: str | None, source_before: str | None,
 
 def _read_lines(name: str) -> list[str]:
     """The lines of a file or of standard input (`-`), blank ones kept; data/compression.py says where a line ends."""
-    from polygraft.data.compression import decoded_lines, not_utf8, text_lines, without_ends
+    from polygraft.data.compression import decoded_lines, text_lines, without_ends
     from polygraft.data.notices import say
 
     content = sys.stdin.buffer.read() if name == "-" else b""
@@ -185,8 +185,6 @@ def _read_lines(name: str) -> list[str]:
         raise DataError(f"{name}: no such file. Give --input-file a text file, or - for standard input.") from None
     except IsADirectoryError:
         raise DataError(f"{name}: is a folder. Give --input-file a text file, or - for standard input.") from None
-    except UnicodeDecodeError:
-        raise not_utf8(io.BytesIO(content), name) from None
     blank = sum(not line.strip() for line in lines)
     if blank == len(lines):
         raise DataError(f"{name}: holds no text. Give one input per line.")

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from polygraft.errors import DataError
 
@@ -50,6 +50,21 @@ def open_bytes(path: Path) -> IO[bytes]:
 
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
     return path.open("rb")
+
+
+@contextmanager
+def create_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file for writing, through the compression that its name ends in."""
+    compression = split_endings(path.name)[1]
+    if compression == ".zst":
+        import pyarrow
+
+        with pyarrow.CompressedOutputStream(pyarrow.OSFile(str(path), "wb"), "zstd") as file:
+            yield file
+        return
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    with openers.get(compression, open)(path, "wb") as file:
+        yield file
 
 
 @contextmanager

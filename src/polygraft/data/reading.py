@@ -30,6 +30,10 @@ class Place(NamedTuple):
         return f"{self.name}, {self.unit} {self.number}"
 
 
+WholeRow = tuple[Place, dict[str, Any], dict[str, str] | DataError]
+"""(place, all cells, the texts that were asked for, or why they cannot be read)"""
+
+
 class RowList(list[dict[str, Any]]):
     """Rows in memory; `name` is what messages call the files that they are from."""
 
@@ -105,24 +109,23 @@ def _source_rows(
     for count, (unit, number, cells) in enumerate(source.rows(columns), 1):
         place = Place(source.name, unit, number, index)
         assert isinstance(cells, dict)  # as rows are read strictly
-        row = _texts(cells, columns, place)
+        row = row_texts(cells, columns, place)
         own = cells.get("id")
         name = str(count if own is None else own)
         row["id"] = f"{index + 1}:{name}" if several else name
         yield place, row
 
 
-def _texts(cells: Mapping[str, Any], columns: Sequence[str], place: Place) -> dict[str, str]:
+def row_texts(cells: Mapping[str, Any], columns: Sequence[str], place: Place) -> dict[str, str]:
+    """Return the text of each column; raises DataError with the place where there is none."""
     try:
         return {column: text_of(cells, column) for column in columns}
     except ValueError as error:
         raise DataError(f"{place}: {error}") from None
 
 
-def whole_rows(
-    names: Names, columns: Sequence[str], strict: bool
-) -> Iterator[tuple[dict[str, Any], dict[str, str] | DataError]]:
-    """Yield (all cells of a row, its texts in `columns`) for every row, blank ones included.
+def whole_rows(names: Names, columns: Sequence[str], strict: bool) -> Iterator[WholeRow]:
+    """Yield (place, all cells of a row, its texts in `columns`) for every row, blank ones included.
 
     Without `strict` a row that cannot be read has, in place of its texts, the error that it would raise.
 
@@ -133,9 +136,9 @@ def whole_rows(
         for unit, number, cells in source.rows(columns, whole=True, strict=strict):
             place = Place(source.name, unit, number, index)
             if isinstance(cells, DataError):
-                yield {}, cells
+                yield place, {}, cells
             else:
-                yield cells, attempt(partial(_texts, cells, columns, place), strict)
+                yield place, cells, attempt(partial(row_texts, cells, columns, place), strict)
 
 
 def filled_rows(names: Names, columns: Sequence[str], filled: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -173,5 +176,5 @@ def _no_text(name: str, column: str) -> DataError:
 
 __all__ = [
     "Names", "Place", "RowList", "Rows", "blank_columns", "filled_rows", "iter_rows", "label", "listed", "read_rows",
-    "whole_rows",
+    "row_texts", "whole_rows",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from polygraft import processes
-from polygraft.objectives import MLM, Denoising
+from polygraft.objectives import CLM, MLM, Denoising
 from polygraft.settings import Finetune, PairData, TextData
 from polygraft.stages import adapt, finetune
 from polygraft.training import spending
@@ -29,7 +29,10 @@ HOW = {
     "eval_steps": 3, "warmup_steps": 2, "max_grad_norm": 1000.0,  # gradients are compared as they are
 }  # fmt: skip
 AMOUNTS = {"flops": 3e8, "minutes": 0.01, "tokens": 1200}
-TASKS = ("mlm", "denoising", "seq2seq")
+TASKS = {  # the task's settings and its model
+    "mlm": (MLM, "xlmr"), "denoising": (Denoising, "mbart"), "target-mlm": (MLM, "mbart"), "clm": (CLM, "mbart"),
+    "seq2seq": (Finetune, "mbart"),
+}  # fmt: skip
 MICRO_BATCHES = 4  # of a step, over all processes
 
 
@@ -65,15 +68,11 @@ def train(task: str, folder: Path, name: str, reverse: bool = False, wrong: bool
     how = HOW | {"gradient_accumulation_steps": MICRO_BATCHES // processes.count()} | changes
     files = {f"{part}_file": str(folder / f"{part}.jsonl") for part in ("train", "validation")}
     text, pairs = TextData(**files, lang="uk"), PairData(**files, source_lang="uk")
-    xlmr, mbart = str(folder / "xlmr"), str(folder / "mbart")
+    kind, model = TASKS[task]
+    stage, data = (finetune, pairs) if kind is Finetune else (adapt, text)
     training.StageTrainer = Recorder
     try:
-        if task == "mlm":
-            result = adapt.run(MLM(**how), xlmr, text, 1, out)
-        elif task == "denoising":
-            result = adapt.run(Denoising(**how), mbart, text, 1, out)
-        else:
-            result = finetune.run(Finetune(**how), mbart, pairs, 1, out)
+        result = stage.run(kind(**how), str(folder / model), data, 1, out)
     finally:
         training.StageTrainer = StageTrainer
     log = (out / "metrics.jsonl").read_text().splitlines() if processes.is_main() else []

@@ -14,7 +14,7 @@ from torch import Tensor
 from polygraft.data.layout import IGNORED, Layout, pad_rows
 from polygraft.models.graft import decoder_states
 from polygraft.objectives.labels import find_labels, pick
-from polygraft.objectives.linear_loss import linear_cross_entropy
+from polygraft.objectives.linear_loss import CHUNK_LOGITS, linear_cross_entropy
 from polygraft.objectives.noise import Noise
 
 
@@ -79,16 +79,23 @@ def label_logits(model: Any, **batch: Tensor) -> tuple[Tensor, Tensor]:
     Padding positions get no logits: with a vocabulary of 250,000 each would cost a megabyte.
     """
     hidden_ND, labels_N = label_states(model, **batch)
+    return _logits(model, hidden_ND), labels_N
+
+
+def _logits(model: Any, hidden_ND: Tensor) -> Tensor:
     logits_NV = model.get_output_embeddings()(hidden_ND).float()
     bias = getattr(model, "final_logits_bias", None)
-    return (logits_NV if bias is None else logits_NV + bias), labels_N
+    return logits_NV if bias is None else logits_NV + bias
 
 
 @torch.inference_mode()
 def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Return -log p of every label in nats, [B, T] fp32, 0 where there is none."""
+    """Return -log p of every label in nats, [B, T] fp32, 0 where there is none; logits are made a chunk at a time."""
     labels = batch["labels"]
-    logits_NV, labels_N = label_logits(model, **batch)
+    hidden_ND, labels_N = label_states(model, **batch)
+    rows = max(1, CHUNK_LOGITS // len(model.get_output_embeddings().weight))
+    chunks = zip(hidden_ND.split(rows), labels_N.split(rows), strict=True)
+    losses = [F.cross_entropy(_logits(model, x_nD), y_n, reduction="none") for x_nD, y_n in chunks]
     losses_BT = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
-    losses_BT.view(-1)[batch["label_positions"]] = F.cross_entropy(logits_NV, labels_N, reduction="none")
+    losses_BT.view(-1)[batch["label_positions"]] = torch.cat(losses)
     return losses_BT

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         evaluate,
         finetune,
         generate,
+        generate_file,
         init,
         rank,
         run,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
         Diagnose,
         Evaluate,
         Finetune,
+        Generate,
+        InputData,
         Lora,
         PairData,
         TextData,
@@ -57,9 +60,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CLM", "MLM", "Bottleneck", "BottleneckTransfer", "Budget", "CheckpointError", "Comparison", "DataError",
     "Denoising", "Diagnose", "DistillTransfer", "EmbeddingsTransfer", "EncoderTransfer", "Evaluate", "Finetune",
-    "Lora", "NoTransfer", "PairData", "PolygraftError", "Recipe", "RecipeError", "RunResult", "StageResult",
-    "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "diagnose", "evaluate",
-    "finetune", "generate", "init", "load_recipe", "rank", "run", "transfer",
+    "Generate", "InputData", "Lora", "NoTransfer", "PairData", "PolygraftError", "Recipe", "RecipeError", "RunResult",
+    "StageResult", "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "diagnose",
+    "evaluate", "finetune", "generate", "generate_file", "init", "load_recipe", "rank", "run", "transfer",
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from polygraft.data.sources import sources
-from polygraft.drafting.columns import pair_columns, text_column
+from polygraft.drafting.columns import look, pair_columns, text_column
 from polygraft.errors import DataError
 
 LONG = "A small editor for text files, with syntax highlighting, number {}, which runs in a terminal."
@@ -132,8 +131,7 @@ def _write(path: Path, content: list[dict[str, str]]) -> None:
 def test_columns_of_every_format(tmp_path, ending):
     path = tmp_path / f"pairs{ending}"
     _write(path, rows("document", "summary"))
-    (source,) = sources(str(path))
-    assert source.columns() == ["document", "summary"]
+    assert [column.name for column in look(str(path))] == ["document", "summary"]
     assert pair_columns(str(path), None, None, None).text == "document"
 
 
@@ -145,4 +143,4 @@ def test_columns_of_other_sources(tmp_path):
     (tmp_path / "text.txt").write_text("a b\n")
     datasets.Dataset.from_list(rows("text", "summary")).save_to_disk(tmp_path / "saved")
     names = {"train.{en,uk}": ["en", "uk"], "text.txt": ["text"], "saved": ["text", "summary"]}
-    assert {name: sources(str(tmp_path / name))[0].columns() for name in names} == names
+    assert {name: [column.name for column in look(str(tmp_path / name))] for name in names} == names

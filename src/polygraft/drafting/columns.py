@@ -13,6 +13,7 @@ from polygraft.data.sources import Names, label, sources
 from polygraft.errors import DataError
 
 LOOKED_AT = 200  # rows of each file
+NAMELESS = ("lines", ".json")  # lines have no names; and without one, a table under a key would pass for a row
 TEXTS = (
     "text", "document", "article", "source", "src", "source_text", "input", "input_text", "body", "content", "dialogue",
     "original", "description",
@@ -78,8 +79,8 @@ def look(names: Names) -> list[SeenColumn]:
     """
     cells: dict[str, list[str]] = {}
     for source in sources(names):
-        asked = source.columns()
-        for _, _, row in islice(source.rows(asked), LOOKED_AT):
+        asked = source.parts or (("text",) if source.kind in NAMELESS else ())
+        for _, _, row in islice(source.rows(asked, whole=True), LOOKED_AT):
             for name, value in _leaves(row):
                 cells.setdefault(name, []).append(value)
     found = [SeenColumn(name, values) for name, values in cells.items() if values]
@@ -88,7 +89,7 @@ def look(names: Names) -> list[SeenColumn]:
     return found
 
 
-def _leaves(row: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+def _leaves(row: Any, above: str = "") -> Iterator[tuple[str, str]]:
     """The cells of a row that hold text, nested ones by their dotted names."""
     for key, value in row.items():
         if isinstance(value, Mapping):

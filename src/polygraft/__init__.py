@@ -26,11 +26,11 @@ if TYPE_CHECKING:
         finetune,
         generate,
         generate_file,
-        init,
         rank,
         run,
         transfer,
     )
+    from polygraft.drafting.drafts import init
     from polygraft.errors import CheckpointError, DataError, PolygraftError, RecipeError, TransferError
     from polygraft.objectives import CLM, MLM, Denoising, WarmUp
     from polygraft.recipe import Recipe
@@ -67,7 +67,7 @@ __all__ = [
 
 _HOMES = (  # where public names are defined, what is quickly imported first
     "polygraft.errors", "polygraft.settings", "polygraft.objectives", "polygraft.transfers.methods", "polygraft.recipe",
-    "polygraft.recipe.reading", "polygraft.api", "polygraft.scoring.comparison",
+    "polygraft.recipe.reading", "polygraft.api", "polygraft.scoring.comparison", "polygraft.drafting.drafts",
 )  # fmt: skip
 
 

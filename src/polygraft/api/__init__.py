@@ -33,7 +33,6 @@ from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends
 
 if TYPE_CHECKING:  # they import torch
     from polygraft.checks import Report
-    from polygraft.drafting.drafts import Draft
     from polygraft.ranking.report import RankReport
     from polygraft.runs.generation import Count
 
@@ -75,30 +74,6 @@ class RunResult:
     verdict: Mapping[str, Any] | None
     table: Sequence[Mapping[str, Any]]
     report: Path
-
-
-def init(wishes: Mapping[str, Any], *, output: StrPath = "recipe.yaml", overwrite: bool = False) -> Draft:
-    """Draft a commented recipe from files and two models, and write it.
-
-    Args:
-        wishes: what `polygraft init` takes as flags: `pairs`, `source` and `target`, and what else is to be as given:
-            `text`, `source_lang`, `minutes` …
-        output: the recipe's file; pairs that are set apart for testing lie in a folder beside it.
-        overwrite: replace what is there.
-
-    Raises:
-        RecipeError: what is missing or cannot be told, all at once; the file is there already; too little memory.
-        DataError: files that cannot be used.
-        CheckpointError: models that cannot be used.
-    """
-    from polygraft.drafting import drafts
-    from polygraft.drafting.wishes import Wishes
-
-    read, path = _settings("init", "wishes", Wishes, wishes), Path(output)
-    drafts.assert_free(path, overwrite)
-    made = drafts.draft(read, drafts.look(read), path)
-    drafts.write(made, path)
-    return made
 
 
 def run(recipe: AnyRecipe, *, seeds: Sequence[int] | None = None, output_dir: StrPath | None = None) -> RunResult:

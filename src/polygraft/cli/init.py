@@ -105,10 +105,7 @@ def _ask(question: str, default: str | None) -> str:
 
 
 def _with(wishes: Wishes, answers: dict[str, str]) -> Wishes:
-    """The wishes with the answers, read as flags are; raises one RecipeError for everything wrong with them."""
-    from polygraft.recipe.problems import Problem, problems_error, validate
+    """The wishes with the answers, read as flags are."""
+    from polygraft.drafting.drafts import read_wishes
 
-    read, findings = validate(Wishes, {**wishes.model_dump(exclude_unset=True), **answers}, lambda path: None)
-    if read is None:
-        raise problems_error([Problem(".".join(f.path), f.reason, f.value) for f in findings], "polygraft init")
-    return read
+    return read_wishes({**wishes.model_dump(exclude_unset=True), **answers}, "polygraft init")

@@ -1,4 +1,4 @@
-"""The three steps to a recipe.
+"""The three steps to a recipe, and `init`, which takes them.
 
 `look` finds out what is in the files, `draft` makes a recipe of that, `write` writes it; what they could not tell, and
 the user has not said, is told all at once.
@@ -7,10 +7,11 @@ the user has not said, is told all at once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polygraft.data.files import write_atomically
 from polygraft.data.sources import Names, listed
@@ -19,6 +20,7 @@ from polygraft.drafting.languages import Guess, guess, samples
 from polygraft.drafting.splits import Named, Part, by_name, write_parts
 from polygraft.drafting.wishes import Wishes
 from polygraft.errors import DataError, PolygraftError, RecipeError
+from polygraft.recipe.problems import Problem, problems_error, validate
 
 if TYPE_CHECKING:
     from polygraft.recipe import Recipe
@@ -67,6 +69,44 @@ class Draft:
     parts: list[Part]
     columns: tuple[str, str]
     notes: list[str]
+
+
+def init(
+    wishes: Mapping[str, Any], *, output: str | os.PathLike[str] = "recipe.yaml", overwrite: bool = False
+) -> Draft:
+    """Draft a commented recipe from files and two models, and write it.
+
+    Args:
+        wishes: what `polygraft init` takes as flags: `pairs`, `source` and `target`, and what else is to be as given:
+            `text`, `source_lang`, `minutes` …
+        output: the recipe's file; pairs that are set apart for testing lie in a folder beside it.
+        overwrite: replace what is there.
+
+    Raises:
+        RecipeError: what is missing or cannot be told, all at once; the file is there already; too little memory.
+        DataError: files that cannot be used.
+        CheckpointError: models that cannot be used.
+    """
+    read, path = read_wishes(wishes, "polygraft.init"), Path(output)
+    assert_free(path, overwrite)
+    made = draft(read, look(read), path)
+    write(made, path)
+    return made
+
+
+def read_wishes(given: Mapping[str, Any], where: str) -> Wishes:
+    """Return the wishes that a mapping holds; raise one RecipeError for everything wrong with them."""
+    read, findings = validate(Wishes, {key: _plain(value) for key, value in given.items()}, lambda path: None)
+    if read is None:
+        raise problems_error([Problem(".".join(one.path), one.reason, one.value) for one in findings], where)
+    return read
+
+
+def _plain(value: Any) -> Any:
+    """A value with paths as text, as flags have them."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def assert_needed(wishes: Wishes) -> None:

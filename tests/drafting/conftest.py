@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +18,6 @@ SECONDS_PER_PAIR, SECONDS_PER_TEXT, SECONDS_PER_OUTPUT, FLOPS_PER_TEXT = 0.05, 0
 class Machine(Stages):
     """As `checks.stages.Stages`; tokens are real, memory and time are not."""
 
-    def probe(self, model: str, bf16: bool) -> Any:
-        return SimpleNamespace(available_bytes=self.available_bytes or 10**11)
-
     def text_stage(self, stage: str, settings: Any, model: str, text: Any) -> Need:
         number = self.tokens(model, text.train_file, (text.text_column,))[1]
         return self._need(settings, number * SECONDS_PER_TEXT, number * FLOPS_PER_TEXT)
@@ -36,7 +32,7 @@ class Machine(Stages):
 
     def _need(self, settings: Any, seconds: float, flops: float) -> Need:
         fixed = WEIGHTS[tuple(key for key in ("adapter", "trim_vocabulary") if getattr(settings, key))]
-        fitting = int((SAFE_SHARE * self.probe("", False).available_bytes - fixed) // PER_DOCUMENT)
+        fitting = int((SAFE_SHARE * self.available_bytes - fixed) // PER_DOCUMENT)
         size = fixed + settings.per_device_train_batch_size * PER_DOCUMENT
         proposed = 2 ** (fitting.bit_length() - 1) if fitting > 0 else None
         return _need(memory_bytes=size, seconds=seconds, flops=flops, proposed_batch_size=proposed)
@@ -60,4 +56,4 @@ def quick(monkeypatch, without_checkpointing):
     """Drafts are made for the machine above."""
     from polygraft.drafting import making
 
-    monkeypatch.setattr(making, "Stages", Machine)
+    monkeypatch.setattr(making, "Stages", lambda opened, memory: Machine(opened, memory or 10**11))

@@ -44,7 +44,8 @@ class Stages:
     """
 
     def __init__(self, opened: Mapping[str, Opened], available_bytes: int | None = None) -> None:
-        self.opened, self.available_bytes = dict(opened), available_bytes
+        self.opened = dict(opened)
+        self.available_bytes = available_bytes or machine.available_bytes()
         # a process that has imported what stages import, and has no model yet
         self.baseline_bytes = machine.resident_bytes()
         self.cache: dict[Any, Any] = {}
@@ -103,7 +104,7 @@ class Stages:
         key = ("probe", model, bf16)
         if key not in self.cache:
             found = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)
-            self.cache[key] = replace(found, available_bytes=self.available_bytes or found.available_bytes)
+            self.cache[key] = replace(found, available_bytes=self.available_bytes)
         return self.cache[key]
 
     def text_stage(self, stage: str, settings: TextTask, model: str, text: TextData) -> Need:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polygraft import machine
 from polygraft.checks.needs import SAFE_SHARE, Need
 from polygraft.checks.stages import Stages
 from polygraft.data.dataset import SPECIAL_TOKENS
@@ -172,7 +171,7 @@ class _Choice:
         self.text, self.source, self.target = (_length(ids, room) for ids in (plain, inputs, outputs))
         self.median_target = max(1, int(np.median([len(ids) for ids in outputs])))
         self.most = {"adapting": _per_step(self.documents), "tuning": _per_step(self.trained)}
-        self.available = estimate.probe(model, machine.use_bf16("auto")).available_bytes
+        self.available = estimate.available_bytes
 
     def sizes(self, minutes: float, seeds: int) -> Numbers:
         saving, batches = self._fit()

@@ -98,6 +98,12 @@ def test_refused(jsonl, case):
     assert message in str(caught.value)
 
 
+def test_another_separator_is_told(tmp_path):
+    (tmp_path / "pairs.csv").write_text("text;summary\na b;c\n")
+    with pytest.raises(DataError, match="Is it separated by ';'"):
+        pair_columns(str(tmp_path / "pairs.csv"), None, None, None)
+
+
 TEXTS = {
     "by name": (rows("title", "text"), None, "text"),
     "by content": (rows("a", "b"), None, "a"),

@@ -41,7 +41,7 @@ SHORT = {"--per-device-eval-batch-size": "--batch-size"}
 SWITCH = "[true|false]"
 METAVARS = {
     "_file": "FILE", "pairs": "FILE", "text": "FILE", "_column": "COLUMN", "lang": "LANG", "source": "MODEL",
-    "target": "MODEL",
+    "target": "MODEL", "_memory": "SIZE",
 }  # fmt: skip
 """By the end of a field's name."""
 
@@ -90,9 +90,8 @@ class Flag:
             return "CHOICE"
         if bool in self.types:
             return SWITCH
-        if int in self.types or float in self.types:
-            return "NUMBER"
-        return next((metavar for end, metavar in METAVARS.items() if self.path[-1].endswith(end)), "TEXT")
+        other = "NUMBER" if int in self.types or float in self.types else "TEXT"
+        return next((metavar for end, metavar in METAVARS.items() if self.path[-1].endswith(end)), other)
 
     def _help(self) -> str:
         kinds_of: dict[str, list[str]] = {}  # by what is said of them

@@ -52,6 +52,7 @@ def init(given: Drafting, output: Output = Path("recipe.yaml"), overwrite: Overw
     found = drafts.look(wishes)
     if asking:
         wishes, found = _confirmed(wishes, found)
+    typer.echo("Estimating what the target needs of memory and time on this machine …", err=True)
     without_shard_bars()
     made = drafts.draft(wishes, found, output)
     drafts.write(made, output)

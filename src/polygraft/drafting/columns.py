@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from polygraft.data.languages import LANGUAGE_CODE, meaning_of
+from polygraft.data.reading import iter_rows
 from polygraft.data.sources import Names, label, sources
 from polygraft.errors import DataError
 
@@ -26,6 +27,7 @@ SUMMARIES = (
 """Names of columns of outputs, the likelier first."""
 FAMILIES = ("family", "family_id", "group", "group_id", "cluster", "cluster_id")
 NO_LANGUAGE = {"id", "no", "to"}  # what these columns hold, though Indonesian, Norwegian and Tongan have such codes
+OTHER_SEPARATORS = {";", "\t", "|"}  # in a header: of a file that is called .csv
 SPACED = 0.5  # share of a column's cells that have several words, or letters of a script without spaces
 UNSPACED = 0x0E00  # from Thai on
 
@@ -127,6 +129,8 @@ def pair_columns(names: Names, text: str | None, summary: str | None, family: st
     left = [column for column in columns if column.name not in (text, summary, family) and column.last != "id"]
     pair = _pair(columns, left, text, summary)
     if pair is None:
+        if len(columns) == 1 and set(columns[0].name) & OTHER_SEPARATORS:
+            next(iter_rows(names, TEXTS[:1]), None)  # refused with what it seems to be separated by
         found = ", ".join(f"'{column.name}'" for column in columns)
         reason = f"pairs need two columns of text, input and output, but its columns of text are {found}"
         raise DataError(

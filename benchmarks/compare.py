@@ -37,9 +37,8 @@ def folder() -> Path:
         for seed in range(SEEDS):
             draw, written = random.Random(f"{system}{seed}"), []
             for row in rows[:DOCUMENTS]:
-                words = [
-                    draw.choice(row["text"].split()) if draw.random() < share else w for w in row["summary"].split()
-                ]
+                words, others = row["summary"].split(), row["text"].split()
+                words = [draw.choice(others) if draw.random() < share else word for word in words]
                 written.append({"prediction": " ".join(words), "reference": row["summary"], "lang": row["lang"]})
                 written[-1] |= {"id": row["id"], "source": row["text"]}
             lines = "".join(json.dumps(row) + "\n" for row in written)

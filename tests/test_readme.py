@@ -88,9 +88,8 @@ def test_outputs_of_any_toolkit(polygraft, tmp_path):
     for system, words in (("a", "Невеликий редактор"), ("b", "Малий")):
         (tmp_path / system).mkdir()
         for seed in (1, 2, 3):
-            rows = [
-                {"prediction": f"{words} {'файлів ' * n}{seed}", "reference": f"Редактор файлів {n}"} for n in range(9)
-            ]
+            texts = [(f"{words} {'файлів ' * n}{seed}", f"Редактор файлів {n}") for n in range(9)]
+            rows = [{"prediction": output, "reference": reference} for output, reference in texts]
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / system / f"{seed}.jsonl").write_text(lines, encoding="utf-8")
     said = [polygraft(line) for line in block("compare")]

@@ -7,11 +7,13 @@ which packed.py runs. Here it is an attribute of the layer; hooks on it (adapter
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -70,8 +72,23 @@ class Recomputed:
 
 
 def _contexts() -> tuple[Any, Any]:
-    counter = PassFlops.active
-    return contextlib.nullcontext(), contextlib.nullcontext() if counter is None else counter.a_second_time()
+    """The contexts of a layer's two computations: the second is counted apart, in the modes of the first.
+
+    Backward passes run without function modes, of which FastDropout is one: it would draw other numbers. The device's
+    is put back by `checkpoint` itself.
+    """
+    modes = [mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
+    return contextlib.nullcontext(), _second(modes, PassFlops.active)
+
+
+@contextlib.contextmanager
+def _second(modes: Sequence[Any], counter: PassFlops | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        if counter is not None:
+            stack.enter_context(counter.a_second_time())
+        yield
 
 
 @contextlib.contextmanager

@@ -45,7 +45,9 @@ def case(tiny_xlmr, tiny_mbart, xlmr_tokenizer, mbart_tokenizer, sentences):
     def _case(task):
         code = mbart_tokenizer.convert_tokens_to_ids("uk_UA")
         tokenizer = xlmr_tokenizer if task == "mlm" else mbart_tokenizer
-        ids = [np.array(one[:40], dtype=np.int32) for one in tokenizer(sentences, add_special_tokens=False)["input_ids"]]
+        ids = [
+            np.array(one[:40], dtype=np.int32) for one in tokenizer(sentences, add_special_tokens=False)["input_ids"]
+        ]
         if task in ("seq2seq", "graft"):
             objective = Seq2Seq(tokenizer, label_smoothing_factor=0.1)
             wrapped = [objective.layout.wrap(one.tolist(), code) for one in ids]

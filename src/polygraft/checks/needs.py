@@ -16,7 +16,16 @@ import torch
 from transformers import PreTrainedConfig
 
 from polygraft import machine
-from polygraft.checks.memory import BYTES, PassCost, autocast, loss_of, make_batch, make_model, measure_pass, parameters_of
+from polygraft.checks.memory import (
+    BYTES,
+    PassCost,
+    autocast,
+    loss_of,
+    make_batch,
+    make_model,
+    measure_pass,
+    parameters_of,
+)
 from polygraft.machine import Arithmetic
 from polygraft.models.checkpoints import decoder_config, positions_of
 from polygraft.objectives import TextTask

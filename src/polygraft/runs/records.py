@@ -32,7 +32,9 @@ from polygraft.recipe.stages import stages_of
 from polygraft.settings import PairData, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
-SAME_RESULT = {"gradient_checkpointing"}  # settings that change no bit of a result: what is done stays, what runs goes on
+SAME_RESULT = {
+    "gradient_checkpointing"
+}  # settings that change no bit of a result: what is done stays, what runs goes on
 RUNNING, DONE = "running", "done"
 FINGERPRINT_VERSION = 4  # raised when a stage's results change with the same settings
 # What a checkpoint is loaded from, and what lies beside it and is not read.

@@ -118,7 +118,7 @@ def estimate(folder: Path) -> dict[str, Any]:
     found = {}
     for trimmed in (False, True):
         recipe = recipe_of(folder, trimmed)
-        for need in Stages(open_models({"main": recipe})).of_arm(recipe):
+        for need in Stages(open_models({"main": recipe})).of_arm("main", recipe):
             found[f"{need.stage} {trimmed}"] = asdict(need)
     return found
 

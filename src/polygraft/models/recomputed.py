@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a layer keeps its input alone, and is computed again when its gradients are (Chen et al. 2016).
+"""Gradient checkpointing: a layer keeps its input alone, and is computed again for its gradients (Chen et al. 2016).
 
 transformers' own does the same in training mode only, which distillation is not in, and binds to a layer's class, past
 which packed.py runs. Here it is an attribute of the layer; hooks on it (adapters, sharding) stay outside.

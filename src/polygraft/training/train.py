@@ -66,8 +66,8 @@ def train(
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
         model=model, args=_arguments(settings, spending, seed, out_dir, arithmetic, skips_layers),
-        train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches, objective=objective, spending=spending,
-        eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending],
+        train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches,
+        objective=objective, spending=spending, eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending],
         rate=functools.partial(_rate, spending),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
@@ -123,7 +123,8 @@ def _arguments(
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer note the best.
         logging_strategy="no", eval_strategy="steps", eval_steps=UNLIMITED_STEPS, save_strategy="steps",
         save_steps=UNLIMITED_STEPS, metric_for_best_model="eval_loss", greater_is_better=False,
-        bf16=arithmetic == "bf16", fp16=arithmetic == "fp16", use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed,
+        bf16=arithmetic == "bf16", fp16=arithmetic == "fp16", use_cpu=not torch.cuda.is_available(),
+        seed=seed, data_seed=seed,
         ddp_find_unused_parameters=skips_layers, disable_tqdm=True, report_to=[], logging_nan_inf_filter=False,
     )  # fmt: skip
 

@@ -135,7 +135,7 @@ def run_stage(folder: Path, stage: str, trimmed: bool) -> dict[str, Any]:
     if stage == "transfer":
         return transfer.run(recipe.transfer, recipe.source, recipe.source, recipe.target, recipe.text, out)
     if stage == "adapt_target":
-        denoising = recipe.adapt_target.within(recipe.adapt_target.budget)
+        denoising = recipe.adapt_target
         return adapt.run(denoising, recipe.target, recipe.text, 1, out)
     if stage == "finetune":
         return finetune.run(recipe.finetune, recipe.target, recipe.pairs, 1, out)

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 from polygraft.errors import RecipeError
 
 KEPT_MODEL_BYTES = 2**28
+MAPPED_BLOCK_BYTES = 2**22
 Arithmetic = Literal["fp32", "bf16", "fp16"]
 PACKAGES = (
     "polygraft",
@@ -74,13 +75,16 @@ def keep_freed_memory(model_bytes: int) -> None:
 
     By default every block over 32 MB is mapped afresh and zeroed page by page: each step's logits are such a block,
     and on a CPU those page faults take longer than the arithmetic of a small model. Large models compute for longer
-    than they fault, and their blocks of gigabytes would leave gaps as large (mBART-large: 5 GB): theirs are mapped.
+    than they fault, and their blocks of gigabytes would leave gaps as large (mBART-large: 5 GB): theirs are mapped, down
+    to the blocks of one layer, which glibc by itself keeps once it has seen some freed.
     """
     mallopt = _glibc("mallopt")
+    m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4
     if mallopt is not None and model_bytes <= KEPT_MODEL_BYTES:
-        m_trim_threshold, m_mmap_max = -1, -4  # glibc refuses an mmap threshold over 32 MB, so no mmap at all
-        mallopt(m_mmap_max, 0)
+        mallopt(m_mmap_max, 0)  # glibc refuses an mmap threshold over 32 MB, so no mmap at all
         mallopt(m_trim_threshold, (1 << 31) - 1)
+    elif mallopt is not None:
+        mallopt(m_mmap_threshold, MAPPED_BLOCK_BYTES)
 
 
 def return_freed_memory() -> None:

@@ -1,5 +1,6 @@
 """Every command and every line of Python in the README is run, and so is every recipe; only budgets are cut."""
 
+import json
 import os
 import re
 import shlex
@@ -83,6 +84,19 @@ def test_stage_commands_then_python(polygraft, capsys):
     assert capsys.readouterr().out.startswith("[")
 
 
+def test_outputs_of_any_toolkit(polygraft, tmp_path):
+    for system, words in (("a", "Невеликий редактор"), ("b", "Малий")):
+        (tmp_path / system).mkdir()
+        for seed in (1, 2, 3):
+            texts = [(f"{words} {'файлів ' * n}{seed}", f"Редактор файлів {n}") for n in range(9)]
+            rows = [{"prediction": output, "reference": reference} for output, reference in texts]
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / system / f"{seed}.jsonl").write_text(lines, encoding="utf-8")
+    said = [polygraft(line) for line in block("compare")]
+    assert [line.splitlines()[-1].startswith("Repeats: seq-rep-2|") for line in said] == [True, True]
+    assert (tmp_path / "page.html").exists()
+
+
 def test_a_command_in_a_shell(tmp_path):
     """The lines that the other tests run in their own process are such that a shell and the installed program run."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -115,6 +129,12 @@ def test_recipe_commands(polygraft, tmp_path, verbs):
 
 def test_every_recipe_command_is_in_one_of_those():
     assert tuple(line.split()[1] for line in block("run")) == tuple(verb for verbs in RECIPE_COMMANDS for verb in verbs)
+
+
+def test_a_recipe_is_drafted_and_checked(polygraft):
+    for line in block("init"):
+        printed = polygraft(line)
+    assert "recipe: ok." in printed
 
 
 def test_checkpoint_commands(polygraft, tmp_path):

@@ -75,8 +75,8 @@ def keep_freed_memory(model_bytes: int) -> None:
 
     By default every block over 32 MB is mapped afresh and zeroed page by page: each step's logits are such a block,
     and on a CPU those page faults take longer than the arithmetic of a small model. Large models compute for longer
-    than they fault, and their blocks of gigabytes would leave gaps as large (mBART-large: 5 GB): theirs are mapped, down
-    to the blocks of one layer, which glibc by itself keeps once it has seen some freed.
+    than they fault, and their blocks of gigabytes would leave gaps as large (mBART-large: 5 GB): theirs are mapped,
+    down to the blocks of one layer, which glibc by itself keeps once it has seen some freed.
     """
     mallopt = _glibc("mallopt")
     m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4

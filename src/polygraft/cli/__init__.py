@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__
-from polygraft.cli import checkpoints, env, rank, stages
+from polygraft.cli import checkpoints, env, init, rank, stages
+from polygraft.cli import compare as outputs
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
 from polygraft.recipe import Recipe
@@ -27,7 +28,9 @@ app = typer.Typer(
     help="Adapt a masked language model to your text, transfer it into mBART, fine-tune, and see whether it helped.",
 )
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe: a YAML file.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe: a YAML file, or a bundled one: polygraft/demo.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: adapt.learning_rate=1e-4, seeds=[1,2]."),
@@ -47,6 +50,9 @@ Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=
 @app.callback()
 def _polygraft(version: Version = False) -> None:
     """Settings of all verbs; what the verbs share is done in `Commands`."""
+
+
+app.command(cls=Verb)(init.init)
 
 
 @app.command(cls=Verb)
@@ -124,8 +130,20 @@ def report(
 
 
 of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)
-for stage_verb in (*of_stages, checkpoints.trim, checkpoints.restore, checkpoints.add_language, rank.rank, env.env):
+for stage_verb in (
+    *of_stages,
+    checkpoints.trim,
+    checkpoints.restore,
+    checkpoints.add_language,
+    checkpoints.export,
+    rank.rank,
+    env.env,
+):
     app.command(cls=Verb)(stage_verb)
+
+
+app.command(cls=Verb)(outputs.score)
+app.command(cls=outputs.ManyAgainst)(outputs.compare)
 
 
 def main() -> None:

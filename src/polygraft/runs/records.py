@@ -37,6 +37,7 @@ SAME_RESULT = {
 }  # settings that change no bit of a result: what is done stays, what runs goes on
 RUNNING, DONE = "running", "done"
 FINGERPRINT_VERSION = 4  # raised when a stage's results change with the same settings
+SCORES_VERSION = 5  # the same of `evaluate`, so that models are not trained again for another score
 # What a checkpoint is loaded from, and what lies beside it and is not read.
 LOADED = {".safetensors", ".json", ".model", ".bin", ".pt", ".txt", ".jinja", ".tiktoken"}
 BESIDE = {STAGE_FILE, "plan.json", "diagnostics.json", "scores.json", "measured.json", "training_args.bin"}
@@ -161,8 +162,9 @@ class Task:
         names, wanted = _flat(inputs), settings.model_dump()
         if wanted.get("precision") == "auto":  # another one that the environment names is another setting
             wanted["precision"] = machine.named_precision()
+        version = SCORES_VERSION if stage == "evaluate" else FINGERPRINT_VERSION
         content = {
-            "format": FINGERPRINT_VERSION, "stage": stage, "settings": wanted, "seed": seed,
+            "format": version, "stage": stage, "settings": wanted, "seed": seed,
             "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip
@@ -300,12 +302,13 @@ def differences(found: Mapping[str, Any], task: Task) -> str:
 
 def fingerprint_of(name: str) -> str:
     """Fingerprint a data file by its content, a checkpoint by all that it is loaded from, a hub's by its commit."""
+    from polygraft.inference.engine import is_exported
     from polygraft.models.checkpoints import commit_of, resolve
 
     if name.startswith("file:"):
         file = name.removeprefix("file:")
         return hub_identity(file) if file.startswith(PREFIX) else _hash_files([local_path(file)])
-    folder = Path(resolve(name))
+    folder = Path(name if is_exported(name) else resolve(name))
     if not folder.is_dir():
         return f"{name}@{commit_of(name)}"
     paths = (path for pattern in ("*", "adapter/*") for path in folder.glob(pattern))

@@ -38,6 +38,54 @@ def longest_first(
         yield batch
 
 
+def places(counts: np.ndarray, temperature: float) -> np.ndarray:
+    """Return how many documents of each language an epoch reads, of N in all as many: in proportion to n_i^(1/T).
+
+    fairseq's temperature sampling (`--sampling-method temperature`); largest remainders are rounded up. T = 1 is the
+    data as they are; XLM-R has 1/T = 0.3 (Conneau et al. 2020), mBART 1/T = 0.7 (Liu et al. 2020).
+    """
+    weights = np.exp(np.log(counts) / temperature)
+    wanted = counts.sum() * weights / weights.sum()
+    found = np.floor(wanted).astype(np.int64)
+    found[np.argsort(found - wanted, kind="stable")[: counts.sum() - found.sum()]] += 1
+    return found
+
+
+class Balance:
+    """Which documents an epoch reads where languages are balanced: a function of seed and epoch alone.
+
+    A language with more places than documents gives each of these the same number of times, as far as that goes. For
+    the places that are left its documents, sorted by length, are divided into groups of neighbours, of which each epoch
+    reads another member: so all come in turn, and every epoch has about the same lengths. Batches can then be cut once
+    for all epochs, by the longest document that a place may hold.
+    """
+
+    def __init__(self, lengths: np.ndarray, languages: np.ndarray, temperature: float) -> None:
+        """Divide the places of an epoch among languages, numbered in `languages` (N,), by `lengths` (N, sides)."""
+        _, members, counts = np.unique(languages, return_inverse=True, return_counts=True)
+        order, starts, sizes, longest = [], [], [], []
+        before = 0  # documents of the languages before
+        for language, wanted in enumerate(places(counts, temperature)):
+            documents = np.flatnonzero(members == language)
+            documents = documents[sort_by_length(lengths[documents])]
+            whole, left = divmod(int(wanted), len(documents))
+            edges = np.arange(left + 1) * len(documents) // max(1, left)  # of the groups, all of about one size
+            order.append(documents)
+            starts += [np.tile(np.arange(len(documents)), whole) + before, edges[:-1] + before]
+            sizes += [np.ones(whole * len(documents), dtype=np.int64), np.diff(edges)]
+            longest.append(np.tile(lengths[documents], (whole, 1)))
+            longest.append(np.maximum.reduceat(lengths[documents], edges[:-1]) if left else lengths[:0])
+            before += len(documents)
+        self.order, self.starts, self.sizes = map(np.concatenate, (order, starts, sizes))
+        self.lengths = np.concatenate(longest)
+        """(N, sides) tokens of the longest document that each place may hold."""
+
+    def documents(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the document at each place, (N,) int64."""
+        turns = np.random.default_rng(seed).integers(0, 2**62, len(self.sizes)) + epoch
+        return self.order[self.starts + turns % self.sizes]
+
+
 class LengthGroupedBatches(Sampler[list[int]]):
     """Batches of documents of like length, in random order: little is padding, and every document is read once.
 
@@ -47,6 +95,8 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
     Each of several processes reads its own batches, all the same number of them: for that the largest are divided, or,
     where all are single documents, the shortest joined.
+
+    With a `balance` it is not every document that is read once, but those that this chooses for the epoch.
     """
 
     def __init__(
@@ -58,6 +108,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
         tokens: int | None = None,
         processes: int = 1,
         process: int = 0,
+        balance: Balance | None = None,
     ) -> None:
         """Batch documents of the given lengths.
 
@@ -72,7 +123,8 @@ class LengthGroupedBatches(Sampler[list[int]]):
         """
         if len(lengths) < processes:
             raise DataError(f"{len(lengths)} documents are too few for {processes} process(es): each needs one.")
-        self.lengths, self.seed, self.epoch = np.asarray(lengths), seed, 0
+        self.lengths = np.asarray(lengths if balance is None else balance.lengths)
+        self.seed, self.epoch, self.balance = seed, 0, balance
         self.documents, self.tokens = documents, tokens
         self.processes, self.process = processes, process
         self.cuts = self._cuts()
@@ -112,15 +164,24 @@ class LengthGroupedBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(len(self.lengths))
-        batches = np.split(order[sort_by_length(self.lengths[order])], self.cuts)
+        order = order[sort_by_length(self.lengths[order])]
+        if self.balance is not None:
+            order = self.balance.documents(self.seed, self.epoch)[order]
+        batches = np.split(order, self.cuts)
         for place in generator.permutation(len(batches))[self.process :: self.processes]:
             yield batches[place].tolist()
 
 
 def make_batches(
-    settings: Optimization, lengths: np.ndarray, scale: int = 1, seed: int = 0, processes: int = 1, process: int = 0
+    settings: Optimization,
+    lengths: np.ndarray,
+    scale: int = 1,
+    seed: int = 0,
+    processes: int = 1,
+    process: int = 0,
+    balance: Balance | None = None,
 ) -> LengthGroupedBatches:
     """Return batches of `scale` times the settings' size: by tokens where they say so, else by documents."""
     documents, tokens = scale * settings.per_device_train_batch_size, settings.per_device_train_batch_tokens
     sized = {"documents": documents} if tokens is None else {"tokens": scale * tokens}
-    return LengthGroupedBatches(lengths, seed, processes=processes, process=process, **sized)
+    return LengthGroupedBatches(lengths, seed, processes=processes, process=process, balance=balance, **sized)

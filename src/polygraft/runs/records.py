@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ from polygraft.settings import PairData, Settings, TextData, Trim
 STAGE_FILE = "stage.json"
 RUNNING, DONE = "running", "done"
 FINGERPRINT_VERSION = 4  # raised when a stage's results change with the same settings
+# Settings that came after it: at their defaults results are what they were, so that these are told by nothing.
+NEWER = {
+    *("load_best_model_at_end", "early_stopping_patience", "early_stopping_threshold", "sampling_temperature"),
+    *("metric_for_best_model", "generation_max_samples", "generation_num_beams", "generation_max_length"),
+}
 # What a checkpoint is loaded from, and what lies beside it and is not read.
 LOADED = {".safetensors", ".json", ".model", ".bin", ".pt", ".txt", ".jinja", ".tiktoken"}
 BESIDE = {STAGE_FILE, "plan.json", "diagnostics.json", "scores.json", "measured.json", "training_args.bin"}
@@ -146,11 +151,12 @@ def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a stage is to do: equal fingerprints mean equal results."""
+    """What a stage is to do: equal fingerprints mean equal results, whatever the `untold` settings are."""
 
     stage: str
     content: Mapping[str, Any]
     names: Sequence[str]
+    untold: Collection[str]
 
     @classmethod
     def of(cls, stage: str, settings: Settings, inputs: Sequence[str | Settings | None], seed: int | None) -> Task:
@@ -163,11 +169,14 @@ class Task:
             "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip
-        return cls(stage, content, names)
+        fields = type(settings).model_fields
+        untold = {name for name in NEWER & wanted.keys() if wanted[name] == fields[name].default}
+        return cls(stage, content, names, untold)
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
+        told = {name: value for name, value in self.content["settings"].items() if name not in self.untold}
+        return hashlib.sha256(json.dumps({**self.content, "settings": told}, sort_keys=True).encode()).hexdigest()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -287,7 +296,8 @@ def _how_far(out_dir: Path, found: Mapping[str, Any]) -> str:
 
 def _differences(found: Mapping[str, Any], task: Task) -> str:
     """Name the settings that differ from those of a record."""
-    before, now = found["settings"], task.settings
+    now = task.settings
+    before = {name: now[name] for name in task.untold} | found["settings"]
     changed = [key for key in now if key not in before or json.dumps(before[key]) != json.dumps(now[key])]
     return f" ({', '.join(changed)})" if changed else ""
 

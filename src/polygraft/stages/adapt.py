@@ -41,7 +41,7 @@ def run(settings: TextTask, model: str, text: TextData, seed: int, out_dir: Path
         load=checkpoints.load_seq2seq if coded else checkpoints.load_masked_lm,
         read=partial(read_text, text, seed),
         languages=languages if coded else None,
-        texts=text.texts,
+        source=text,
         dataset=dataset,
         objectives=objectives,
         task=settings.objective,

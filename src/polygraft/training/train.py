@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from polygraft import machine, processes
-from polygraft.data.batching import make_batches
+from polygraft.data.batching import Balance, make_batches
 from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.settings import Optimization
 from polygraft.training import stopping
+from polygraft.training.sample import SCORES, Sample
 from polygraft.training.spending import Spending, learning_rate_factor
 from polygraft.training.trainer import CHECKPOINTS, STATE, StageTrainer, checkpoints_in, last_checkpoint
 
@@ -34,23 +35,25 @@ def train(
     *,
     seed: int,
     out_dir: Path,
-    keep_best: bool = False,
+    balance: Balance | None = None,
+    sample: Sample | None = None,
 ) -> dict[str, Any]:
     """Train a model, in place, on (training, validation) data until the budget is spent.
 
     An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints; the caller removes these once the
-    result is safe. With `keep_best` the model ends as it was at the lowest validation loss. Writes metrics.jsonl as
-    it goes; returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first
-    step), and `classes`, the vocabulary that the losses normalise over.
+    result is safe. `balance` chooses what an epoch reads, `sample` is decoded at every evaluation. Writes metrics.jsonl
+    as it goes; returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first
+    step), and `classes`, the vocabulary that the losses normalise over; where the best model is loaded also its step
+    and its scores, and with early stopping whether that ended the training.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step was saved.
         CheckpointError: a loss or a gradient is not a number.
     """
     train_data, eval_data = data
-    batches = make_batches(settings, train_data.lengths, 1, seed, processes.count(), processes.rank())
+    batches = make_batches(settings, train_data.lengths, 1, seed, processes.count(), processes.rank(), balance)
     checkpoint = last_checkpoint(out_dir)
-    spending = Spending(settings, batches, keep_best, out_dir.name)
+    spending = Spending(settings, batches, settings.load_best_model_at_end, out_dir.name)
     if checkpoint:
         spending.resume(checkpoint)
     if objective.noise:
@@ -64,15 +67,15 @@ def train(
     trainer = StageTrainer(
         model=model, args=_arguments(settings, spending, seed, out_dir, bf16, skips_layers), train_dataset=train_data,
         eval_dataset=eval_data, processing_class=tokenizer, batches=batches, objective=objective, spending=spending,
-        eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending],
+        eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending], sample=sample,
         rate=functools.partial(_rate, spending),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
     _go_through(trainer, checkpoint)
-    if keep_best:
+    if settings.load_best_model_at_end:
         trainer.load_weights(trainer.state.best_global_step)
     del model.forward
-    summary = _summary(trainer, keep_best)
+    summary = _summary(trainer, settings)
     del trainer, spending
     gc.collect()  # these are a ring of references, and its optimizer twice the size of the model
     machine.return_freed_memory()
@@ -88,7 +91,7 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
     spending = trainer.spending
     with stopping.deferred() as spending.request:
         try:
-            if checkpoint and spending.share >= 1.0:
+            if checkpoint and spending.done:
                 trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
                 trainer.load_weights(trainer.state.global_step)
                 if spending.spent["evaluation_due"]:
@@ -108,6 +111,7 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
 def _arguments(
     settings: Optimization, spending: Spending, seed: int, out_dir: Path, bf16: bool, skips_layers: bool
 ) -> TrainingArguments:
+    best = getattr(settings, "metric_for_best_model", "loss")
     return TrainingArguments(
         output_dir=str(out_dir / CHECKPOINTS),
         max_steps=int(spending.amount) if spending.unit == "steps" else UNLIMITED_STEPS,
@@ -118,20 +122,28 @@ def _arguments(
         remove_unused_columns=False, dataloader_pin_memory=False,
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer note the best.
         logging_strategy="no", eval_strategy="steps", eval_steps=UNLIMITED_STEPS, save_strategy="steps",
-        save_steps=UNLIMITED_STEPS, metric_for_best_model="eval_loss", greater_is_better=False,
+        save_steps=UNLIMITED_STEPS, metric_for_best_model=f"eval_{best}", greater_is_better=best != "loss",
         bf16=bf16, use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed,
         ddp_find_unused_parameters=skips_layers, disable_tqdm=True, report_to=[], logging_nan_inf_filter=False,
     )  # fmt: skip
 
 
-def _summary(trainer: StageTrainer, keep_best: bool) -> dict[str, Any]:
+def _summary(trainer: StageTrainer, settings: Optimization) -> dict[str, Any]:
     spent, first, history = trainer.spending.spent, trainer.spending.first, trainer.state.log_history
     losses = [line["loss"] for line in history if "loss" in line]
-    evals = [line["eval_loss"] for line in history if line.get("step") and "eval_loss" in line]
+    evaluations = [line for line in history if line.get("step") and "eval_loss" in line]
     model = trainer.accelerator.unwrap_model(trainer.model)
+    kept = evaluations[-1] if evaluations else {}
+    more: dict[str, Any] = {}
+    if settings.load_best_model_at_end:
+        kept = next(line for line in evaluations if line["step"] == trainer.state.best_global_step)
+        more = {key: kept[key] for key in (f"eval_{name}" for name in SCORES) if key in kept}
+        more["best_step"] = kept["step"]
+    if settings.early_stopping_patience:
+        more["stopped_early"] = trainer.spending.stopped_early
     return {
         "steps": int(spent["steps"]), "tokens": int(spent["tokens"]), "flops": spent["flops"],
         "train_seconds": round(60 * spent["minutes"], 2), "train_loss": losses[-1] if losses else None,
-        "eval_loss": min(evals, default=None) if keep_best else evals[-1] if evals else None,
-        "eval_loss_first": first["eval_loss"], "classes": model.config.vocab_size,
+        "eval_loss": kept.get("eval_loss"), "eval_loss_first": first["eval_loss"], "classes": model.config.vocab_size,
+        **more,
     }  # fmt: skip

@@ -89,6 +89,44 @@ class OneOf:
         return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in self.kinds.values()]}
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "all"]
+
+
+def _trackers(value: Any) -> Any:
+    """One tracker or a list of them; "none" as transformers has it."""
+    names = [value] if isinstance(value, str) else value
+    return () if value is None or names == ["none"] else names
+
+
+SeedNumber = Annotated[int, Field(ge=0, lt=2**32)]
+DataSeed = Annotated[
+    SeedNumber | None,
+    Field(
+        description="Seed of which rows are held out, of the order of the data and of noise, whatever the run's seed, "
+        "which is then that of new weights and of dropout; without it, the run's seed is that of all."
+    ),
+]
+ReportTo = Annotated[
+    tuple[Tracker, ...],
+    BeforeValidator(_trackers, json_schema_input_type=Tracker | list[Tracker] | Literal["none"]),
+    Field(
+        description="Where training is shown while it goes on: tensorboard (files beside the results), wandb, trackio, "
+        "mlflow, or all of them that are installed. Nothing is sent anywhere without it."
+    ),
+]
+
+
+class Running(Settings):
+    """How a stage is run, beside what it does."""
+
+    data_seed: DataSeed = None
+    report_to: ReportTo = ()
+
+    def seed_of_data(self, seed: int) -> int:
+        """The seed of the data in a run with that seed."""
+        return seed if self.data_seed is None else self.data_seed
+
+
 class Budget(Settings):
     """How long a stage trains: exactly one of the five units."""
 

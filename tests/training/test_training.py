@@ -225,8 +225,8 @@ def test_weights_that_are_no_numbers_are_not_kept(tiny_xlmr, xlmr_tokenizer, dat
 def test_saved_model_is_the_best_one(tiny_xlmr, xlmr_tokenizer, data, tmp_path):
     """A learning rate that shakes the model: the best evaluation is not the last, and no other rule would save it."""
     result = run(
-        tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out", load_best_model_at_end=True, learning_rate=0.3, warmup_steps=0.0,
-        lr_scheduler_type="constant", eval_steps=1, save_steps=1000, budget=Budget(steps=5),
+        tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out", load_best_model_at_end=True, learning_rate=0.3,
+        warmup_steps=0.0, lr_scheduler_type="constant", eval_steps=1, save_steps=1000, budget=Budget(steps=5),
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     evals = [line["eval_loss"] for line in lines if line["step"] and "eval_loss" in line]

@@ -18,8 +18,8 @@ from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.recipe import Recipe
 from polygraft.recipe.problems import Problem, problems_error, validate
 from polygraft.recipe.reading import dump_recipe, load_recipe, parse_recipe
-from polygraft.settings import Evaluate, Finetune, OneOf, Optimization, PairData, Settings, TextData
-from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
+from polygraft.settings import Evaluate, Finetune, OneOf, Optimization, PairData, Running, Settings, TextData
+from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, seeds_of
 
 if TYPE_CHECKING:  # they import torch
     from polygraft.checks import Report
@@ -137,7 +137,14 @@ def rank(
 
 
 def adapt(
-    model: StrPath, text: Text, *, output_dir: StrPath, settings: TextTask | Mapping[str, Any], seed: int = 1
+    model: StrPath,
+    text: Text,
+    *,
+    output_dir: StrPath,
+    settings: TextTask | Mapping[str, Any],
+    seed: int = 1,
+    data_seed: int | None = None,
+    report_to: str | Sequence[str] = (),
 ) -> StageResult:
     """Continue a model's pretraining on text; `objective` of the settings says how (`mlm` where it is left out).
 
@@ -151,8 +158,9 @@ def adapt(
     section: TextTask = _of_kind("adapt", OneOf("objective", OBJECTIVES, "mlm"), settings)
     data, name = _settings("adapt", "text", TextData, text), os.fspath(model)
     _with_budget("adapt", section)
-    work = partial(stage.run, section, name, data, seed)
-    return _staged("adapt", output_dir, section, [name, data], seed, work)
+    running = _running("adapt", data_seed, report_to)
+    work = partial(stage.run, section, name, data, seed, running=running)
+    return _staged("adapt", output_dir, section, [name, data], seed, work, running)
 
 
 def transfer(
@@ -164,6 +172,8 @@ def transfer(
     text: Text | None = None,
     settings: Method | Mapping[str, Any] | None = None,
     seed: int = 1,
+    data_seed: int | None = None,
+    report_to: str | Sequence[str] = (),
 ) -> StageResult:
     """Move what a masked language model knows into an mBART; `method` of the settings says how (default: `embeddings`).
 
@@ -181,13 +191,22 @@ def transfer(
     data = None if text is None else _settings("transfer", "text", TextData, text)
     _with_budget("transfer", section)
     before, after, name = (None if one is None else os.fspath(one) for one in (source_before, source, target))
-    work = partial(stage.run, section, before, after, str(name), data, seed=seed)
+    running = _running("transfer", data_seed, report_to)
+    work = partial(stage.run, section, before, after, str(name), data, seed=seed, running=running)
     inputs = [before, after, name, data, getattr(section, "general", None)]
-    return _staged("transfer", output_dir, section, inputs, seed if depends_on_seed(section, data) else None, work)
+    drawn, told = seeds_of(section, data, seed, running)
+    return _staged("transfer", output_dir, section, inputs, drawn, work, told)
 
 
 def finetune(
-    model: StrPath, pairs: Pairs, *, output_dir: StrPath, settings: Finetune | Mapping[str, Any], seed: int = 1
+    model: StrPath,
+    pairs: Pairs,
+    *,
+    output_dir: StrPath,
+    settings: Finetune | Mapping[str, Any],
+    seed: int = 1,
+    data_seed: int | None = None,
+    report_to: str | Sequence[str] = (),
 ) -> StageResult:
     """Fine-tune an mBART on labelled pairs: texts and summaries, or translations; keep its best checkpoint.
 
@@ -203,8 +222,9 @@ def finetune(
     _with_budget("finetune", section)
     if data.train_file is None:
         raise RecipeError("polygraft.finetune: pairs.train_file: is missing, but it is what is trained on")
-    work = partial(stage.run, section, name, data, seed)
-    return _staged("finetune", output_dir, section, [name, data], seed, work)
+    running = _running("finetune", data_seed, report_to)
+    work = partial(stage.run, section, name, data, seed, running=running)
+    return _staged("finetune", output_dir, section, [name, data], seed, work, running)
 
 
 def evaluate(
@@ -280,6 +300,16 @@ def _settings(verb: str, argument: str, kind: type[S], given: S | Mapping[str, A
     return read
 
 
+def _running(verb: str, data_seed: int | None, report_to: str | Sequence[str]) -> Running:
+    """Read how a stage is run; raise RecipeError for a tracker that is not installed, before anything is loaded."""
+    from polygraft.training.reporting import assert_installed
+
+    given = {"data_seed": data_seed, "report_to": report_to}
+    running = _settings(verb, "run", Running, given)
+    assert_installed(running.report_to)
+    return running
+
+
 def _with_budget(verb: str, section: Settings) -> None:
     """Raise RecipeError for settings that train and do not say how long, before anything is loaded."""
     if isinstance(section, Optimization) and section.budget is None:
@@ -294,12 +324,13 @@ def _staged(
     inputs: list[str | Settings | None],
     seed: int | None,
     work: Callable[[Path], Any],
+    running: Running = Running(),
 ) -> StageResult:
     """Run a stage unless its folder holds the result already; another result there is never replaced."""
     from polygraft.runs.records import run_stage
 
     folder = Path(output_dir)
-    record = run_stage(stage, folder, section, inputs, seed, lambda: work(folder), replace=False)
+    record = run_stage(stage, folder, section, inputs, seed, lambda: work(folder), replace=False, running=running)
     return StageResult(folder=folder, result=record["result"], record=record)
 
 

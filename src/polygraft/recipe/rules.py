@@ -121,7 +121,7 @@ def _amount(section: Any, unit: str) -> float:
 
 
 _RESERVED = {"recipe", "verdict", "diagnose", "report", "con", "nul", "aux", "prn"}
-SHARED_KEYS = ("version", "name", "output_dir", "seeds", "diagnose", "arms", "verdict")
+SHARED_KEYS = ("version", "name", "output_dir", "seeds", "data_seed", "report_to", "diagnose", "arms", "verdict")
 """What all arms of a recipe have in common."""
 
 

@@ -29,7 +29,7 @@ from polygraft.data.sources import data_files, data_settings, local_path
 from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe.stages import stages_of
-from polygraft.settings import PairData, Settings, TextData, Trim
+from polygraft.settings import PairData, Running, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
 RUNNING, DONE = "running", "done"
@@ -53,6 +53,7 @@ def run_stage(
     function: Callable[[], dict[str, Any]],
     *,
     replace: bool = True,
+    running: Running = Running(),
 ) -> dict[str, Any]:
     """Run `function` unless `out_dir` holds its result already; return the record in stage.json.
 
@@ -66,7 +67,7 @@ def run_stage(
         PolygraftError: what `out_dir` holds is not to be replaced, or another run is working in it.
     """
     with only_one(out_dir) if processes.is_main() else contextlib.nullcontext():
-        task = processes.by_main(lambda: Task.of(stage, settings, inputs, seed))
+        task = processes.by_main(lambda: Task.of(stage, settings, inputs, seed, running.data_seed))
         record = processes.by_main(lambda: _open(out_dir, task, replace))
         if record["status"] == DONE:
             _clear_up(out_dir)
@@ -159,7 +160,14 @@ class Task:
     untold: Collection[str]
 
     @classmethod
-    def of(cls, stage: str, settings: Settings, inputs: Sequence[str | Settings | None], seed: int | None) -> Task:
+    def of(
+        cls,
+        stage: str,
+        settings: Settings,
+        inputs: Sequence[str | Settings | None],
+        seed: int | None,
+        data_seed: int | None = None,
+    ) -> Task:
         """Take the fingerprints of all inputs: their contents count, not their names."""
         names, wanted = _flat(inputs), settings.model_dump()
         if wanted.get("precision") == "auto":  # another one that the environment names is another setting
@@ -169,6 +177,8 @@ class Task:
             "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip
+        if seed is not None and data_seed not in (None, seed):
+            content["data_seed"] = data_seed
         fields = type(settings).model_fields
         untold = {name for name in NEWER & wanted.keys() if wanted[name] == fields[name].default}
         return cls(stage, content, names, untold)
@@ -181,7 +191,8 @@ class Task:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings as stage.json has them."""
-        return {**self.content["settings"], "seed": self.content["seed"]}
+        seeds = {key: self.content[key] for key in ("seed", "data_seed") if key in self.content}
+        return {**self.content["settings"], **seeds}
 
     def only_grew_from(self, found: Mapping[str, Any]) -> bool:
         """Whether this is the task of a record, but for a larger budget of the same unit."""

@@ -9,12 +9,14 @@ from typing import Any
 from polygraft.data.dataset import PairDataset, pair_codes, pair_dataset, read_pairs
 from polygraft.models import checkpoints, graft
 from polygraft.objectives.seq2seq import Seq2Seq
-from polygraft.settings import Finetune, PairData
+from polygraft.settings import Finetune, PairData, Running
 from polygraft.stages.train_stage import Lesson, train_stage
 from polygraft.training.sample import Sample
 
 
-def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Path) -> dict[str, Any]:
+def run(
+    settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Path, running: Running = Running()
+) -> dict[str, Any]:
     """Fine-tune `model` on `pairs`, keep the checkpoint that is best on the development pairs; see `training.train`."""
 
     def dataset(rows: Any, tokenizer: Any, network: Any) -> PairDataset:
@@ -27,7 +29,7 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
 
     lesson = Lesson(
         load=checkpoints.load_seq2seq,
-        read=partial(read_pairs, pairs, seed),
+        read=partial(read_pairs, pairs, running.seed_of_data(seed)),
         languages=lambda rows, tokenizer: pair_codes(rows, pairs, tokenizer),
         source=pairs,
         dataset=dataset,
@@ -35,4 +37,4 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
         task="seq2seq",
         sample=partial(Sample.of, settings, pairs),
     )
-    return train_stage(lesson, settings, model, seed, out_dir)
+    return train_stage(lesson, settings, model, seed, out_dir, running)

@@ -18,7 +18,7 @@ from polygraft.models.recorded import record
 from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.task import Objective
-from polygraft.settings import BALANCE_NEEDS, PairData, TextData, Training
+from polygraft.settings import BALANCE_NEEDS, PairData, Running, TextData, Training
 from polygraft.training.sample import Sample
 from polygraft.training.train import train
 
@@ -52,7 +52,9 @@ class Lesson:
     sample: Callable[[Any, Any], Sample | None] = lambda rows, tokenizer: None
 
 
-def train_stage(lesson: Lesson, settings: Training, model: str, seed: int, out_dir: Path) -> dict[str, Any]:
+def train_stage(
+    lesson: Lesson, settings: Training, model: str, seed: int, out_dir: Path, running: Running
+) -> dict[str, Any]:
     """Train the checkpoint `model` and save it into `out_dir`; see `training.train`."""
     if settings.sampling_temperature > 1 and not lesson.source.language_columns:
         raise RecipeError(f"sampling_temperature = {settings.sampling_temperature:g}: {BALANCE_NEEDS}")
@@ -80,7 +82,7 @@ def train_stage(lesson: Lesson, settings: Training, model: str, seed: int, out_d
         languages = numbered_languages(train_rows, lesson.source.language_columns, data[0])
         balance = Balance(data[0].lengths, languages, settings.sampling_temperature)
     result = train(
-        network, tokenizer, settings, *objectives, data, seed=seed, out_dir=out_dir, balance=balance,
+        network, tokenizer, settings, *objectives, data, seed=seed, out_dir=out_dir, running=running, balance=balance,
         sample=lesson.sample(validation_rows, tokenizer),
     )  # fmt: skip
     result |= adapters.finish(network, lora, out_dir)

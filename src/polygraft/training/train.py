@@ -14,8 +14,9 @@ from transformers.trainer_callback import TrainerState
 from polygraft import machine, processes
 from polygraft.data.batching import Balance, make_batches
 from polygraft.objectives.task import Objective, SizedDataset
-from polygraft.settings import Optimization
+from polygraft.settings import Optimization, Running
 from polygraft.training import stopping
+from polygraft.training.reporting import reports
 from polygraft.training.sample import SCORES, Sample
 from polygraft.training.spending import Spending, learning_rate_factor
 from polygraft.training.trainer import CHECKPOINTS, STATE, StageTrainer, checkpoints_in, last_checkpoint
@@ -35,6 +36,7 @@ def train(
     *,
     seed: int,
     out_dir: Path,
+    running: Running = Running(),
     balance: Balance | None = None,
     sample: Sample | None = None,
 ) -> dict[str, Any]:
@@ -51,7 +53,8 @@ def train(
         CheckpointError: a loss or a gradient is not a number.
     """
     train_data, eval_data = data
-    batches = make_batches(settings, train_data.lengths, 1, seed, processes.count(), processes.rank(), balance)
+    data_seed = running.seed_of_data(seed)
+    batches = make_batches(settings, train_data.lengths, 1, data_seed, processes.count(), processes.rank(), balance)
     checkpoint = last_checkpoint(out_dir)
     spending = Spending(settings, batches, settings.load_best_model_at_end, out_dir.name)
     if checkpoint:
@@ -63,15 +66,20 @@ def train(
         machine.keep_freed_memory(sum(p.numel() * p.element_size() for p in model.parameters()))
         model.set_attn_implementation("eager")  # at a few hundred positions twice as fast as sdpa's backward on a CPU
     skips_layers = any(getattr(model.config, f"{side}layerdrop", 0.0) for side in ("", "encoder_", "decoder_"))
+    told = reports(running, out_dir)
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
-        model=model, args=_arguments(settings, spending, seed, out_dir, bf16, skips_layers), train_dataset=train_data,
-        eval_dataset=eval_data, processing_class=tokenizer, batches=batches, objective=objective, spending=spending,
-        eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending], sample=sample,
+        model=model, args=_arguments(settings, spending, (seed, data_seed), out_dir, bf16, skips_layers),
+        train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches, objective=objective, spending=spending,
+        eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending, *told], sample=sample,
         rate=functools.partial(_rate, spending),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
-    _go_through(trainer, checkpoint)
+    try:
+        _go_through(trainer, checkpoint)
+    finally:
+        for tracker in told:
+            tracker.close()
     if settings.load_best_model_at_end:
         trainer.load_weights(trainer.state.best_global_step)
     del model.forward
@@ -109,7 +117,7 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
 
 
 def _arguments(
-    settings: Optimization, spending: Spending, seed: int, out_dir: Path, bf16: bool, skips_layers: bool
+    settings: Optimization, spending: Spending, seeds: tuple[int, int], out_dir: Path, bf16: bool, skips_layers: bool
 ) -> TrainingArguments:
     best = getattr(settings, "metric_for_best_model", "loss")
     return TrainingArguments(
@@ -123,7 +131,7 @@ def _arguments(
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer note the best.
         logging_strategy="no", eval_strategy="steps", eval_steps=UNLIMITED_STEPS, save_strategy="steps",
         save_steps=UNLIMITED_STEPS, metric_for_best_model=f"eval_{best}", greater_is_better=best != "loss",
-        bf16=bf16, use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed,
+        bf16=bf16, use_cpu=not torch.cuda.is_available(), seed=seeds[0], data_seed=seeds[1],
         ddp_find_unused_parameters=skips_layers, disable_tqdm=True, report_to=[], logging_nan_inf_filter=False,
     )  # fmt: skip
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -24,12 +23,12 @@ from typing import Any
 
 from polygraft import machine, processes
 from polygraft.data.files import RESULT_FORMAT, appearing, assert_known_format, only_one, remove, write_atomically
-from polygraft.data.hub import PREFIX, hub_identity
-from polygraft.data.sources import data_files, data_settings, local_path
+from polygraft.data.sources import data_files, data_settings
 from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe.stages import stages_of
-from polygraft.settings import PairData, Running, Settings, TextData, Trim
+from polygraft.runs.fingerprints import fingerprint_of
+from polygraft.settings import InputData, PairData, Running, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
 RUNNING, DONE = "running", "done"
@@ -39,9 +38,6 @@ NEWER = {
     *("load_best_model_at_end", "early_stopping_patience", "early_stopping_threshold", "sampling_temperature"),
     *("metric_for_best_model", "generation_max_samples", "generation_num_beams", "generation_max_length"),
 }
-# What a checkpoint is loaded from, and what lies beside it and is not read.
-LOADED = {".safetensors", ".json", ".model", ".bin", ".pt", ".txt", ".jinja", ".tiktoken"}
-BESIDE = {STAGE_FILE, "plan.json", "diagnostics.json", "scores.json", "measured.json", "training_args.bin"}
 
 
 def run_stage(
@@ -143,7 +139,7 @@ def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
     """List checkpoints and the files that data sections name."""
     names: list[str] = []
     for item in inputs:
-        if isinstance(item, TextData | PairData | Trim):
+        if isinstance(item, TextData | PairData | Trim | InputData):
             names += [f"file:{name}" for name in data_files(item)]
         elif isinstance(item, str):
             names.append(item)
@@ -269,7 +265,7 @@ def _make_room(out_dir: Path, task: Task, found: dict[str, Any] | None, replace:
         what = "the finished result of" if found["status"] == DONE else "an unfinished"
         raise PolygraftError(
             f"{out_dir} holds {what} '{found['stage']}'{how_far} with other settings or inputs"
-            f"{_differences(found, task)}. Name another output folder, or delete this one to begin anew."
+            f"{differences(found, task)}. Name another output folder, or delete this one to begin anew."
         )
     else:
         remove(out_dir)
@@ -305,42 +301,12 @@ def _how_far(out_dir: Path, found: Mapping[str, Any]) -> str:
     return f", {spent['steps']:,} steps of a budget of {amount:g} {unit},"
 
 
-def _differences(found: Mapping[str, Any], task: Task) -> str:
+def differences(found: Mapping[str, Any], task: Task) -> str:
     """Name the settings that differ from those of a record."""
     now = task.settings
     before = {name: now[name] for name in task.untold} | found["settings"]
     changed = [key for key in now if key not in before or json.dumps(before[key]) != json.dumps(now[key])]
     return f" ({', '.join(changed)})" if changed else ""
-
-
-def fingerprint_of(name: str) -> str:
-    """Fingerprint a data file by its content, a checkpoint by all that it is loaded from, a hub's by its commit."""
-    from polygraft.models.checkpoints import commit_of, resolve
-
-    if name.startswith("file:"):
-        file = name.removeprefix("file:")
-        return hub_identity(file) if file.startswith(PREFIX) else _hash_files([local_path(file)])
-    folder = Path(resolve(name))
-    if not folder.is_dir():
-        return f"{name}@{commit_of(name)}"
-    paths = (path for pattern in ("*", "adapter/*") for path in folder.glob(pattern))
-    return _hash_files(sorted(path for path in paths if path.suffix in LOADED and path.name not in BESIDE))
-
-
-def _hash_files(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        state = path.stat()
-        digest.update(path.name.encode())
-        digest.update(_hash_file(path, state.st_ino, state.st_size, state.st_mtime_ns))
-    return digest.hexdigest()
-
-
-@functools.cache
-def _hash_file(path: Path, *state: int) -> bytes:
-    """Hash a file's content, once per run as long as its inode, size and time of change stay what they are."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def git_commit() -> str | None:

@@ -70,9 +70,9 @@ def train(
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
         model=model, args=_arguments(settings, spending, (seed, data_seed), out_dir, bf16, skips_layers),
-        train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches, objective=objective, spending=spending,
-        eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending, *told], sample=sample,
-        rate=functools.partial(_rate, spending),
+        train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches,
+        objective=objective, spending=spending, eval_objective=eval_objective, out_dir=out_dir,
+        callbacks=[spending, *told], sample=sample, rate=functools.partial(_rate, spending),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
     try:

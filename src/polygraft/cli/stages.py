@@ -85,7 +85,7 @@ def adapt(given: Adapt, model: o.Model, output_dir: o.OutputDir, seed: o.Seed = 
     """Continue a model's pretraining on your own text."""
     if given.adapt.only_target:
         o.assert_language("adapt", given.text)
-    done = verbs().adapt(model, given.text, output_dir=output_dir, settings=given.adapt, seed=seed, **dict(given.run))
+    done = verbs().adapt(model, given.text, output_dir=output_dir, settings=given.adapt, seed=seed, running=given.run)
     show("adapt", output_dir, done.result)
 
 
@@ -116,7 +116,7 @@ def transfer(
         return
     models = {"source": source, "source_before": source_before}
     done = verbs().transfer(
-        target, **models, text=text, output_dir=output_dir, settings=section, seed=seed, **dict(given.run)
+        target, **models, text=text, output_dir=output_dir, settings=section, seed=seed, running=given.run
     )
     show("transfer", output_dir, done.result)
 
@@ -126,7 +126,7 @@ def finetune(given: Tuning, model: o.Model, output_dir: o.OutputDir, seed: o.See
     """Fine-tune an mBART model on labelled pairs: texts and summaries, or translations."""
     o.assert_language("finetune", given.pairs)
     done = verbs().finetune(
-        model, given.pairs, output_dir=output_dir, settings=given.finetune, seed=seed, **dict(given.run)
+        model, given.pairs, output_dir=output_dir, settings=given.finetune, seed=seed, running=given.run
     )
     show("finetune", output_dir, done.result)
 

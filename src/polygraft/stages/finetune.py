@@ -11,7 +11,7 @@ from polygraft.models import checkpoints, graft
 from polygraft.objectives.seq2seq import Seq2Seq
 from polygraft.settings import Finetune, PairData, Running
 from polygraft.stages.train_stage import Lesson, train_stage
-from polygraft.training.sample import Sample
+from polygraft.training.sample import DecodedSample
 
 
 def run(
@@ -35,6 +35,6 @@ def run(
         dataset=dataset,
         objectives=lambda tokenizer: (Seq2Seq(tokenizer, settings.label_smoothing_factor), Seq2Seq(tokenizer)),
         task="seq2seq",
-        sample=partial(Sample.of, settings, pairs),
+        sample=partial(DecodedSample.of, settings, pairs),
     )
     return train_stage(lesson, settings, model, seed, out_dir, running)

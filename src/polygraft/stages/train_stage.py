@@ -19,7 +19,7 @@ from polygraft.models.trimming import full_ids, restore, trim
 from polygraft.models.unseen import quieten_others, unseen_mass
 from polygraft.objectives.task import Objective
 from polygraft.settings import BALANCE_NEEDS, PairData, Running, TextData, Training
-from polygraft.training.sample import Sample
+from polygraft.training.sample import DecodedSample
 from polygraft.training.train import train
 
 
@@ -49,7 +49,7 @@ class Lesson:
     task: str
     idle: Callable[[Any], list[Any]] = lambda model: []
     writes: bool = True
-    sample: Callable[[Any, Any], Sample | None] = lambda rows, tokenizer: None
+    sample: Callable[[Any, Any], DecodedSample | None] = lambda rows, tokenizer: None
 
 
 def train_stage(

@@ -7,16 +7,17 @@ the runs of the others. A tracker that fails is told nothing more of this traini
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from transformers import TrainerCallback, integrations
+from transformers import Trainer, TrainerCallback, integrations
 
 from polygraft import processes
 from polygraft.data.files import write_atomically
@@ -50,9 +51,17 @@ def assert_installed(report_to: Sequence[str]) -> None:
         raise RecipeError(f"report_to = all: none of {', '.join(ALL)} is installed. Run `pip install {ALL[0]}`.")
 
 
-def reports(running: Running, out_dir: Path) -> list[Reporter]:
-    """Return a callback for each tracker; in other processes than the main one none."""
-    return [REPORTERS[name](out_dir) for name in chosen(running.report_to)] if processes.is_main() else []
+@contextlib.contextmanager
+def telling(trainer: Trainer, running: Running, out_dir: Path) -> Iterator[None]:
+    """Tell the trackers, in the block, how a training goes on; the main process does."""
+    reporters = [REPORTERS[name](out_dir) for name in chosen(running.report_to)] if processes.is_main() else []
+    for reporter in reporters:
+        trainer.add_callback(reporter)
+    try:
+        yield
+    finally:
+        for reporter in reporters:
+            reporter.close()
 
 
 class Reporter(TrainerCallback):

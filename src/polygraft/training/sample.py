@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from polygraft.data.dataset import pair_codes
 from polygraft.inference.generate import decode
@@ -17,7 +17,7 @@ SCORES = tuple(name for name in get_args(BestMetric) if name != "loss")
 
 
 @dataclass(frozen=True)
-class Sample:
+class DecodedSample:
     """Pairs that are decoded at every evaluation, and how: as `evaluate` does, but for beams and length."""
 
     rows: Sequence[dict[str, Any]]
@@ -26,7 +26,9 @@ class Sample:
     decoding: Evaluate
 
     @classmethod
-    def of(cls, settings: Finetune, pairs: PairData, rows: Sequence[dict[str, Any]], tokenizer: Any) -> Sample | None:
+    def of(
+        cls, settings: Finetune, pairs: PairData, rows: Sequence[dict[str, Any]], tokenizer: Any
+    ) -> DecodedSample | None:
         """Take the sample from the validation rows, evenly spread; None where the best is told by the loss."""
         if settings.metric_for_best_model == "loss":
             return None

@@ -16,8 +16,8 @@ from polygraft.data.batching import Balance, make_batches
 from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.settings import Optimization, Running
 from polygraft.training import stopping
-from polygraft.training.reporting import reports
-from polygraft.training.sample import SCORES, Sample
+from polygraft.training.reporting import telling
+from polygraft.training.sample import SCORES, DecodedSample
 from polygraft.training.spending import Spending, learning_rate_factor
 from polygraft.training.trainer import CHECKPOINTS, STATE, StageTrainer, checkpoints_in, last_checkpoint
 
@@ -38,7 +38,7 @@ def train(
     out_dir: Path,
     running: Running = Running(),
     balance: Balance | None = None,
-    sample: Sample | None = None,
+    sample: DecodedSample | None = None,
 ) -> dict[str, Any]:
     """Train a model, in place, on (training, validation) data until the budget is spent.
 
@@ -66,20 +66,16 @@ def train(
         machine.keep_freed_memory(sum(p.numel() * p.element_size() for p in model.parameters()))
         model.set_attn_implementation("eager")  # at a few hundred positions twice as fast as sdpa's backward on a CPU
     skips_layers = any(getattr(model.config, f"{side}layerdrop", 0.0) for side in ("", "encoder_", "decoder_"))
-    told = reports(running, out_dir)
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
         model=model, args=_arguments(settings, spending, (seed, data_seed), out_dir, bf16, skips_layers),
         train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches,
         objective=objective, spending=spending, eval_objective=eval_objective, out_dir=out_dir,
-        callbacks=[spending, *told], sample=sample, rate=functools.partial(_rate, spending),
+        callbacks=[spending], sample=sample, rate=functools.partial(_rate, spending),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
-    try:
+    with telling(trainer, running, out_dir):
         _go_through(trainer, checkpoint)
-    finally:
-        for tracker in told:
-            tracker.close()
     if settings.load_best_model_at_end:
         trainer.load_weights(trainer.state.best_global_step)
     del model.forward

@@ -34,7 +34,7 @@ from polygraft.models.checkpoints import tied_names
 from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.training import stopping
 from polygraft.training.dropout import FastDropout
-from polygraft.training.sample import Sample
+from polygraft.training.sample import DecodedSample
 from polygraft.training.spending import Spending
 
 EVAL_SIZE = 2  # times the training batch: without gradients, more fits
@@ -77,7 +77,7 @@ class StageTrainer(Trainer):
 
     def __init__(
         self, *, batches: LengthGroupedBatches, objective: Objective, spending: Spending, eval_objective: Objective,
-        out_dir: Path, rate: Callable[[], float], sample: Sample | None = None, **kwargs: Any,
+        out_dir: Path, rate: Callable[[], float], sample: DecodedSample | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(data_collator=objective.collate, **kwargs)
         self.batches, self.objective = batches, objective

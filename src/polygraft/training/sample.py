@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 from polygraft.data.dataset import pair_codes
 from polygraft.inference.generate import decode
+from polygraft.inference.generate import logger as decoding_log
 from polygraft.scoring.metrics import METRICS
 from polygraft.scoring.predictions import Prediction
-from polygraft.settings import BestMetric, Evaluate, Finetune, PairData
+from polygraft.settings import BestMetric, Decoding, Finetune, PairData
 
 SCORES = tuple(name for name in get_args(BestMetric) if name != "loss")
 
@@ -23,7 +24,7 @@ class DecodedSample:
     rows: Sequence[dict[str, Any]]
     pairs: PairData
     tokenizer: Any
-    decoding: Evaluate
+    decoding: Decoding
 
     @classmethod
     def of(
@@ -34,7 +35,7 @@ class DecodedSample:
             return None
         count = min(settings.generation_max_samples, len(rows))
         chosen = [rows[place * len(rows) // count] for place in range(count)]
-        decoding = Evaluate(
+        decoding = Decoding(
             max_source_length_tokens=settings.max_source_length_tokens,
             num_beams=settings.generation_num_beams,
             max_new_tokens=settings.generation_max_length - 1,  # transformers' max_length counts the start token
@@ -45,7 +46,7 @@ class DecodedSample:
         """Return eval_<name> of each of SCORES, 0 to 100; `heed` is called after every batch."""
         texts = [row[self.pairs.text_column] for row in self.rows]
         sources, targets = pair_codes(self.rows, self.pairs, self.tokenizer)
-        with _plain_forward(model):
+        with _plain_forward(model), _once_is_enough():
             outputs = decode(model, self.tokenizer, texts, sources, targets, self.decoding, lambda *_: heed())
         predictions = [
             Prediction(
@@ -67,3 +68,14 @@ def _plain_forward(model: Any) -> Iterator[None]:
     finally:
         if training is not None:
             model.forward = training
+
+
+@contextmanager
+def _once_is_enough() -> Iterator[None]:
+    """Leave out what is said of inputs that are cut: training cuts them, too, and it would be said every time."""
+    level = decoding_log.level
+    decoding_log.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        decoding_log.setLevel(level)

@@ -10,6 +10,8 @@ from torch.utils.data import Sampler
 from polygraft.errors import DataError
 from polygraft.settings import Optimization
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, lie the most evenly
+
 
 def sort_by_length(lengths: np.ndarray) -> np.ndarray:
     """Return the order of documents by their lengths (N, sides), the text's first; equal ones stay as they are."""
@@ -55,35 +57,40 @@ class Balance:
     """Which documents an epoch reads where languages are balanced: a function of seed and epoch alone.
 
     A language with more places than documents gives each of these the same number of times, as far as that goes. For
-    the places that are left its documents, sorted by length, are divided into groups of neighbours, of which each epoch
-    reads another member: so all come in turn, and every epoch has about the same lengths. Batches can then be cut once
-    for all epochs, by the longest document that a place may hold.
+    the q places that are left one of every n/q documents is drawn, of n sorted by length, and in each epoch others
+    (systematic sampling): all are read equally often, and every epoch has about the same lengths. Batches can then be
+    cut once for all epochs, by the longest document that a place may hold.
     """
 
     def __init__(self, lengths: np.ndarray, languages: np.ndarray, temperature: float) -> None:
         """Divide the places of an epoch among languages, numbered in `languages` (N,), by `lengths` (N, sides)."""
         _, members, counts = np.unique(languages, return_inverse=True, return_counts=True)
-        order, starts, sizes, longest = [], [], [], []
-        before = 0  # documents of the languages before
+        self.languages = len(counts)
+        self.order = np.lexsort((*lengths.T[::-1], members))
+        """The documents, by language and length."""
+        longest, numbers, steps, drawn = [], [], [], []  # of the places of each language
         for language, wanted in enumerate(places(counts, temperature)):
-            documents = np.flatnonzero(members == language)
-            documents = documents[sort_by_length(lengths[documents])]
-            whole, left = divmod(int(wanted), len(documents))
-            edges = np.arange(left + 1) * len(documents) // max(1, left)  # of the groups, all of about one size
-            order.append(documents)
-            starts += [np.tile(np.arange(len(documents)), whole) + before, edges[:-1] + before]
-            sizes += [np.ones(whole * len(documents), dtype=np.int64), np.diff(edges)]
-            longest.append(np.tile(lengths[documents], (whole, 1)))
-            longest.append(np.maximum.reduceat(lengths[documents], edges[:-1]) if left else lengths[:0])
-            before += len(documents)
-        self.order, self.starts, self.sizes = map(np.concatenate, (order, starts, sizes))
+            before, count = int(counts[:language].sum()), int(counts[language])
+            own = lengths[self.order[before : before + count]]
+            whole, left = divmod(int(wanted), count)
+            each, some, step = np.tile(np.arange(count), whole), np.arange(left), count / max(1, left)
+            ends = np.stack([some * step, np.minimum((some + 1) * step, count - 1) + 1], axis=1).astype(np.int64)
+            padded = np.concatenate([own, np.zeros_like(own[:1])])
+            longest += [own[each], np.maximum.reduceat(padded, ends.ravel())[::2] if left else own[:0]]
+            numbers += [before + each, some]
+            steps += [np.zeros(len(each)), np.full(left, step)]
+            drawn += [np.full(len(each), -1), np.full(left, language)]
         self.lengths = np.concatenate(longest)
         """(N, sides) tokens of the longest document that each place may hold."""
+        self.numbers, self.steps, self.drawn = map(np.concatenate, (numbers, steps, drawn))
+        self.before = np.append(np.cumsum(counts) - counts, 0)
 
     def documents(self, seed: int, epoch: int) -> np.ndarray:
         """Return the document at each place, (N,) int64."""
-        turns = np.random.default_rng(seed).integers(0, 2**62, len(self.sizes)) + epoch
-        return self.order[self.starts + turns % self.sizes]
+        shifts = (np.random.default_rng(seed).random(self.languages) + epoch * GOLDEN_RATIO) % 1.0
+        shifts = np.floor(shifts * 2**20) / 2**20  # added to a number of some digits, it must not become 1
+        within = np.floor((self.numbers + shifts[self.drawn]) * self.steps).astype(np.int64) + self.before[self.drawn]
+        return self.order[np.where(self.drawn < 0, self.numbers, within)]
 
 
 class LengthGroupedBatches(Sampler[list[int]]):

@@ -18,7 +18,7 @@ import polygraft
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
-VERBS = ("run", "check", "diagnose", "rank", "adapt", "transfer", "finetune", "evaluate", "generate")
+VERBS = ("init", "run", "check", "diagnose", "rank", "adapt", "transfer", "finetune", "evaluate", "generate")
 LATER = ("torch", "transformers", "pydantic", "numpy", "typer", "yaml", "ruamel")
 
 
@@ -122,8 +122,15 @@ def test_the_example_of_stages(example, here):
 
 
 @pytest.mark.slow
-def test_the_example_of_what_is_known_before(example):
+def test_the_example_of_a_draft(example, here):
     names, said = example(2)
+    assert polygraft.load_recipe(here / "mine.yaml") == names["drafted"].recipe
+    assert "mine-pairs/test.jsonl" in said
+
+
+@pytest.mark.slow
+def test_the_example_of_what_is_known_before(example):
+    names, said = example(3)
     assert names["found"].problems == ()
     assert names["ranked"].recommendation.source == "polygraft/nano-xlmr"
     assert "settings.learning_rte" in said and "learning_rate" in said and "settings.budget.steps" in said

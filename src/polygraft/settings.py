@@ -139,7 +139,8 @@ class Budget(Settings):
     minutes: PositiveFloat | None = None
     """Wall-clock minutes of training, evaluation not counted."""
     flops: PositiveFloat | None = None
-    """Floating-point operations of the forward and backward passes, counted by torch's flop counter."""
+    """Floating-point operations of the forward and backward passes, counted by torch's flop counter; what
+    `gradient_checkpointing` computes a second time is not charged."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Budget:
@@ -226,9 +227,13 @@ class Optimization(Settings):
     whole budget all the same. Needs `load_best_model_at_end`."""
     early_stopping_threshold: NonNegativeFloat = 0.0
     """By more than how much an evaluation has to be better for `early_stopping_patience`."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward pass; "auto" is bf16 where the device has instructions for it, else fp32, or what the
-    variable POLYGRAFT_PRECISION says. Weights stay fp32."""
+    variable POLYGRAFT_PRECISION says. "fp16", with a gradient scaler, is for GPUs without bf16 (T4, V100). Weights stay
+    fp32."""
+    gradient_checkpointing: bool = False
+    """Keep of each layer only its input, and compute the layer again in the backward pass: far less memory for about a
+    third more time, and the same result."""
 
     @model_validator(mode="after")
     def _what_stopping_needs(self) -> Optimization:

@@ -8,7 +8,8 @@ import re
 from polygraft.recipe.reading import load_recipe
 from polygraft.report import model_card, write
 from polygraft.report.samples import choose
-from polygraft.scoring.metrics import METRICS, Metric, mean_statistics, ratio_of_sums
+from polygraft.scoring.bootstrap import mean_statistics, ratio_of_sums
+from polygraft.scoring.metrics import METRICS, Metric
 from polygraft.stages import evaluate
 
 
@@ -20,7 +21,7 @@ def test_a_new_score_is_a_function_and_an_entry(run, copy, monkeypatch, text_of)
 
     metric = Metric(
         title="Initials", unit="percent of documents", better=1, places=2, statistics=first_letters,
-        from_sums=ratio_of_sums, signature=lambda bootstrap: f"initials|{bootstrap.signature}", main=True,
+        from_sums=ratio_of_sums, signature=lambda bootstrap, langs: f"initials|{bootstrap.signature}", main=True,
     )  # fmt: skip
     monkeypatch.setitem(METRICS, "initials", metric)
     recipe = load_recipe(run / "recipe.yaml")
@@ -37,7 +38,7 @@ def test_a_new_score_is_a_function_and_an_entry(run, copy, monkeypatch, text_of)
     assert text.count("Initials percent of documents, higher is better") == 3  # both tables, and a plot
     assert "Initials initials|bs:1000|seed:12345" in text
     card = model_card(folder)
-    assert "| Initials (percent of documents, higher is better) | " in card and f" | {lead:.2f} |\n" in card
+    assert "| Initials (percent of documents, higher is better) | " in card and f" | {lead:.2f} | – |\n" in card
 
 
 def test_several_languages_have_a_table_each(copy, change):

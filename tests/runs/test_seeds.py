@@ -61,6 +61,7 @@ def test_results_of_before_stay_what_they_were():
         later = {
             "load_best_model_at_end", "early_stopping_patience", "early_stopping_threshold", "sampling_temperature",
             "metric_for_best_model", "generation_max_samples", "generation_num_beams", "generation_max_length",
+            "gradient_checkpointing",
         }  # fmt: skip
         before = settings.model_dump(exclude=later) | {"precision": "auto"}
         content = {"format": 4, "stage": "adapt", "settings": before, "seed": 1, "data": [], "inputs": []}

@@ -26,6 +26,7 @@ from polygraft.data.dataset import tokenize
 from polygraft.data.notices import Unwritable
 from polygraft.data.reading import Names, blank_columns, iter_rows, label
 from polygraft.errors import PolygraftError
+from polygraft.machine import Arithmetic
 from polygraft.models.trimming import needed_ids
 from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
@@ -72,7 +73,7 @@ class Stages:
         """Return the needs of the stages before `adapt_target`, and the name of the model that they end with."""
         source, target, needs = recipe.source, recipe.target, []
         if recipe.add_languages:
-            needs.append(language_need(self.opened[target].config, self.probe(target, False)))
+            needs.append(language_need(self.opened[target].config, self.probe(target)))
         if recipe.adapt and source and recipe.text:
             needs.append(self.text_stage("adapt", recipe.adapt, source, recipe.text))
         if recipe.transfer:
@@ -82,7 +83,7 @@ class Stages:
             if sources and source:
                 target = self.result(recipe.transfer, source, target)
             configs = self.opened[host].config, self.opened[target].config
-            needs.append(transfer_need(recipe.transfer, sources, *configs, self.probe(host, False)))
+            needs.append(transfer_need(recipe.transfer, sources, *configs, self.probe(host)))
         if recipe.warm_up and recipe.text:
             needs.append(self.text_stage("warm_up", recipe.warm_up, target, recipe.text))
         return needs, target
@@ -99,11 +100,11 @@ class Stages:
         self.probed[name] = target
         return name
 
-    def probe(self, model: str, bf16: bool) -> Probe:
+    def probe(self, model: str, arithmetic: Arithmetic = "fp32") -> Probe:
         model = self.probed.get(model, model)
-        key = ("probe", model, bf16)
+        key = ("probe", model, arithmetic)
         if key not in self.cache:
-            found = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)
+            found = probe_machine(self.opened[model].config, arithmetic, self.baseline_bytes)
             self.cache[key] = replace(found, available_bytes=self.available_bytes)
         return self.cache[key]
 
@@ -135,11 +136,11 @@ class Stages:
         )
         source = self.cut(model, ids[0], settings.max_source_length_tokens)
         lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
-        return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model, False))
+        return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model))
 
     def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:
         config: PreTrainedConfig = self.opened[model].config
-        probe = self.probe(model, machine.use_bf16(settings.precision))
+        probe = self.probe(model, machine.arithmetic(settings.precision))
         return training_need(stage, settings, config, kept, lengths, probe)
 
     def cut(self, model: str, column: list[list[int]], limit: int) -> list[int]:

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ from polygraft.runs.fingerprints import fingerprint_of
 from polygraft.settings import InputData, PairData, Running, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
+# Settings that change no bit of a result: what is done stays, what runs goes on.
+SAME_RESULT = {"gradient_checkpointing"}
 RUNNING, DONE = "running", "done"
 FINGERPRINT_VERSION = 4  # raised when a stage's results change with the same settings
-# Settings that came after it: at their defaults results are what they were, so that these are told by nothing.
+SCORES_VERSION = 5  # the same of `evaluate`, so that models are not trained again for another score
+# Settings that came after FINGERPRINT_VERSION: at their defaults results are what they were, and they are not told.
 NEWER = {
     *("load_best_model_at_end", "early_stopping_patience", "early_stopping_threshold", "sampling_temperature"),
     *("metric_for_best_model", "generation_max_samples", "generation_num_beams", "generation_max_length"),
@@ -153,7 +156,7 @@ class Task:
     stage: str
     content: Mapping[str, Any]
     names: Sequence[str]
-    untold: Collection[str]
+    untold: frozenset[str]
 
     @classmethod
     def of(
@@ -168,20 +171,22 @@ class Task:
         names, wanted = _flat(inputs), settings.model_dump()
         if wanted.get("precision") == "auto":  # another one that the environment names is another setting
             wanted["precision"] = machine.named_precision()
+        version = SCORES_VERSION if stage == "evaluate" else FINGERPRINT_VERSION
         content = {
-            "format": FINGERPRINT_VERSION, "stage": stage, "settings": wanted, "seed": seed,
+            "format": version, "stage": stage, "settings": wanted, "seed": seed,
             "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip
         if seed is not None and data_seed not in (None, seed):
             content["data_seed"] = data_seed
         fields = type(settings).model_fields
-        untold = {name for name in NEWER & wanted.keys() if wanted[name] == fields[name].default}
+        untold = frozenset(name for name in NEWER & wanted.keys() if wanted[name] == fields[name].default)
         return cls(stage, content, names, untold)
 
     @property
     def fingerprint(self) -> str:
-        told = {name: value for name, value in self.content["settings"].items() if name not in self.untold}
+        aside = self.untold | SAME_RESULT
+        told = {name: value for name, value in self.content["settings"].items() if name not in aside}
         return hashlib.sha256(json.dumps({**self.content, "settings": told}, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -303,8 +308,8 @@ def _how_far(out_dir: Path, found: Mapping[str, Any]) -> str:
 
 def differences(found: Mapping[str, Any], task: Task) -> str:
     """Name the settings that differ from those of a record."""
-    now = task.settings
-    before = {name: now[name] for name in task.untold} | found["settings"]
+    now = {name: value for name, value in task.settings.items() if name not in SAME_RESULT}
+    before = {name: now.get(name) for name in task.untold} | found["settings"]
     changed = [key for key in now if key not in before or json.dumps(before[key]) != json.dumps(now[key])]
     return f" ({', '.join(changed)})" if changed else ""
 

@@ -34,8 +34,9 @@ class Prediction:
     reference_tokens: int
 
     def of(self, system: str) -> Prediction:
-        """The document as a system is scored on it: "model", or "lead", whose output is the lead."""
-        return self if system == "model" else replace(self, prediction=self.lead)
+        """The document as a system is scored on it: "model", "lead", whose output is the lead, or "reference"."""
+        outputs = {"model": self.prediction, "lead": self.lead, "reference": self.reference}
+        return replace(self, prediction=outputs[system])
 
 
 def read(path: Path) -> list[Prediction]:

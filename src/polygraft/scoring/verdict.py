@@ -68,7 +68,7 @@ def run(
         "format": RESULT_FORMAT,
         "word": primary.word,
         "sentence": sentence(primary, *pair, lead, cost),
-        **_as_dict(primary, *pair),
+        **as_dict(primary, *pair),
         "seeds": list(seeds),
         "lead": {
             "metric": CHRF.name,
@@ -127,13 +127,16 @@ def _secondary(scores: Scores, settings: Verdict, arms: Sequence[str]) -> list[d
 
 def _secondary_dict(found: Comparison, treatment: str, control: str, settings: Verdict) -> dict[str, Any]:
     """With the p-value times what the interval was widened by: below 1 - verdict.confidence where that excludes 0."""
-    shown = _as_dict(found, treatment, control)
-    factor = (1 - settings.confidence) / (1 - found.confidence)
-    adjusted = None if shown["p_value"] is None else min(1.0, factor * found.p_value)
-    return {"word": found.word, **shown, "p_value_holm": adjusted}
+    return {"word": found.word, **as_dict(found, treatment, control), **adjusted_p(found, settings.confidence)}
 
 
-def _as_dict(comparison: Comparison, treatment: str, control: str) -> dict[str, Any]:
+def adjusted_p(found: Comparison, confidence: float) -> dict[str, float | None]:
+    """The p-value of one of several comparisons whose intervals `together` has widened, None where there is none."""
+    factor = (1 - confidence) / (1 - found.confidence)
+    return {"p_value_holm": min(1.0, factor * found.p_value) if found.includes_seeds else None}
+
+
+def as_dict(comparison: Comparison, treatment: str, control: str) -> dict[str, Any]:
     """JSON-able fields of a comparison; infinite ends (a single document) and p-values without seeds become null."""
     names = (
         "metric", "effect", "low", "high", "confidence", "margin", "p_value", "p_equivalence", "suggestion",

@@ -55,7 +55,7 @@ class DecodedSample:
             )
             for row, code, text, output in zip(self.rows, targets, texts, outputs, strict=True)
         ]  # fmt: skip
-        sums = {name: METRICS[name].statistics(predictions).sum(axis=0) for name in SCORES if name in METRICS}
+        sums = {name: METRICS[name].statistics(predictions).sum(axis=0) for name in SCORES}
         return {f"eval_{name}": float(METRICS[name].from_sums(summed)) for name, summed in sums.items()}
 
 

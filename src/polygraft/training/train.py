@@ -13,6 +13,8 @@ from transformers.trainer_callback import TrainerState
 
 from polygraft import machine, processes
 from polygraft.data.batching import Balance, make_batches
+from polygraft.machine import Arithmetic
+from polygraft.models.recomputed import recomputing
 from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.settings import Optimization, Running
 from polygraft.training import stopping
@@ -46,7 +48,8 @@ def train(
     result is safe. `balance` chooses what an epoch reads, `sample` is decoded at every evaluation. Writes metrics.jsonl
     as it goes; returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first
     step), and `classes`, the vocabulary that the losses normalise over; where the best model is loaded also its step
-    and its scores, and with early stopping whether that ended the training.
+    and its scores, with early stopping whether that ended the training, and in fp16 skipped_steps, whose
+    gradients overflowed: they are steps like all others, but changed no weight.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step was saved.
@@ -61,20 +64,20 @@ def train(
         spending.resume(checkpoint)
     if objective.noise:
         objective.noise.batches = int(spending.spent["steps"]) * settings.gradient_accumulation_steps
-    bf16 = machine.use_bf16(settings.precision)
+    arithmetic = machine.arithmetic(settings.precision)
     if not torch.cuda.is_available():
         machine.keep_freed_memory(sum(p.numel() * p.element_size() for p in model.parameters()))
         model.set_attn_implementation("eager")  # at a few hundred positions twice as fast as sdpa's backward on a CPU
     skips_layers = any(getattr(model.config, f"{side}layerdrop", 0.0) for side in ("", "encoder_", "decoder_"))
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
-        model=model, args=_arguments(settings, spending, (seed, data_seed), out_dir, bf16, skips_layers),
+        model=model, args=_arguments(settings, spending, (seed, data_seed), out_dir, arithmetic, skips_layers),
         train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches,
         objective=objective, spending=spending, eval_objective=eval_objective, out_dir=out_dir,
         callbacks=[spending], sample=sample, rate=functools.partial(_rate, spending),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
-    with telling(trainer, running, out_dir):
+    with telling(trainer, running, out_dir), recomputing(model, settings.gradient_checkpointing):
         _go_through(trainer, checkpoint)
     if settings.load_best_model_at_end:
         trainer.load_weights(trainer.state.best_global_step)
@@ -113,7 +116,12 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
 
 
 def _arguments(
-    settings: Optimization, spending: Spending, seeds: tuple[int, int], out_dir: Path, bf16: bool, skips_layers: bool
+    settings: Optimization,
+    spending: Spending,
+    seeds: tuple[int, int],
+    out_dir: Path,
+    arithmetic: Arithmetic,
+    skips_layers: bool,
 ) -> TrainingArguments:
     best = getattr(settings, "metric_for_best_model", "loss")
     return TrainingArguments(
@@ -127,7 +135,8 @@ def _arguments(
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer note the best.
         logging_strategy="no", eval_strategy="steps", eval_steps=UNLIMITED_STEPS, save_strategy="steps",
         save_steps=UNLIMITED_STEPS, metric_for_best_model=f"eval_{best}", greater_is_better=best != "loss",
-        bf16=bf16, use_cpu=not torch.cuda.is_available(), seed=seeds[0], data_seed=seeds[1],
+        bf16=arithmetic == "bf16", fp16=arithmetic == "fp16", use_cpu=not torch.cuda.is_available(),
+        seed=seeds[0], data_seed=seeds[1],
         ddp_find_unused_parameters=skips_layers, disable_tqdm=True, report_to=[], logging_nan_inf_filter=False,
     )  # fmt: skip
 
@@ -145,6 +154,8 @@ def _summary(trainer: StageTrainer, settings: Optimization) -> dict[str, Any]:
         more["best_step"] = kept["step"]
     if settings.early_stopping_patience:
         more["stopped_early"] = trainer.spending.stopped_early
+    if trainer.accelerator.scaler:
+        more["skipped_steps"] = int(spent["skipped_steps"])
     return {
         "steps": int(spent["steps"]), "tokens": int(spent["tokens"]), "flops": spent["flops"],
         "train_seconds": round(60 * spent["minutes"], 2), "train_loss": losses[-1] if losses else None,

@@ -339,8 +339,8 @@ class Evaluate(Settings):
     """Documents decoded at a time."""
     max_samples: PositiveInt | None = None
     """Score only the first so many test pairs."""
-    lead_tokens: PositiveInt = 16
-    """Length of the lead baseline: the first so many tokens of the input."""
+    lead_tokens: Annotated[int, Field(ge=0)] = 16
+    """Length of the lead baseline: the first so many tokens of the input (0: all of it, the baseline of translation)."""
 
 
 class Verdict(Settings):
@@ -354,3 +354,6 @@ class Verdict(Settings):
     """Arms are equivalent if the interval of their difference in loss (nats per reference token) lies within ± this."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Level of the intervals."""
+    metrics: list[str] = ["chrf++", "rougeL"]
+    """Scores of generated text by which the two arms are compared as well, named as in scores.json: of summaries
+    chrf++ and rougeL, of translations bleu and chrf++. The report shows them first."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from polygraft.recipe.problems import Finding, nearest_key, shown
 from polygraft.recipe.stages import BEFORE_TARGET, UNITS
+from polygraft.scoring.metrics import LOSS, METRICS
 from polygraft.settings import PairData, TextData
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
@@ -158,5 +159,21 @@ def _verdict_rules(verdict: Any, arms: list[str]) -> Iterator[Finding]:
             near = difflib.get_close_matches(arm.lower(), arms, n=1)
             reason = f"no such arm; did you mean `{near[0]}`?" if near else f"no such arm; arms: {', '.join(arms)}"
             yield Finding(("verdict", role), reason, arm)
+    yield from _metric_rules(verdict.get("metrics"))
     if verdict.get("treatment") is not None and verdict.get("treatment") == verdict.get("control"):
         yield Finding(("verdict", "control"), "must be another arm than the treatment", shown(verdict["control"]))
+
+
+def _metric_rules(names: Any) -> Iterator[Finding]:
+    """Scores of generated text in which one direction is better."""
+    valid = [name for name, metric in METRICS.items() if metric.of_text and metric.better]
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        path = ("verdict", "metrics", str(index))
+        if isinstance(name, str) and name not in valid:
+            near = difflib.get_close_matches(name.lower(), valid, n=1)
+            loss = METRICS.get(name) is LOSS
+            reason = f"did you mean `{near[0]}`?" if near else f"scores: {', '.join(valid)}"
+            reason = "decides the verdict anyway: leave it out" if loss else f"no such score to compare by; {reason}"
+            yield Finding(path, reason, name)
+        elif name in names[:index]:
+            yield Finding(path, "is named twice", shown(name))

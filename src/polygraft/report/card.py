@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from polygraft.data.files import write_atomically
 from polygraft.data.languages import match_code
 from polygraft.errors import DataError
+from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, load_recipe
 from polygraft.report import files
 from polygraft.report.files import Record, ScoresFile
 from polygraft.report.folder import ALL_LANGUAGES, TITLES, SeedRun, read_seed
 from polygraft.report.formats import MISSING, count, date, decimal, flops, interval, seconds
+from polygraft.report.scores import language_title
 from polygraft.report.stages_view import data_of, flat, inputs_of
-from polygraft.scoring.metrics import METRICS
+from polygraft.scoring.metrics import METRICS, shown_first
+from polygraft.scoring.words import LEADS
 
 CARD_NAME = "README.md"
 GENERATION = ("num_beams", "max_new_tokens", "no_repeat_ngram_size")
@@ -47,19 +51,28 @@ def _source_code(source_lang: str | None, target: str, tokenizer: dict[str, Any]
         return target
 
 
-def _scores(scores: ScoresFile) -> dict[str, Rows]:
-    """A table by language; of a single one, "all" would say the same again."""
+def _directions(recipe: Recipe, scores: ScoresFile, tokenizer: dict[str, Any]) -> list[tuple[str, str]]:
+    """The codes of what is read and written in each language or direction that was scored."""
+    named = [name.rpartition("-") for name in sorted(scores.systems.model) if name != ALL_LANGUAGES]
+    return [
+        (source or _source_code(recipe.pairs.source_lang, target, tokenizer), target) for source, _, target in named
+    ]
+
+
+def _scores(scores: ScoresFile, first: Sequence[str]) -> dict[str, Rows]:
+    """A table by language, some scores `first`; of a single language, "all" would say the same again."""
     model, lead = scores.systems.model, scores.systems.lead
     shown = [language for language in model if language != ALL_LANGUAGES or len(model) > 2]
     tables: dict[str, Rows] = {}
     for language in shown:
         rows: Rows = []
-        for name, metric in METRICS.items():
+        for name in dict.fromkeys([*first, *METRICS]):
+            metric = METRICS[name]
             score, baseline = model[language][name], lead[language].get(name)
             ends, beside = interval(score.low, score.high, metric.places), baseline.score if baseline else None
             cells = decimal(score.score, metric.places), ends, decimal(beside, metric.places)
             rows.append((f"{metric.title} ({metric.hint})", *cells))
-        tables[language] = rows
+        tables[language if language == ALL_LANGUAGES else language_title(language)] = rows
     return tables
 
 
@@ -95,22 +108,30 @@ def model_card(folder: Path) -> str:
     """
     folder = folder.resolve()
     run_dir, arm = folder.parents[1], folder.parent.name
-    recipe = arm_recipes(load_recipe(run_dir / files.RECIPE))[arm]
+    whole = load_recipe(run_dir / files.RECIPE)
+    recipe = arm_recipes(whole)[arm]
     run = read_seed(run_dir, arm, recipe, int(folder.name.removeprefix("seed-")))
     tuned, evaluated, scores = run.stages["finetune"].record, run.stages["evaluate"].record, run.scores
     if tuned is None or evaluated is None or scores is None:
         raise DataError(f"{folder}: is not evaluated yet, so that there is no model card. Run the recipe again.")
     checkpoint = folder / "finetune"
     tokenizer = _json(checkpoint / "tokenizer_config.json")
-    languages = sorted(language for language in scores.systems.model if language != ALL_LANGUAGES)
+    directions = _directions(recipe, scores, tokenizer)
+    sources, languages = (list(dict.fromkeys(side)) for side in zip(*directions, strict=True))
+    translates = any(source != target for source, target in directions)
+    lead = LEADS[recipe.evaluate.lead_tokens == 0]
     base = _shareable(recipe.target)
     # cc25 names the output language at the decoder's start
     cc25 = str(tokenizer.get("tokenizer_class")).removesuffix("Fast") == "MBartTokenizer"
     front = {
-        "language": list(dict.fromkeys(code.split("_")[0] for code in languages)),
+        "language": list(dict.fromkeys(code.split("_")[0] for code in (*languages, *sources * translates))),
         "library_name": "transformers",
         "base_model": base,
-        "tags": [_json(checkpoint / "config.json")["model_type"], "text2text-generation", "polygraft"],
+        "tags": [
+            _json(checkpoint / "config.json")["model_type"],
+            "translation" if translates else "text2text-generation",
+            "polygraft",
+        ],
     }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -123,13 +144,15 @@ def model_card(folder: Path) -> str:
         front={name: json.dumps(value, ensure_ascii=False) for name, value in front.items()},
         title=f"{recipe.name} · {arm}",
         base=base,
-        source=_source_code(recipe.pairs.source_lang, languages[0], tokenizer),
+        source=sources[0],
+        reads=sources if translates else sources[:1],
         languages=languages,
+        lead=lead,
         adapted=_json(checkpoint / "adapter" / "adapter_config.json").get("type") == "bottleneck",
         folder="path/to/this/folder",
         language_argument="decoder_start_token_id" if cc25 else "forced_bos_token_id",
         options="".join(f", {key}={evaluated.settings[key]}" for key in GENERATION),
-        scores=_scores(scores),
+        scores=_scores(scores, shown_first(whole.verdict)),
         documents=scores.documents,
         signature=[(METRICS[name].title, f"`{said}`") for name, said in scores.signature.items()],
         history=_history(run),

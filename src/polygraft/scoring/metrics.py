@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from polygraft.scoring.predictions import Prediction
+from polygraft.settings import Verdict
 
 _CHUNK_ENTRIES = 4_000_000  # resampling weights held at a time: 32 MB
 DIRECTIONS = {-1: "lower is better", 1: "higher is better"}
@@ -61,7 +62,6 @@ class Metric:
         from_sums: the score that follows from statistics summed over documents, [..., K] to [...].
         signature: which version and settings made it.
         of_text: whether it is of the text alone, so that the lead baseline has it, too.
-        main: whether verdicts compare arms by it, and the report plots it.
         long_title: what verdicts call it, where that is not its title.
     """
 
@@ -73,7 +73,6 @@ class Metric:
     from_sums: Callable[[np.ndarray], np.ndarray]
     signature: Callable[[Bootstrap], str]
     of_text: bool = True
-    main: bool = False
     long_title: str = ""
 
     @property
@@ -277,9 +276,9 @@ def _own_signature(what: str, how: str, bootstrap: Bootstrap) -> str:
     return f"{what}|{bootstrap.signature}|{how}|version:polygraft"
 
 
-def _rouge(name: str, title: str, *, main: bool = False) -> Metric:
+def _rouge(name: str, title: str) -> Metric:
     return Metric(
-        title=title, unit="0 to 100", better=1, places=1, main=main, from_sums=ratio_of_sums,
+        title=title, unit="0 to 100", better=1, places=1, from_sums=ratio_of_sums,
         statistics=functools.partial(rouge_statistics, name), signature=functools.partial(_rouge_signature, name),
     )  # fmt: skip
 
@@ -287,16 +286,16 @@ def _rouge(name: str, title: str, *, main: bool = False) -> Metric:
 METRICS: dict[str, Metric] = {
     "loss_per_token": Metric(
         title="Loss", long_title="loss per reference token (nats)", unit="nats per reference token", better=-1,
-        places=3, main=True, of_text=False, statistics=loss_statistics, from_sums=ratio_of_sums,
+        places=3, of_text=False, statistics=loss_statistics, from_sums=ratio_of_sums,
         signature=functools.partial(_own_signature, "nats/reference token", "tokens:text and </s>, no language token"),
     ),
     "chrf++": Metric(
-        title="chrF++", unit="0 to 100", better=1, places=1, main=True,
+        title="chrF++", unit="0 to 100", better=1, places=1,
         statistics=chrf_statistics, from_sums=chrf_from_sums, signature=chrf_signature,
     ),
     "rouge1": _rouge("rouge1", "ROUGE-1"),
     "rouge2": _rouge("rouge2", "ROUGE-2"),
-    "rougeL": _rouge("rougeL", "ROUGE-L", main=True),
+    "rougeL": _rouge("rougeL", "ROUGE-L"),
     "length_ratio": Metric(
         title="Length", unit="output / reference words, 1 is ideal", better=0, places=2,
         statistics=length_statistics, from_sums=ratio_of_sums,
@@ -315,3 +314,9 @@ LOSS, CHRF = METRICS["loss_per_token"], METRICS["chrf++"]
 def metrics_of(system: str) -> dict[str, Metric]:
     """The scores that a system has: "model" all, "lead" those of text alone."""
     return {name: metric for name, metric in METRICS.items() if metric.of_text or system == "model"}
+
+
+def shown_first(verdict: Verdict | None) -> list[str]:
+    """Names of the scores that tables begin with and the report plots: those that arms are compared by."""
+    compared = Verdict.model_fields["metrics"].default if verdict is None else verdict.metrics
+    return [name for name, metric in METRICS.items() if metric is LOSS or name in compared]

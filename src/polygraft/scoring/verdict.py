@@ -1,7 +1,7 @@
 """Stage 5: which arm is better, in plain words, from the predictions of all arms and seeds. No torch.
 
 One primary comparison (treatment against control on loss) decides the word. Every other pair of arms on loss, and the
-same pair on chrF++ and ROUGE-L, is secondary: their intervals are widened together as Holm's procedure has it. So are
+same pair on `verdict.metrics`, is secondary: their intervals are widened together as Holm's procedure has it. So are
 those of both arms against the lead baseline. The statistics are in `comparison.py`.
 """
 
@@ -41,8 +41,17 @@ class Scores:
 
     def of_lead(self, metric: Metric) -> ArmScores:
         """The lead baseline's score; it is the same in all arms and seeds."""
-        some_rows = next(iter(self.rows.values()))[0]
-        return ArmScores.of([metric.statistics([row.of("lead") for row in some_rows])], metric)
+        return ArmScores.of([metric.statistics([row.of("lead") for row in self.some_rows])], metric)
+
+    @property
+    def some_rows(self) -> list[Prediction]:
+        """The documents, as the first seed of an arm has them."""
+        return next(iter(self.rows.values()))[0]
+
+    @property
+    def lead_is_source(self) -> bool:
+        """Whether the lead baseline is all of the source."""
+        return all(row.lead == row.source for row in self.some_rows)
 
 
 def run(
@@ -67,11 +76,12 @@ def run(
     result = {
         "format": RESULT_FORMAT,
         "word": primary.word,
-        "sentence": sentence(primary, *pair, lead, cost),
+        "sentence": sentence(primary, *pair, lead, cost, copied=scores.lead_is_source),
         **_as_dict(primary, *pair),
         "seeds": list(seeds),
         "lead": {
             "metric": CHRF.name,
+            "is_source": scores.lead_is_source,
             "score": lead[settings.treatment].control_score,
             "beaten_by": [arm for arm, against in lead.items() if against.word == "helped"],
             "comparisons": [_secondary_dict(against, arm, "lead", settings) for arm, against in lead.items()],
@@ -119,7 +129,7 @@ def _secondary(scores: Scores, settings: Verdict, arms: Sequence[str]) -> list[d
     """All comparisons but the primary one; in a pair of other arms, the one later in the recipe is the treatment."""
     primary_pair = {settings.treatment, settings.control}
     pairs = [(later, earlier, LOSS) for earlier, later in combinations(arms, 2) if {earlier, later} != primary_pair]
-    others = [metric for metric in METRICS.values() if metric.main and metric is not LOSS]
+    others = [metric for name, metric in METRICS.items() if name in settings.metrics]
     pairs += [(settings.treatment, settings.control, metric) for metric in others]
     found = together([_compared(scores, settings, *pair) for pair in pairs])
     return [_secondary_dict(item, *pair[:2], settings) for pair, item in zip(pairs, found, strict=True)]

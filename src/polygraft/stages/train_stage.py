@@ -56,8 +56,9 @@ def train_stage(lesson: Lesson, settings: Training, model: str, seed: int, out_d
         splits = train_rows, validation_rows = lesson.read()
         written = None
         if lesson.languages is not None:
-            read, written = map(set, lesson.languages(train_rows, full_tokenizer))
-            record(network, full_tokenizer, read, written)
+            codes = lesson.languages(train_rows, full_tokenizer)
+            read, written = map(set, codes)
+            record(network, full_tokenizer, read, written, set(zip(*codes, strict=True)))
         checkpoints.rehearse(network, full_tokenizer, out_dir, written)
         tokenizer = full_tokenizer
         if settings.trim_vocabulary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Source:
             DataError: whatever is wrong with it, with its line or row and a remedy.
         """
         if self.kind == "lines":
-            return _parallel_rows(self.name, self.paths, self._line_columns(columns))
+            return _parallel_rows(self.name, self.paths, self._line_columns(columns), self._languages(columns))
         if self.kind in (".json", ".jsonl"):
             read = json_rows.read_json if self.kind == ".json" else json_rows.read_jsonl
             return read(self.paths[0], self.name, columns)
@@ -83,6 +83,15 @@ class Source:
         by_order = len(self.paths) <= len(columns) and not set(self.parts) & set(columns)
         return columns[: len(self.paths)] if by_order else self.parts
 
+    def _languages(self, columns: Sequence[str]) -> dict[str, str]:
+        """The cells of columns that name a language each, behind the texts': what the files are called in the braces.
+
+        So both directions can be asked for: `train.{en,uk}` beside `train.{uk,en}`.
+        """
+        named = columns[len(self.paths) :]
+        by_order = self._line_columns(columns) is not self.parts and len(named) == len(self.parts) > 1
+        return dict(zip(named, self.parts, strict=True)) if by_order else {}
+
     def files(self) -> list[str]:
         """Return the names of all files behind the source, or that of a hub data set."""
         if self.kind == "hub":
@@ -91,8 +100,10 @@ class Source:
         return list(map(str, inside))
 
 
-def _parallel_rows(name: str, paths: Sequence[Path], columns: Sequence[str]) -> Iterator[Row]:
-    """Yield rows of one line of each file.
+def _parallel_rows(
+    name: str, paths: Sequence[Path], columns: Sequence[str], more: Mapping[str, str]
+) -> Iterator[Row]:
+    """Yield rows of one line of each file, and of the cells that all rows have in common.
 
     Raises:
         DataError: files with unequal numbers of lines.
@@ -107,7 +118,7 @@ def _parallel_rows(name: str, paths: Sequence[Path], columns: Sequence[str]) -> 
                 _refuse_unequal(name, paths)
             return
         number += 1
-        yield "line", number, dict(zip(columns, cells, strict=True))
+        yield "line", number, {**dict(zip(columns, cells, strict=True)), **more}
 
 
 def _refuse_unequal(name: str, paths: Sequence[Path]) -> None:

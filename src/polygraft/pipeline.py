@@ -53,13 +53,15 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
 def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[str, Any]:
     from polygraft import report
     from polygraft.scoring import verdict
+    from polygraft.scoring.forgetting import of_runs
 
     outcome = None
     if recipe.verdict is not None:
         runs = {arm: [folder / arm / f"seed-{seed}" for seed in recipe.seeds] for arm in arms}
+        forgotten = of_runs(runs, recipe.verdict.confidence) if recipe.forgetting else None
         cost = {arm: adaptation_cost(runs[arm], stages_of(one)) for arm, one in arms.items()}
         spent = {arm: {"seconds": one.seconds, "flops": one.flops, "tokens": one.tokens} for arm, one in cost.items()}
-        outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds, spent)
+        outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds, spent, forgotten)
     return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, recipe, arms)}
 
 

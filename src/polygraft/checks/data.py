@@ -26,6 +26,8 @@ LEAKS = {
     ("pairs.validation", "pairs.train"): "They choose the checkpoint that knows them by heart.",
     ("pairs.validation", "text.train"): ADAPTED,
     ("text.validation", "text.train"): "Their loss is one of training.",
+    ("forgetting.test", "text.train"): "Their loss is one of training.",
+    ("forgetting.test", "pairs.train"): "Their loss is one of training.",
 }
 """The roles whose files must not share texts, and what it means if they do."""
 
@@ -100,6 +102,9 @@ def _uses(recipe: Recipe) -> list[_Use]:
             if file:
                 table = Table(file, tuple(text.columns), (text.lang_column,))
                 uses.append(_Use(f"text.{split}", table, ((text.lang or "", "text.lang"),)))
+    if (known := recipe.forgetting) is not None:
+        table = Table(known.test_file, tuple(known.columns), (known.lang_column,))
+        uses.append(_Use("forgetting.test", table, ((known.lang or "", "forgetting.lang"),)))
     source, target = (pairs.source_lang or "", "pairs.source_lang"), (pairs.target_lang or "", "pairs.target_lang")
     langs = (pairs.source_lang_column, pairs.target_lang_column)
     if pairs.target_lang is None:  # as in data/dataset.py, the input's language is then the output's

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 
 from polygraft import machine
 from polygraft.checks.memory import BYTES, PassCost, loss_of, make_batch, make_model, measure_pass, parameters_of
+from polygraft.measure.losses import BATCH_LOGITS, BATCH_TOKENS
 from polygraft.models.checkpoints import decoder_config, positions_of
 from polygraft.objectives import TextTask
 from polygraft.objectives.task import BatchShape
@@ -305,6 +306,18 @@ def _sizes(settings: Method, source: PreTrainedConfig | None, target: PreTrained
         result_bytes=result_bytes,
         pass_bytes=pass_bytes,
     )
+
+
+def forgetting_need(config: PreTrainedConfig, lengths: Lengths, states: int, probe: Probe) -> Need:
+    """Estimate restoring a text by several checkpoints, one after the other: weights, and the logits of a batch."""
+    parameters = parameters_of(config)
+    logits = 2 * BYTES * min(BATCH_LOGITS, BATCH_TOKENS * config.vocab_size)
+    operations = 2 * parameters * lengths.mean * lengths.documents * states
+    loading = states * BYTES * parameters / probe.bytes_per_second
+    return Need(
+        stage="forgetting", parameters=parameters, memory_bytes=probe.baseline_bytes + BYTES * parameters + logits,
+        disk_bytes=0, disk_peak_bytes=0, seconds=operations / probe.flops_per_second + loading, flops=operations,
+    )  # fmt: skip
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:

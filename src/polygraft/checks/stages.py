@@ -17,6 +17,7 @@ from polygraft.checks.needs import (
     Need,
     Probe,
     evaluate_need,
+    forgetting_need,
     language_need,
     probe_machine,
     training_need,
@@ -29,9 +30,11 @@ from polygraft.errors import PolygraftError
 from polygraft.models.trimming import needed_ids
 from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
+from polygraft.recipe.stages import ADAPTATION
 from polygraft.runs.costs import target_section
-from polygraft.settings import Evaluate, Finetune, PairData, TextData, Training
-from polygraft.stages import adapt, evaluate, finetune, transfer  # noqa: F401  (for what they take in memory)
+from polygraft.scoring.forgetting import STATES
+from polygraft.settings import Evaluate, Finetune, Forgetting, PairData, TextData, Training
+from polygraft.stages import adapt, evaluate, finetune, forgetting, transfer  # noqa: F401  (for what they take in memory)
 from polygraft.transfers.methods import Method
 
 SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
@@ -62,6 +65,9 @@ class Stages:
             needs.append(replace(need, budget=f"{need.budget} (what is left)") if shared else need)
         needs.append(self.finetune(recipe.finetune, target, recipe.pairs))
         needs.append(self.evaluate(recipe.evaluate, target, recipe.pairs))
+        if recipe.forgetting:
+            adapts = any(need.stage in ADAPTATION for need in needs)
+            needs.append(self.forgetting(recipe.forgetting, target, len(STATES) if adapts else len(STATES) - 1))
         return tuple(needs)
 
     def before_target(self, recipe: Recipe) -> tuple[list[Need], str]:
@@ -131,6 +137,15 @@ class Stages:
         source = self.cut(model, ids[0], settings.max_source_length_tokens)
         lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
         return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model, False))
+
+    def forgetting(self, settings: Forgetting, model: str, states: int) -> Need:
+        key = ("forgetting", settings.model_dump_json(), model)
+        if key not in self.cache:
+            tokenizer = self.opened[model].tokenizer
+            rows = forgetting.first_of_each(settings, tokenizer)
+            ids = tokenize(tokenizer, [row[settings.text_column] for row in rows])
+            self.cache[key] = Lengths([len(one) + 2 for one in ids], None, len(rows))
+        return forgetting_need(self.opened[model].config, self.cache[key], states, self.probe(model, False))
 
     def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:
         config: PreTrainedConfig = self.opened[model].config

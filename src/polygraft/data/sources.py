@@ -100,9 +100,7 @@ class Source:
         return list(map(str, inside))
 
 
-def _parallel_rows(
-    name: str, paths: Sequence[Path], columns: Sequence[str], more: Mapping[str, str]
-) -> Iterator[Row]:
+def _parallel_rows(name: str, paths: Sequence[Path], columns: Sequence[str], more: Mapping[str, str]) -> Iterator[Row]:
     """Yield rows of one line of each file, and of the cells that all rows have in common.
 
     Raises:

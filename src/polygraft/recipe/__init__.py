@@ -8,7 +8,18 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from polygraft.objectives import DEFAULT_OBJECTIVE, MLM, OBJECTIVES, TextTask, WarmUp
-from polygraft.settings import Budget, Diagnose, Evaluate, Finetune, OneOf, PairData, Settings, TextData, Verdict
+from polygraft.settings import (
+    Budget,
+    Diagnose,
+    Evaluate,
+    Finetune,
+    Forgetting,
+    OneOf,
+    PairData,
+    Settings,
+    TextData,
+    Verdict,
+)
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
 VERSION = 1
@@ -60,6 +71,8 @@ class Recipe(Settings):
     """Stage 3: fine-tuning on the pairs."""
     evaluate: Evaluate = Evaluate()
     """Stage 4: decoding and scoring the test pairs."""
+    forgetting: Forgetting | None = None
+    """Measure what adaptation and fine-tuning make of languages that the target knew before, on held-out text."""
     arms: dict[str, dict[str, Any]] = Field({})
     """Named variants of this recipe: each overrides sections (null leaves a stage out). Without arms: one, `main`."""
     verdict: Verdict | None = None

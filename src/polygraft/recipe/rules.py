@@ -10,7 +10,7 @@ from typing import Any
 from polygraft.recipe.problems import Finding, nearest_key, shown
 from polygraft.recipe.stages import BEFORE_TARGET, UNITS
 from polygraft.scoring.metrics import LOSS, METRICS
-from polygraft.settings import PairData, TextData
+from polygraft.settings import Forgetting, PairData, TextData
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
 
@@ -65,7 +65,8 @@ def _transfer_rules(data: Mapping[str, Any], method: Method) -> Iterator[Finding
 
 def _language_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Texts and inputs are in some language, which mBART has to be told."""
-    for name, key, kind in (("text", "lang", TextData), ("pairs", "source_lang", PairData)):
+    sections = (("text", "lang", TextData), ("pairs", "source_lang", PairData), ("forgetting", "lang", Forgetting))
+    for name, key, kind in sections:
         section = data.get(name)
         if not isinstance(section, Mapping) or section.get(key) is not None or section.get(f"{key}_column"):
             continue
@@ -107,7 +108,7 @@ def _amount(section: Any, unit: str) -> float:
 
 
 _RESERVED = {"recipe", "verdict", "diagnose", "report", "con", "nul", "aux", "prn"}
-SHARED_KEYS = ("version", "name", "output_dir", "seeds", "diagnose", "arms", "verdict")
+SHARED_KEYS = ("version", "name", "output_dir", "seeds", "diagnose", "forgetting", "arms", "verdict")
 """What all arms of a recipe have in common."""
 
 

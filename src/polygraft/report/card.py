@@ -17,9 +17,11 @@ from polygraft.recipe.reading import arm_recipes, load_recipe
 from polygraft.report import files
 from polygraft.report.files import Record, ScoresFile
 from polygraft.report.folder import ALL_LANGUAGES, TITLES, SeedRun, read_seed
+from polygraft.report.forgetting_view import card_rows
 from polygraft.report.formats import MISSING, count, date, decimal, flops, interval, seconds
 from polygraft.report.scores import language_title
 from polygraft.report.stages_view import data_of, flat, inputs_of
+from polygraft.scoring.forgetting import forgotten
 from polygraft.scoring.metrics import METRICS, shown_first
 from polygraft.scoring.words import LEADS
 
@@ -80,7 +82,7 @@ def _history(run: SeedRun) -> Rows:
     """A line per stage that led to this checkpoint."""
     rows: Rows = []
     for stage in run.stages.values():
-        if stage.record and stage.name != "evaluate":
+        if stage.record and stage.name not in ("evaluate", "forgetting"):
             result, settings = stage.result, stage.record.settings
             kind = settings.get("mode") or settings.get("objective")
             title = TITLES[stage.name] + (f" ({kind})" if kind else "")
@@ -154,6 +156,7 @@ def model_card(folder: Path) -> str:
         options="".join(f", {key}={evaluated.settings[key]}" for key in GENERATION),
         scores=_scores(scores, shown_first(whole.verdict)),
         documents=scores.documents,
+        forgotten=card_rows(forgotten([run.restored])) if run.restored else [],
         signature=[(METRICS[name].title, f"`{said}`") for name, said in scores.signature.items()],
         history=_history(run),
         inputs=[(_shareable(name), kind) for name, kind in inputs_of(tuned)],

@@ -8,7 +8,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from polygraft.data.files import write_atomically
-from polygraft.report import diagnose_view, formats, plots, samples, scores, stages_view, transfer_view, verdict_view
+from polygraft.report import (
+    diagnose_view,
+    forgetting_view,
+    formats,
+    plots,
+    samples,
+    scores,
+    stages_view,
+    transfer_view,
+    verdict_view,
+)
 from polygraft.report.folder import Run, read_run
 from polygraft.report.formats import plural
 from polygraft.scoring.figures import level
@@ -49,6 +59,7 @@ def _context(run: Run) -> dict[str, Any]:
         "lead": scores.lead_sentence(run),
         "score_plots": scores.score_plots(run),
         "signature": scores.signature(run),
+        "forgotten": forgetting_view.forgotten_rows(run),
         "loss_plots": stages_view.loss_plots(run),
         "transfers": transfer_view.transfers(run),
         "samples": samples.samples(run),

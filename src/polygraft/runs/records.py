@@ -29,7 +29,7 @@ from polygraft.data.sources import data_files, data_settings, local_path
 from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe.stages import stages_of
-from polygraft.settings import PairData, Settings, TextData, Trim
+from polygraft.settings import Forgetting, PairData, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
 RUNNING, DONE = "running", "done"
@@ -137,7 +137,7 @@ def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
     """List checkpoints and the files that data sections name."""
     names: list[str] = []
     for item in inputs:
-        if isinstance(item, TextData | PairData | Trim):
+        if isinstance(item, TextData | PairData | Trim | Forgetting):
             names += [f"file:{name}" for name in data_files(item)]
         elif isinstance(item, str):
             names.append(item)

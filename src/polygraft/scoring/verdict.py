@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.scoring import predictions
 from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms, holm_levels
+from polygraft.scoring.forgetting import Forgotten
 from polygraft.scoring.metrics import CHRF, LOSS, METRICS, Metric
 from polygraft.scoring.predictions import Prediction
 from polygraft.scoring.words import sentence
@@ -60,11 +61,13 @@ def run(
     arms: Sequence[str],
     seeds: Sequence[int],
     cost: Mapping[str, Mapping[str, float]],
+    forgotten: Mapping[str, Mapping[str, Forgotten]] | None = None,
 ) -> dict[str, Any]:
     """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it.
 
     Args:
         cost: what each arm spent before fine-tuning, mean over seeds: its "seconds", "flops" and "tokens".
+        forgotten: what each arm made of the languages that the target knew, where that was measured.
 
     Raises:
         DataError: predictions are missing or broken, or the arms were not scored on the same documents.
@@ -76,7 +79,7 @@ def run(
     result = {
         "format": RESULT_FORMAT,
         "word": primary.word,
-        "sentence": sentence(primary, *pair, lead, cost, copied=scores.lead_is_source),
+        "sentence": sentence(primary, *pair, lead, cost, copied=scores.lead_is_source, forgotten=forgotten or {}),
         **_as_dict(primary, *pair),
         "seeds": list(seeds),
         "lead": {
@@ -88,6 +91,7 @@ def run(
         },
         "comparisons": _secondary(scores, settings, arms),
         "cost": cost,
+        "forgetting": forgotten and _as_dicts(forgotten),
         "signature": "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm",
     }
     write_atomically(run_dir / "verdict.json", json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
@@ -155,6 +159,10 @@ def _as_dict(comparison: Comparison, treatment: str, control: str) -> dict[str, 
         values |= {"p_value": None, "p_equivalence": None}
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     return {"treatment": treatment, "control": control, **finite}
+
+
+def _as_dicts(forgotten: Mapping[str, Mapping[str, Forgotten]]) -> dict[str, dict[str, Any]]:
+    return {arm: {language: asdict(one) for language, one in found.items()} for arm, found in forgotten.items()}
 
 
 # ---------------------------------------------------------------- reading

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from polygraft.scoring.comparison import MIN_SEEDS, WANTED_SEEDS, Comparison
 from polygraft.scoring.figures import exactly, level, rounded
+from polygraft.scoring.forgetting import ALL, UNIT, Forgotten, whole_of
 from polygraft.scoring.metrics import CHRF
 
 COST_TOLERANCE = 0.1  # of the larger: costs that differ by more are said to
@@ -57,12 +58,15 @@ def sentence(
     cost: Mapping[str, Mapping[str, float]],
     *,
     copied: bool = False,
+    forgotten: Mapping[str, Mapping[str, Forgotten]] = {},
 ) -> str:
     """The primary comparison in plain words; `lead` compares each of the two arms with the lead baseline on chrF++.
 
     `cost` is per arm: its seconds, flops and tokens before fine-tuning. `copied`: the lead is all of the source.
+    `forgotten` is per arm and language, of those that were measured.
     """
     parts = [_finding(found, f"'{treatment}'", f"'{control}'"), _caution(found), _lead(lead, LEADS[copied].subject)]
+    parts += [_forgotten({arm: forgotten[arm] for arm in (treatment, control) if arm in forgotten})]
     parts.append(_cost(treatment, control, cost))
     return " ".join(part for part in parts if part)
 
@@ -128,6 +132,21 @@ def _against_lead(found: Comparison) -> str:
         return f"{says} ({score}, from one document)"
     low, high, effect = rounded([found.low, found.high], [found.effect], least=1, signed=True)
     return f"{says} ({score}, difference {effect}, {level(found.confidence)} interval {low} to {high})"
+
+
+def _forgotten(arms: Mapping[str, Mapping[str, Forgotten]]) -> str:
+    """What adaptation did to the languages that the target knew, on average."""
+    said = []
+    for arm, by_language in arms.items():
+        change, codes = whole_of(by_language).adapted, [code for code in by_language if code != ALL]
+        known = change.low is not None and change.high is not None
+        low, high, effect = rounded([change.low or 0.0, change.high or 0.0], [change.effect], least=3, signed=True)
+        said.append(f"'{arm}' {effect}{f' ({low} to {high})' if known else ''}")
+    return (
+        f"Held-out loss of known languages ({', '.join(codes)}) by adaptation: {', '.join(said)} {UNIT}."
+        if said
+        else ""
+    )
 
 
 def _cost(treatment: str, control: str, cost: Mapping[str, Mapping[str, float]]) -> str:

@@ -101,7 +101,7 @@ def test_each_file_once_and_leaks_within_an_arm_only(write):
 
 
 ROLES = {"text.train": "adapt", "text.validation": "validation", "pairs.train": "train",
-         "pairs.validation": "validation", "pairs.test": "test"}  # fmt: skip
+         "pairs.validation": "validation", "pairs.test": "test", "forgetting.test": "test"}  # fmt: skip
 LEAKS = {
     ("pairs.test", "pairs.train"): "memory, not skill",
     ("pairs.test", "pairs.validation"): "choose the checkpoint that they score",
@@ -109,6 +109,8 @@ LEAKS = {
     ("pairs.validation", "pairs.train"): "knows them by heart",
     ("pairs.validation", "text.train"): "Their summaries are not there, but models adapted to that text have read",
     ("text.validation", "text.train"): "one of training",
+    ("forgetting.test", "text.train"): "one of training",
+    ("forgetting.test", "pairs.train"): "one of training",
     ("pairs.train", "text.train"): None,
     ("pairs.test", "text.validation"): None,
     ("pairs.train", "text.validation"): None,
@@ -121,7 +123,7 @@ def test_leaks(write, role, other):
     stray = rows[role][4:7]
     # where they land: on lines 3, 1 and 2, with other spaces and, in pairs, another summary
     rows[other] = [{**row, "text": f" {row['text']} ", "summary": "x"} for row in [*stray[1:], stray[0]]] + rows[other]
-    files: dict[str, Any] = {"text": {"lang": "fr"}, "pairs": {}}
+    files: dict[str, Any] = {"text": {"lang": "fr"}, "pairs": {}, "forgetting": {"lang": "fr"}}
     for name in ROLES:
         section, split = name.split(".")
         files[section][f"{split}_file"] = write(f"{name}.jsonl", rows[name])

@@ -64,6 +64,7 @@ def test_seeds_that_shift_all_documents_have_the_interval_of_the_t_test_over_see
     found = forgotten(seeds, confidence=0.9)["de_DE"]
     low, high = stats.ttest_1samp(np.array(shifts) / 10, 0).confidence_interval(0.9)
     assert (found.adapted.low, found.adapted.high) == pytest.approx((low, high), rel=1e-6)  # measured 1e-15
+    assert (found.finetuned.effect, found.finetuned.low, found.finetuned.high) == (0.0, 0.0, 0.0)  # exactly
     assert found.includes_seeds and not forgotten(seeds[:2])["de_DE"].includes_seeds
 
 
@@ -82,5 +83,6 @@ def test_what_is_saved_is_read_and_what_is_not_there_is_said(tmp_path):
 
 
 def test_a_single_document_has_no_interval():
-    one = restored(languages=["de_DE"], **{state: np.array([20.0]) for state in STATES})
-    assert forgotten([one])["de_DE"].adapted.low is None
+    one = restored(languages=["de_DE"], target=np.array([20.0]), adapted=np.array([21.0]), finetuned=np.array([20.0]))
+    found = forgotten([one])["de_DE"]
+    assert (found.adapted.effect, found.adapted.low, found.finetuned.low) == (pytest.approx(0.1), None, 0.0)

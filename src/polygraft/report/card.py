@@ -100,6 +100,24 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def _translates(directions: Sequence[tuple[str, str]]) -> bool:
+    return any(source != target for source, target in directions)
+
+
+def _front(base: str, model_type: str, directions: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """What the hub reads, as JSON: languages are those of the output, of translations also those of the input."""
+    sources, targets = zip(*directions, strict=True)
+    codes = (*targets, *sources) if _translates(directions) else targets
+    task = "translation" if _translates(directions) else "text2text-generation"
+    front = {
+        "language": list(dict.fromkeys(code.split("_")[0] for code in codes)),
+        "library_name": "transformers",
+        "base_model": base,
+        "tags": [model_type, task, "polygraft"],
+    }
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in front.items()}
+
+
 def model_card(folder: Path) -> str:
     """The Markdown of a model card for the checkpoint that a seed's run in `folder` (<run>/<arm>/seed-<n>) ends with.
 
@@ -120,21 +138,10 @@ def model_card(folder: Path) -> str:
     tokenizer = _json(checkpoint / "tokenizer_config.json")
     directions = _directions(recipe, scores, tokenizer)
     sources, languages = (list(dict.fromkeys(side)) for side in zip(*directions, strict=True))
-    translates = any(source != target for source, target in directions)
     lead = LEADS[recipe.evaluate.lead_tokens == 0]
     base = _shareable(recipe.target)
     # cc25 names the output language at the decoder's start
     cc25 = str(tokenizer.get("tokenizer_class")).removesuffix("Fast") == "MBartTokenizer"
-    front = {
-        "language": list(dict.fromkeys(code.split("_")[0] for code in (*languages, *sources * translates))),
-        "library_name": "transformers",
-        "base_model": base,
-        "tags": [
-            _json(checkpoint / "config.json")["model_type"],
-            "translation" if translates else "text2text-generation",
-            "polygraft",
-        ],
-    }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -143,11 +150,11 @@ def model_card(folder: Path) -> str:
     )
     environment.filters["cell"] = _cell
     return environment.get_template("card.md.j2").render(
-        front={name: json.dumps(value, ensure_ascii=False) for name, value in front.items()},
+        front=_front(base, _json(checkpoint / "config.json")["model_type"], directions),
         title=f"{recipe.name} · {arm}",
         base=base,
         source=sources[0],
-        reads=sources if translates else sources[:1],
+        reads=sources if _translates(directions) else sources[:1],
         languages=languages,
         lead=lead,
         adapted=_json(checkpoint / "adapter" / "adapter_config.json").get("type") == "bottleneck",

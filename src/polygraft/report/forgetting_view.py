@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from polygraft.report.folder import Run
 from polygraft.report.formats import decimal, effect
-from polygraft.scoring.forgetting import ALL, Change, Forgotten, forgotten
+from polygraft.scoring.forgetting import ALL, Forgotten, Shift, forgotten
 
 PLACES = 3
 
@@ -48,7 +48,7 @@ def forgotten_rows(run: Run) -> list[ForgottenRow]:
     return rows
 
 
-def _change(change: Change) -> tuple[str, str, str]:
+def _change(change: Shift) -> tuple[str, str, str]:
     return decimal(change.loss, PLACES), *effect(change.effect, change.low, change.high, PLACES, None)
 
 

@@ -77,7 +77,7 @@ class Restored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class Shift:
     """A loss after a stage, and by how much it is above that of the target as it was; above 0 is forgetting.
 
     The interval covers the choice of documents, and with enough seeds theirs; of a single document there is none.
@@ -89,7 +89,7 @@ class Change:
     high: float | None
 
     @classmethod
-    def of(cls, found: Comparison) -> Change:
+    def of(cls, found: Comparison) -> Shift:
         """From the comparison with the target as it was."""
         low, high = (end if math.isfinite(end) else None for end in (found.low, found.high))
         return cls(loss=found.treatment_score, effect=found.effect, low=low, high=high)
@@ -105,8 +105,8 @@ class Forgotten:
 
     documents: int
     target: float
-    adapted: Change
-    finetuned: Change
+    adapted: Shift
+    finetuned: Shift
     confidence: float
     includes_seeds: bool
 
@@ -144,23 +144,24 @@ def of_runs(arms: Mapping[str, Sequence[Path]], confidence: float = 0.95) -> dic
 def _of_languages(seeds: Sequence[Restored], codes: Sequence[str], confidence: float) -> Forgotten:
     metric = _mean_loss(len(codes))
     before = ArmScores.of([seeds[0].statistics(TARGET, codes)], metric)
-    adapted, finetuned = (
-        compare_arms(
-            ArmScores.of([one.statistics(state, codes) for one in seeds], metric),
-            before,
-            metric=metric,
-            confidence=confidence,
-            control_is_fixed=True,
-        )
-        for state in (ADAPTED, FINETUNED)
-    )
+
+    def compared(state: str) -> Comparison:
+        after = ArmScores.of([one.statistics(state, codes) for one in seeds], metric)
+        return compare_arms(after, before, metric=metric, confidence=confidence, control_is_fixed=True)
+
+    def change(state: str) -> Shift:
+        if all((one.nats[state] == one.nats[TARGET]).all() for one in seeds):  # not 0 but for rounding: 0
+            return Shift(loss=before.score, effect=0.0, low=0.0, high=0.0)
+        return Shift.of(compared(state))
+
+    found = compared(FINETUNED)
     return Forgotten(
-        documents=adapted.documents,
+        documents=found.documents,
         target=before.score,
-        adapted=Change.of(adapted),
-        finetuned=Change.of(finetuned),
+        adapted=change(ADAPTED),
+        finetuned=change(FINETUNED),
         confidence=confidence,
-        includes_seeds=adapted.includes_seeds,
+        includes_seeds=found.includes_seeds,
     )
 
 

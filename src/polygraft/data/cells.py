@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from polygraft.errors import DataError
 
+T = TypeVar("T")
 MISSING = object()
+Cells = dict[str, Any] | DataError
+"""What a reader gives for a row: its cells, or what is wrong with it, where such rows do not end the reading."""
+
+
+def attempt(read: Callable[[], T], strict: bool) -> T | DataError:
+    """Return what `read` does; where it raises DataError, that error, unless `strict`."""
+    try:
+        return read()
+    except DataError as error:
+        if strict:
+            raise
+        return error
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from polygraft.errors import DataError
 
@@ -53,6 +53,21 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 @contextmanager
+def create_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file for writing, through the compression that its name ends in."""
+    compression = split_endings(path.name)[1]
+    if compression == ".zst":
+        import pyarrow
+
+        with pyarrow.CompressedOutputStream(pyarrow.OSFile(str(path), "wb"), "zstd") as file:
+            yield file
+        return
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    with openers.get(compression, open)(path, "wb") as file:
+        yield file
+
+
+@contextmanager
 def open_seekable(path: Path, name: str) -> Iterator[IO[bytes]]:
     """Open a file for reading anywhere in it; a compressed one is unpacked into a temporary file on disk."""
     with readable(path, name), open_bytes(path) as file:
@@ -70,9 +85,6 @@ def readable(path: Path, name: str) -> Iterator[None]:
     """Turn what can go wrong while a file is read into a DataError."""
     try:
         yield
-    except UnicodeDecodeError:
-        with open_bytes(path) as file:
-            raise not_utf8(file, name) from None
     except PermissionError:
         raise DataError(f"{name}: no permission to read it.") from None
     except (FileNotFoundError, IsADirectoryError):
@@ -89,18 +101,22 @@ def readable(path: Path, name: str) -> Iterator[None]:
         raise DataError(f"{name}: {reason}. Correct the ending, or write it again.") from None
 
 
-def text_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, name: str, strict: bool = True) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line with its end) of a file, as a stream.
 
     Raises:
-        DataError: not UTF-8 (with line, byte and a guess), a NUL, or compressed data that are cut off or damaged.
+        DataError: not UTF-8 (with line, byte and a guess) or a NUL, if `strict`; or compressed data that are cut off or
+            damaged.
     """
     with readable(path, name), open_bytes(path) as file:
-        yield from decoded_lines(file, name)
+        yield from decoded_lines(file, name, strict)
 
 
-def decoded_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of an opened file as `text_lines` does; UnicodeDecodeError where they are not UTF-8."""
+def decoded_lines(file: IO[bytes], name: str, strict: bool = True) -> Iterator[tuple[int, str]]:
+    """Yield the lines of an opened file as `text_lines` does.
+
+    Without `strict` a byte that is no UTF-8 is half of a character in its line (Python's "surrogateescape").
+    """
     start = file.peek(4)[:4] if hasattr(file, "peek") else b""
     for mark, encoding in _MARKS.items():
         if start.startswith(mark):
@@ -108,38 +124,31 @@ def decoded_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
                 f"{name}, line 1, byte 1 (0x{start[0]:02x}): not UTF-8, but {encoding} by its byte order mark. "
                 f"Convert it: iconv -f {encoding} -t UTF-8."
             )
-    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         for number, line in enumerate(text, 1):
-            if "\0" in line:
-                raise DataError(
-                    f"{name}, line {number}, character {line.index(chr(0)) + 1}: a NUL, which no text has. "
-                    "The file is damaged, or UTF-16 without a byte order mark: save it as UTF-8."
-                )
+            if strict:
+                _assert_text(line, f"{name}, line {number}")
             yield number, line
+
+
+def _assert_text(line: str, place: str) -> None:
+    if "\0" in line:
+        raise DataError(
+            f"{place}, character {line.index(chr(0)) + 1}: a NUL, which no text has. "
+            "The file is damaged, or UTF-16 without a byte order mark: save it as UTF-8."
+        )
+    if line.isascii():
+        return
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        byte, before = ord(line[error.start]) - 0xDC00, len(line[: error.start].encode())
+        raise DataError(
+            f"{place}, byte {before + 1} (0x{byte:02x}): not UTF-8; perhaps Latin-1, Windows-1252 or another older "
+            "encoding. Convert it from the encoding that it has: iconv -f WINDOWS-1252 -t UTF-8 if it is that."
+        ) from None
 
 
 def without_ends(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Take the ends off the lines."""
     return ((number, line.rstrip("\r\n")) for number, line in lines)
-
-
-def not_utf8(file: IO[bytes], name: str) -> DataError:
-    """Return the error that names the first byte which is not UTF-8; a decoder knows its place in a buffer only."""
-    place = "somewhere"
-    with io.TextIOWrapper(file, encoding="latin-1", newline="") as text:
-        for number, line in enumerate(text, 1):
-            raw = line.encode("latin-1")
-            if (start := _bad_byte(raw)) is not None:
-                place = f"line {number}, byte {start + 1} (0x{raw[start]:02x})"
-                break
-    remedy = "Convert it from the encoding that it has: iconv -f WINDOWS-1252 -t UTF-8 if it is that."
-    return DataError(f"{name}, {place}: not UTF-8; perhaps Latin-1, Windows-1252 or another older encoding. {remedy}")
-
-
-def _bad_byte(raw: bytes) -> int | None:
-    """Return where bytes stop being UTF-8, None where they are."""
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.start
-    return None

@@ -13,8 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from polygraft.data.cells import check_names, top_names
-from polygraft.data.tables import BATCH_ROWS, empty_value, table_rows
+from polygraft.data.tables import BATCH_ROWS, table_rows, wanted_columns
 from polygraft.errors import DataError
 
 PREFIX = "hf://datasets/"
@@ -37,20 +36,22 @@ def check_saved(folder: Path, name: str) -> None:
         raise DataError(f"{name}: is a data set of several splits. Name one: {', '.join(splits) or 'it has none'}.")
 
 
-def saved_rows(folder: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row from 1, cells) of a folder of `Dataset.save_to_disk`."""
+def saved_rows(
+    folder: Path, name: str, columns: Sequence[str], whole: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row from 1, cells) of a folder of `Dataset.save_to_disk`; `whole` as in `tables.read_parquet`."""
     import datasets
 
     try:
         data = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever the library says of a folder that is not whole
         raise DataError(f"{name}: cannot be read by datasets.load_from_disk: {_first_line(error)}") from None
-    yield from _rows(data, name, columns)
+    yield from _rows(data, name, columns, whole)
 
 
-def hub_rows(name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row from 1, cells) of a hub data set called as in `FORM`."""
-    yield from _rows(_load(name)[0], name, columns)
+def hub_rows(name: str, columns: Sequence[str], whole: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row from 1, cells) of a hub data set called as in `FORM`; `whole` as in `tables.read_parquet`."""
+    yield from _rows(_load(name)[0], name, columns, whole)
 
 
 def hub_identity(name: str) -> str:
@@ -58,10 +59,8 @@ def hub_identity(name: str) -> str:
     return _load(name)[1]
 
 
-def _rows(data: Any, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    schema = data.features.arrow_schema
-    check_names(schema.names, name, "row 1")
-    wanted = top_names({field.name: empty_value(field.type) for field in schema}, name, columns)
+def _rows(data: Any, name: str, columns: Sequence[str], whole: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    wanted = wanted_columns(data.features.arrow_schema, name, columns, whole)
     first = 1
     for batch in data.select_columns(wanted).with_format("arrow").iter(batch_size=BATCH_ROWS):
         yield from table_rows(batch, name, first)

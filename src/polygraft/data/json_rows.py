@@ -8,43 +8,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from polygraft.data.cells import MISSING, cell
+from polygraft.data.cells import MISSING, Cells, attempt, cell
 from polygraft.data.compression import text_lines
 from polygraft.errors import DataError
 
-Row = tuple[str, int, dict[str, Any]]
+Row = tuple[str, int, Cells]
 """(unit, number, cells): the place is "line 3" where each line is a row, "row 3" in an array."""
 ONE_PER_LINE = "Each line of a .jsonl file is one JSON object; a file that is one array or object is called .json."
 BY_ROW = "Write it by row: one object per line, or an array of objects (pandas: to_json(…, orient='records'))."
 
 
-def read_jsonl(path: Path, name: str, columns: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a .jsonl file.
+def read_jsonl(path: Path, name: str, columns: Sequence[str], strict: bool = True) -> Iterator[Row]:
+    """Yield the rows of a .jsonl file; without `strict` a broken line is the error that it would raise.
 
     Raises:
         DataError: a line that is not a JSON object, or what `text_lines` raises.
     """
-    return _by_line(text_lines(path, name), name, ONE_PER_LINE)
+    return _by_line(text_lines(path, name, strict), name, ONE_PER_LINE, strict)
 
 
-def read_json(path: Path, name: str, columns: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a .json file, whichever of its layouts it has.
+def read_json(path: Path, name: str, columns: Sequence[str], strict: bool = True) -> Iterator[Row]:
+    """Yield the rows of a .json file, whichever of its layouts it has; `strict` as in `read_jsonl`.
 
     Raises:
         DataError: broken JSON, rows that are no objects, a file by column, or what `text_lines` raises.
     """
-    filled = ((number, line) for number, line in text_lines(path, name) if line.strip())
+    filled = ((number, line) for number, line in text_lines(path, name, strict) if line.strip())
     first = next(filled, None)
     if first is None:
         return
     second = next(filled, None)
     lines = chain((first,), () if second is None else (second,), filled)
     if second is not None and first[1].lstrip().startswith("{") and _is_json(first[1]):
-        yield from _by_line(lines, name, "This file has one JSON object per line.")
+        yield from _by_line(lines, name, "This file has one JSON object per line.", strict)
         return
     before, padded = 0, []
     for number, line in lines:  # blank lines count, so that errors are placed right
@@ -52,19 +53,24 @@ def read_json(path: Path, name: str, columns: Sequence[str]) -> Iterator[Row]:
         before = number
     content = _parse("".join(padded), name, 1, "")
     for number, row in enumerate(_rows_in(content, name, columns), 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{name}, row {number}: expected an object with named columns, got {_short(row)}.")
-        yield "row", number, row
+        what = f"{name}, row {number}: expected an object with named columns"
+        yield "row", number, attempt(partial(_object, row, what, ""), strict)
 
 
-def _by_line(lines: Iterable[tuple[int, str]], name: str, remedy: str) -> Iterator[Row]:
+def _by_line(lines: Iterable[tuple[int, str]], name: str, remedy: str, strict: bool) -> Iterator[Row]:
+    def read(line: str, number: int) -> dict[str, Any]:
+        row = _parse(line.rstrip("\r\n"), name, number, remedy)
+        return _object(row, f"{name}, line {number}: expected a JSON object with named columns", f" {remedy}")
+
     for number, line in lines:
         if line.strip():
-            row = _parse(line.rstrip("\r\n"), name, number, remedy)
-            if not isinstance(row, dict):
-                got = f"expected a JSON object with named columns, got {_short(row)}"
-                raise DataError(f"{name}, line {number}: {got}. {remedy}")
-            yield "line", number, row
+            yield "line", number, attempt(partial(read, line, number), strict)
+
+
+def _object(row: Any, what: str, remedy: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(f"{what}, got {_short(row)}.{remedy}")
+    return row
 
 
 def _parse(text: str, name: str, line: int, remedy: str) -> Any:

@@ -6,12 +6,13 @@ table of what each format accepts and refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from polygraft.data.cells import text_of
+from polygraft.data.cells import attempt, text_of
 from polygraft.data.notices import say
 from polygraft.data.sources import Names, Source, label, listed, sources
 from polygraft.errors import DataError
@@ -27,6 +28,10 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name}, {self.unit} {self.number}"
+
+
+WholeRow = tuple[Place, dict[str, Any], dict[str, str] | DataError]
+"""(place, all cells, the texts that were asked for, or why they cannot be read)"""
 
 
 class RowList(list[dict[str, Any]]):
@@ -103,14 +108,37 @@ def _source_rows(
 ) -> Iterator[tuple[Place, dict[str, Any]]]:
     for count, (unit, number, cells) in enumerate(source.rows(columns), 1):
         place = Place(source.name, unit, number, index)
-        try:
-            row = {column: text_of(cells, column) for column in columns}
-        except ValueError as error:
-            raise DataError(f"{place}: {error}") from None
+        assert isinstance(cells, dict)  # as rows are read strictly
+        row = row_texts(cells, columns, place)
         own = cells.get("id")
         name = str(count if own is None else own)
         row["id"] = f"{index + 1}:{name}" if several else name
         yield place, row
+
+
+def row_texts(cells: Mapping[str, Any], columns: Sequence[str], place: Place) -> dict[str, str]:
+    """Return the text of each column; raises DataError with the place where there is none."""
+    try:
+        return {column: text_of(cells, column) for column in columns}
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
+
+
+def whole_rows(names: Names, columns: Sequence[str], strict: bool) -> Iterator[WholeRow]:
+    """Yield (place, all cells of a row, its texts in `columns`) for every row, blank ones included.
+
+    Without `strict` a row that cannot be read has, in place of its texts, the error that it would raise.
+
+    Raises:
+        DataError: as `iter_rows` does, but that of no text.
+    """
+    for index, source in enumerate(sources(names)):
+        for unit, number, cells in source.rows(columns, whole=True, strict=strict):
+            place = Place(source.name, unit, number, index)
+            if isinstance(cells, DataError):
+                yield place, {}, cells
+            else:
+                yield place, cells, attempt(partial(row_texts, cells, columns, place), strict)
 
 
 def filled_rows(names: Names, columns: Sequence[str], filled: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -148,4 +176,5 @@ def _no_text(name: str, column: str) -> DataError:
 
 __all__ = [
     "Names", "Place", "RowList", "Rows", "blank_columns", "filled_rows", "iter_rows", "label", "listed", "read_rows",
+    "row_texts", "whole_rows",
 ]  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from polygraft.data.cells import check_names, no_column
+from polygraft.data.cells import Cells, attempt, check_names, no_column
 from polygraft.data.compression import text_lines
 from polygraft.data.notices import say
 from polygraft.errors import DataError
@@ -17,17 +18,18 @@ _LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072
 
 
 def read_separated(
-    path: Path, name: str, columns: Sequence[str], separator: str
-) -> Iterator[tuple[int, dict[str, str]]]:
+    path: Path, name: str, columns: Sequence[str], separator: str, strict: bool = True
+) -> Iterator[tuple[int, Cells]]:
     """Yield (line that the row begins on, cells) of a file whose first row names the columns.
 
-    Cells may be quoted as RFC 4180 has it, in .tsv files too; blank lines are skipped.
+    Cells may be quoted as RFC 4180 has it, in .tsv files too; blank lines are skipped. Without `strict` a row with more
+    or fewer cells than the header is the error that it would raise.
 
     Raises:
         DataError: more or fewer cells than the header, a quote that is not closed, two columns of one name, a column
             that is not there (with the likely separator, if it is another one), or what `text_lines` raises.
     """
-    rows = _records(path, name, separator)
+    rows = _records(path, name, separator, strict)
     line, header, _ = next(rows, (1, [], []))
     if not header:
         return
@@ -37,16 +39,20 @@ def read_separated(
     for column in columns:
         if column not in header:
             raise DataError(f"{name}, line {line}: {no_column(dict.fromkeys(header), column)}{hint}")
-    doubtful: list[int] = []
-    for line, cells, lines in rows:
+
+    def named(line: int, cells: list[str]) -> dict[str, str]:
         if len(cells) != len(header):
             mark = SEPARATORS[separator]
             more = f" Put text that has {mark} or a line's end in it in double quotes."
             remedy = hint or (more if len(cells) > len(header) else " Write the cells that are missing, empty or not.")
             raise DataError(f"{name}, line {line}: the row has {len(cells)} cell(s), the header {len(header)}.{remedy}")
+        return dict(zip(header, cells, strict=True))
+
+    doubtful: list[int] = []
+    for line, cells, lines in rows:
         if len(lines) > 1 and all(one.count(separator) == len(header) - 1 for one in lines):
             doubtful.append(line)
-        yield line, dict(zip(header, cells, strict=True))
+        yield line, attempt(partial(named, line, cells), strict)
     if doubtful:
         rows_said = f"{len(doubtful)} row(s) of several lines, each of which could be a row (first: line {doubtful[0]})"
         say(f"{name}: {rows_said}. See whether a single quote joins them.")
@@ -60,10 +66,10 @@ _RENAME = {
 }
 
 
-def _records(path: Path, name: str, separator: str) -> Iterator[tuple[int, list[str], list[str]]]:
+def _records(path: Path, name: str, separator: str, strict: bool) -> Iterator[tuple[int, list[str], list[str]]]:
     """Yield (line, cells, the lines that they are on) of every row that is not blank."""
     csv.field_size_limit(_LONGEST_CELL)
-    feed = _Feed(path, name)
+    feed = _Feed(path, name, strict)
     reader = csv.reader(feed, delimiter=separator, strict=True)
     while True:
         feed.lines.clear()
@@ -80,8 +86,8 @@ def _records(path: Path, name: str, separator: str) -> Iterator[tuple[int, list[
 class _Feed:
     """The lines of a file, of which those of the present row are kept, to say where its quotes are."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        self._source = text_lines(path, name)
+    def __init__(self, path: Path, name: str, strict: bool) -> None:
+        self._source = text_lines(path, name, strict)
         self.number = 0
         self.lines: list[str] = []
 

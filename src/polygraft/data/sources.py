@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from polygraft.data import hub, json_rows, separated, tables
+from polygraft.data.cells import Cells
 from polygraft.data.compression import COMPRESSIONS, split_endings, text_lines, without_ends
 from polygraft.errors import DataError
 from polygraft.nano import bundled
 
 FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
 Names = str | Sequence[str]
-Row = tuple[str, int, dict[str, Any]]
+Row = tuple[str, int, Cells]
 """(unit, number from 1, cells): "line 3" of a file of lines, "row 3" of another."""
 _BRACES = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)")
 _SHOWN = 3
@@ -54,28 +55,34 @@ class Source:
     kind: str
     parts: tuple[str, ...] = ()
 
-    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], *, whole: bool = False, strict: bool = True) -> Iterator[Row]:
         """Read the table: rows come as they are read, so that memory holds a few.
+
+        Args:
+            columns: what each row must have.
+            whole: whether rows have all other columns, too (those that cost nothing to read are always there).
+            strict: without it a row that cannot be read is the error that says why.
 
         Raises:
             DataError: whatever is wrong with it, with its line or row and a remedy.
         """
         if self.kind == "lines":
-            return _parallel_rows(self.name, self.paths, self._line_columns(columns), self._languages(columns))
+            lines_of = _parallel_rows(self.name, self.paths, self._line_columns(columns), strict)
+            return self._with_languages(lines_of, columns)
         if self.kind in (".json", ".jsonl"):
             read = json_rows.read_json if self.kind == ".json" else json_rows.read_jsonl
-            return read(self.paths[0], self.name, columns)
+            return read(self.paths[0], self.name, columns, strict)
         if self.kind in (".csv", ".tsv"):
             separator = "," if self.kind == ".csv" else "\t"
-            lines = separated.read_separated(self.paths[0], self.name, columns, separator)
+            lines = separated.read_separated(self.paths[0], self.name, columns, separator, strict)
             return (("line", number, row) for number, row in lines)
         if self.kind == "hub":
-            rows = hub.hub_rows(self.name, columns)
+            rows = hub.hub_rows(self.name, columns, whole)
         elif self.kind == "saved":
-            rows = hub.saved_rows(self.paths[0], self.name, columns)
+            rows = hub.saved_rows(self.paths[0], self.name, columns, whole)
         else:
             read_table = tables.read_parquet if self.kind == ".parquet" else tables.read_arrow
-            rows = read_table(self.paths[0], self.name, columns)
+            rows = read_table(self.paths[0], self.name, columns, whole)
         return (("row", number, row) for number, row in rows)
 
     def _line_columns(self, columns: Sequence[str]) -> Sequence[str]:
@@ -83,14 +90,16 @@ class Source:
         by_order = len(self.paths) <= len(columns) and not set(self.parts) & set(columns)
         return columns[: len(self.paths)] if by_order else self.parts
 
-    def _languages(self, columns: Sequence[str]) -> dict[str, str]:
-        """The cells of columns that name a language each, behind the texts': what the files are called in the braces.
+    def _with_languages(self, rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Row]:
+        """Add the columns that name a language each, behind the texts': what the files are called in the braces.
 
         So both directions can be asked for: `train.{en,uk}` beside `train.{uk,en}`.
         """
         named = columns[len(self.paths) :]
         by_order = self._line_columns(columns) is not self.parts and len(named) == len(self.parts) > 1
-        return dict(zip(named, self.parts, strict=True)) if by_order else {}
+        languages = dict(zip(named, self.parts, strict=True)) if by_order else {}
+        for unit, number, row in rows:
+            yield unit, number, row | languages if isinstance(row, dict) else row
 
     def files(self) -> list[str]:
         """Return the names of all files behind the source, or that of a hub data set."""
@@ -100,13 +109,13 @@ class Source:
         return list(map(str, inside))
 
 
-def _parallel_rows(name: str, paths: Sequence[Path], columns: Sequence[str], more: Mapping[str, str]) -> Iterator[Row]:
-    """Yield rows of one line of each file, and of the cells that all rows have in common.
+def _parallel_rows(name: str, paths: Sequence[Path], columns: Sequence[str], strict: bool) -> Iterator[Row]:
+    """Yield rows of one line of each file.
 
     Raises:
         DataError: files with unequal numbers of lines.
     """
-    readers = [without_ends(text_lines(path, str(path) if len(paths) > 1 else name)) for path in paths]
+    readers = [without_ends(text_lines(path, str(path) if len(paths) > 1 else name, strict)) for path in paths]
     number = 0
     while True:
         lines = [next(reader, None) for reader in readers]
@@ -116,7 +125,7 @@ def _parallel_rows(name: str, paths: Sequence[Path], columns: Sequence[str], mor
                 _refuse_unequal(name, paths)
             return
         number += 1
-        yield "line", number, {**dict(zip(columns, cells, strict=True)), **more}
+        yield "line", number, dict(zip(columns, cells, strict=True))
 
 
 def _refuse_unequal(name: str, paths: Sequence[Path]) -> None:
@@ -197,7 +206,7 @@ def _parallel(name: str, before: str, inside: str, after: str) -> Source:
     return Source(name, tuple(map(Path, files)), "lines", parts)
 
 
-DATA_FIELDS = ("train_file", "validation_file", "test_file")
+DATA_FIELDS = ("train_file", "validation_file", "test_file", "input_file")
 
 
 def data_files(section: Any) -> list[str]:

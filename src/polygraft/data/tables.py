@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from polygraft.data.cells import check_names, top_names
-from polygraft.data.compression import open_seekable
+from polygraft.data.compression import open_seekable, split_endings
 from polygraft.errors import DataError
 
 BATCH_ROWS = 1000
 _MAGIC = b"ARROW1"
 
 
-def read_parquet(path: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row from 1, cells) of a Parquet file.
+def read_parquet(
+    path: Path, name: str, columns: Sequence[str], whole: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row from 1, cells) of a Parquet file; `whole` rows have cells that were not asked for, too.
 
     Raises:
         DataError: not a Parquet file, or a column that it does not have.
@@ -26,14 +28,16 @@ def read_parquet(path: Path, name: str, columns: Sequence[str]) -> Iterator[tupl
     with open_seekable(path, name) as opened:
         try:
             with pyarrow.parquet.ParquetFile(opened) as file:
-                wanted = _wanted(file.schema_arrow, name, columns)
+                wanted = wanted_columns(file.schema_arrow, name, columns, whole)
                 yield from _rows(file.iter_batches(batch_size=BATCH_ROWS, columns=wanted), name)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise _unreadable(name, "a Parquet", error) from None
 
 
-def read_arrow(path: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row from 1, cells) of an Arrow IPC file or stream.
+def read_arrow(
+    path: Path, name: str, columns: Sequence[str], whole: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row from 1, cells) of an Arrow IPC file or stream; `whole` as in `read_parquet`.
 
     Raises:
         DataError: not an Arrow file, or a column that it does not have.
@@ -43,7 +47,7 @@ def read_arrow(path: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[
     with open_seekable(path, name) as opened:
         try:
             schema, batches = _open_arrow(opened)
-            wanted = _wanted(schema, name, columns)
+            wanted = wanted_columns(schema, name, columns, whole)
             yield from _rows((batch.select(wanted) for batch in batches), name)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise _unreadable(name, "an Arrow", error) from None
@@ -75,9 +79,25 @@ def _open_arrow(opened: IO[bytes]) -> tuple[Any, Iterator[Any]]:
     return stream.schema, iter(stream)
 
 
-def _wanted(schema: Any, name: str, columns: Sequence[str]) -> list[str]:
+def schema_of(path: Path, name: str) -> Any:
+    """Return the pyarrow schema of a Parquet or Arrow file that can be read."""
+    import pyarrow.parquet
+
+    with open_seekable(path, name) as opened:
+        if split_endings(path.name)[0] == ".parquet":
+            return pyarrow.parquet.read_schema(opened)
+        return _open_arrow(opened)[0]
+
+
+def wanted_columns(schema: Any, name: str, columns: Sequence[str], whole: bool) -> list[str]:
+    """Return the columns to read, of those of a pyarrow schema: `columns` and "id", or if `whole` all.
+
+    Raises:
+        DataError: one of `columns` that is not there, or two columns of one name.
+    """
     check_names(schema.names, name, "row 1")
-    return top_names({field.name: empty_value(field.type) for field in schema}, name, columns)
+    needed = top_names({field.name: empty_value(field.type) for field in schema}, name, columns)
+    return schema.names if whole else needed
 
 
 def empty_value(kind: Any) -> Any:

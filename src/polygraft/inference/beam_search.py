@@ -8,8 +8,8 @@
 
 Reference: transformers/generation/utils.py, `_beam_search`; tests/inference/test_beam_search.py compares the two.
 
-B documents, K beams, S source positions, T tokens so far, Q queries, P keys so far, R rows = B * K, C candidates,
-D width, V vocabulary.
+B documents, K beams, N of them returned, S source positions, T tokens so far, Q queries, P keys so far, R rows = B * K,
+C candidates, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, MBartForConditionalGeneration
 
 # What `generate` takes for settings that nobody has made, of those that are implemented here.
-DEFAULTS = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "no_repeat_ngram_size": 0}
+DEFAULTS = {
+    "num_beams": 1, "num_return_sequences": 1, "length_penalty": 1.0, "early_stopping": False,
+    "no_repeat_ngram_size": 0,
+}  # fmt: skip
 READ = {
     *DEFAULTS, "max_new_tokens", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
     "eos_token_id", "pad_token_id",
@@ -32,12 +35,14 @@ WITHOUT_EFFECT = {
     "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
 }  # fmt: skip
 """Overruled by `max_new_tokens` and `decoder_start_token_id`, of no consequence for the outcome, or for sampling."""
-NEUTRAL = {"repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "num_return_sequences": 1}
+NEUTRAL = {"repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0}
 ROWS_PER_SLICE = 2048  # on a CPU: logits of 128 beams stay in the cache; 1.6 times as fast as the whole product
 
 
 def generate(model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, **settings: Any) -> Tensor:
-    """Return what `model.generate(input_ids=…, attention_mask=…, **settings)` does: [B, T] int64, padded.
+    """Return what `model.generate(input_ids=…, attention_mask=…, **settings)` does: [B * N, T] int64, padded.
+
+    N is `num_return_sequences`; those of a document follow each other, the best first.
 
     Equal token ids up to rounding: the sums are those of another batch's shapes. The plain `generate` itself is called
     for every model but mBART, and where the settings or the checkpoint's generation_config.json ask for more than beam
@@ -70,7 +75,7 @@ def can_search(model: Any, config: GenerationConfig) -> bool:
     forced = (config.forced_bos_token_id, config.forced_eos_token_id)
     if not all(isinstance(number, int) for number in (*needed, *(token for token in forced if token is not None))):
         return False
-    return config.max_new_tokens > 1
+    return config.max_new_tokens > 1 and config.num_return_sequences <= config.num_beams
 
 
 class Decoder:
@@ -131,8 +136,9 @@ class Search:
     def __init__(self, model: Any, input_ids_BS: Tensor, attention_mask_BS: Tensor, config: Any) -> None:
         device, documents = input_ids_BS.device, len(input_ids_BS)
         self.config, self.beams, self.limit = config, config.num_beams, 1 + config.max_new_tokens
+        self.returned = config.num_return_sequences
         self.decoder = Decoder(model, input_ids_BS, attention_mask_BS)
-        self.outputs_BL = torch.full((documents, self.limit), config.pad_token_id, device=device)
+        self.outputs_BNL = torch.full((documents, self.returned, self.limit), config.pad_token_id, device=device)
         self.rows_B = torch.arange(documents, device=device)
         prompt = [token for token in (config.decoder_start_token_id, config.forced_bos_token_id) if token is not None]
         # Until a token is chosen freely all beams are the same one.
@@ -140,7 +146,7 @@ class Search:
         self.scores_BK = torch.zeros(documents, 1, device=device)
         self.tokens_BQ, self.computed = self.sequences_BKT[:, 0], 0  # tokens and positions not yet, and already decoded
         self.seen_BQP = torch.ones(len(prompt), len(prompt), device=device).bool().tril().repeat(documents, 1, 1)
-        self.ended_BKL = self.outputs_BL[:, None].repeat(1, self.beams, 1)
+        self.ended_BKL = self.outputs_BNL[:, :1].repeat(1, self.beams, 1)
         self.ended_scores_BK = torch.full((documents, self.beams), -torch.inf, device=device)
 
     @property
@@ -149,7 +155,7 @@ class Search:
         return self.sequences_BKT.shape[2]
 
     def run(self) -> Tensor:
-        """Return the best sequence of each document, [B, T] int64, padded."""
+        """Return the best sequences of each document, [B * N, T] int64, padded."""
         while len(self.rows_B):
             last = self.length + 1 == self.limit
             forced = self.config.forced_eos_token_id if last else None
@@ -158,11 +164,11 @@ class Search:
             ends_BC = (tokens_BC == self.config.eos_token_id) | last
             self.end(longer_BCT, total_BC.masked_fill(~ends_BC, -torch.inf))
             if last:
-                self.outputs_BL[self.rows_B] = self.ended_BKL[:, 0]
+                self.outputs_BNL[self.rows_B] = self.ended_BKL[:, : self.returned]
                 break
             self.go_on(longer_BCT, total_BC.masked_fill(ends_BC, -torch.inf), parents_BC)
             self.settle()
-        return self.outputs_BL[:, : longer_BCT.shape[2]]
+        return self.outputs_BNL.flatten(0, 1)[:, : longer_BCT.shape[2]]
 
     def all_with(self, token: int) -> tuple[Tensor, Tensor, Tensor]:
         """The candidates where the next token is forced, so has probability 1."""
@@ -214,7 +220,7 @@ class Search:
         open_B = worst_B.isneginf() if self.config.early_stopping is True or self.beams == 1 else best_B > worst_B
         if open_B.all():
             return
-        self.outputs_BL[self.rows_B[~open_B]] = self.ended_BKL[~open_B, 0]
+        self.outputs_BNL[self.rows_B[~open_B]] = self.ended_BKL[~open_B, : self.returned]
         kept = open_B.nonzero()[:, 0]
         self.decoder.keep(kept)
         for name in ("rows_B", "sequences_BKT", "scores_BK", "tokens_BQ", "seen_BQP", "ended_BKL", "ended_scores_BK"):

@@ -16,7 +16,7 @@ from polygraft.inference.beam_search import generate
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.graft import assert_reads, is_graft
 from polygraft.models.recorded import choose
-from polygraft.settings import Evaluate
+from polygraft.settings import Decoding
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]  # called with (done, total)
@@ -32,7 +32,7 @@ def max_length_tokens(model: Any, tokenizer: Any) -> int:
     return int(min(tokenizer.model_max_length, model.config.max_position_embeddings))
 
 
-def longest_source(model: Any, tokenizer: Any, settings: Evaluate) -> int:
+def longest_source(model: Any, tokenizer: Any, settings: Decoding) -> int:
     """At how many tokens a source is cut; longer than a graft reads, so that this is refused and not done silently."""
     wanted = settings.max_source_length_tokens
     return wanted if is_graft(model) else min(wanted, max_length_tokens(model, tokenizer))
@@ -71,24 +71,42 @@ def _batches(lengths: Sequence[int], target_codes: Sequence[str], wanted: list[i
             yield [indices[place] for place in batch]
 
 
-@torch.inference_mode()
 def decode(
     model: Any,
     tokenizer: Any,
     texts: Sequence[str],
     source_codes: Sequence[str],
     target_codes: Sequence[str],
-    settings: Evaluate,
+    settings: Decoding,
     progress: OnProgress | None = None,
 ) -> list[str]:
-    """Generate one output per text by beam search, special tokens removed; a blank text has a blank output.
+    """Generate an output per text, as `decode_several` does: the best."""
+    found = decode_several(model, tokenizer, texts, source_codes, target_codes, settings, progress)
+    return [outputs[0] for outputs in found]
+
+
+@torch.inference_mode()
+def decode_several(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    source_codes: Sequence[str],
+    target_codes: Sequence[str],
+    settings: Decoding,
+    progress: OnProgress | None = None,
+) -> list[list[str]]:
+    """Generate outputs per text, the best first, special tokens removed; a blank text has blank ones.
 
     `source_codes` and `target_codes` are the tokenizer's own codes (`uk_UA`), one per text. Equal to
-    `model.generate(**tokenizer(text), forced_bos_token_id=…)` with the same beams. `progress` gets (done, total).
+    `model.generate(**tokenizer(text), forced_bos_token_id=…)` with the same settings. `progress` gets (done, total).
     """
+    arguments = settings.arguments() | {
+        "max_new_tokens": min(settings.max_new_tokens, model.config.max_position_embeddings)
+    }
+    count = arguments.get("num_return_sequences", 1)
     sources = encode_sources(tokenizer, texts, source_codes, longest_source(model, tokenizer, settings))
     assert_reads(model, map(len, sources))
-    outputs = [""] * len(texts)
+    outputs = [[""] * count for _ in texts]
     wanted = [i for i, text in enumerate(texts) if text.strip()]
     done = len(texts) - len(wanted)
     model.eval()
@@ -99,13 +117,11 @@ def decode(
             input_ids,
             (input_ids != tokenizer.pad_token_id).long(),
             **language_arguments(tokenizer, target_codes[indices[0]]),
-            num_beams=settings.num_beams,
-            max_new_tokens=min(settings.max_new_tokens, model.config.max_position_embeddings),
-            no_repeat_ngram_size=settings.no_repeat_ngram_size,
-            do_sample=False,
+            **arguments,
         )
-        for i, output in zip(indices, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True):
-            outputs[i] = output
+        written = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        for place, i in enumerate(indices):
+            outputs[i] = written[place * count : (place + 1) * count]
         done += len(indices)
         if progress:
             progress(done, len(texts))
@@ -117,9 +133,9 @@ def generate_texts(
     texts: Sequence[str],
     source_lang: str | None,
     target_lang: str | None,
-    settings: Evaluate,
-) -> list[str]:
-    """Load a checkpoint (bundled name, folder or hub name) and generate one output per text.
+    settings: Decoding,
+) -> list[list[str]]:
+    """Load a checkpoint (bundled name, folder or hub name) and generate outputs for each text, the best first.
 
     Languages may be written `uk`, `uk_UA` or `ukr_Cyrl`; those not given are what the checkpoint records. Raises
     CheckpointError for a model that cannot be loaded, DataError for a language that it does not have, RecipeError for
@@ -130,4 +146,4 @@ def generate_texts(
     count_unwritable(tokenizer, texts, "the input", "text")
     network: Any = load_seq2seq(model)
     network.to(best_device())
-    return decode(network, tokenizer, texts, [source] * len(texts), [target] * len(texts), settings)
+    return decode_several(network, tokenizer, texts, [source] * len(texts), [target] * len(texts), settings)

@@ -29,7 +29,7 @@ from polygraft.data.sources import data_files, data_settings, local_path
 from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe.stages import stages_of
-from polygraft.settings import Forgetting, PairData, Settings, TextData, Trim
+from polygraft.settings import Forgetting, InputData, PairData, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
 RUNNING, DONE = "running", "done"
@@ -137,7 +137,7 @@ def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
     """List checkpoints and the files that data sections name."""
     names: list[str] = []
     for item in inputs:
-        if isinstance(item, TextData | PairData | Trim | Forgetting):
+        if isinstance(item, TextData | PairData | Trim | InputData | Forgetting):
             names += [f"file:{name}" for name in data_files(item)]
         elif isinstance(item, str):
             names.append(item)
@@ -249,7 +249,7 @@ def _make_room(out_dir: Path, task: Task, found: dict[str, Any] | None, replace:
         what = "the finished result of" if found["status"] == DONE else "an unfinished"
         raise PolygraftError(
             f"{out_dir} holds {what} '{found['stage']}'{how_far} with other settings or inputs"
-            f"{_differences(found, task)}. Name another output folder, or delete this one to begin anew."
+            f"{differences(found, task)}. Name another output folder, or delete this one to begin anew."
         )
     else:
         remove(out_dir)
@@ -285,7 +285,7 @@ def _how_far(out_dir: Path, found: Mapping[str, Any]) -> str:
     return f", {spent['steps']:,} steps of a budget of {amount:g} {unit},"
 
 
-def _differences(found: Mapping[str, Any], task: Task) -> str:
+def differences(found: Mapping[str, Any], task: Task) -> str:
     """Name the settings that differ from those of a record."""
     before, now = found["settings"], task.settings
     changed = [key for key in now if key not in before or json.dumps(before[key]) != json.dumps(now[key])]

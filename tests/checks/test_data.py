@@ -134,6 +134,21 @@ def test_leaks(write, role, other):
     assert warning.endswith(f"Remove them from {leak.other_file}.")
 
 
+BASELINES = {  # settings of pairs, lead_tokens, and whether the baseline is doubted
+    "one language": ({"source_lang": "de"}, 16, False),
+    "one language, written twice": ({"source_lang": "de", "target_lang": "deu_Latn"}, 16, False),
+    "a translation": ({"source_lang": "de", "target_lang": "fr"}, 16, True),
+    "a translation beside its source": ({"source_lang": "de", "target_lang": "fr"}, 0, False),
+}
+
+
+@pytest.mark.parametrize(("pairs", "lead_tokens", "doubted"), BASELINES.values(), ids=BASELINES)
+def test_the_first_words_are_no_baseline_of_translations(pairs, lead_tokens, doubted):
+    warnings = check_data(arms(pairs=pairs, evaluate={"lead_tokens": lead_tokens})).warnings
+    found = [warning for warning in warnings if "evaluate.lead_tokens to 0" in warning]
+    assert len(found) == doubted and all("go from 'de' to 'fr'" in warning for warning in found)
+
+
 def test_one_file_in_two_roles():
     (warning,) = check_data(arms(pairs={"test_file": SAMPLE.format("de", "train")})).warnings
     assert warning.startswith(f"{SAMPLE.format('de', 'train')} is both pairs.test and pairs.train: all 300 texts.")

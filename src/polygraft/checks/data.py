@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from polygraft.checks.language import LanguageReport, language_warnings, report_language
 from polygraft.checks.scan import EXAMPLES, FileReport, Scan, Table
+from polygraft.data.languages import language_prefix
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe
 
@@ -81,7 +82,7 @@ def check_data(arms: Mapping[str, Recipe]) -> DataReport:
     language = tuple(_languages(uses, scans))
     warnings = [warning for use in uses for warning in _row_warnings(use, scans[use.table])]
     for arm, recipe in arms.items():
-        warnings += _size_warnings(recipe, uses_of[arm], scans)
+        warnings += [*_size_warnings(recipe, uses_of[arm], scans), *_baseline_warnings(recipe)]
     warnings += [*map(_leak_warning, leaks), *language_warnings(language)]
     files = tuple(scan.report([use.role for use in uses if use.table == table]) for table, scan in scans.items())
     return DataReport(files, leaks, language, tuple(dict.fromkeys(warnings)))
@@ -177,6 +178,17 @@ def _size_warnings(recipe: Recipe, uses: list[_Use], scans: Mapping[Table, Scan]
             limit = "" if scored == rows else " (evaluate.max_samples)"
             remedy = f"Have at least {FEW_TEST_ROWS}, for narrower intervals."
             yield f"{file}: {scored} test pair(s){limit} are few. {remedy}"
+
+
+def _baseline_warnings(recipe: Recipe) -> Iterator[str]:
+    """Of a translation the first words are no baseline: they are in the wrong language, and too few."""
+    source = recipe.pairs.source_lang_column or recipe.pairs.source_lang or ""
+    target = recipe.pairs.target_lang_column or recipe.pairs.target_lang or source
+    if recipe.evaluate.lead_tokens and language_prefix(source) != language_prefix(target):
+        yield (
+            f"pairs go from '{source}' to '{target}', but their baseline is the first {recipe.evaluate.lead_tokens} "
+            "tokens of the input. If they are translations, set evaluate.lead_tokens to 0: the copied source."
+        )
 
 
 def _leaks(uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[Leak]:

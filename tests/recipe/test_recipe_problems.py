@@ -246,7 +246,7 @@ ARM_PROBLEMS = {
         [
             "line 20: verdict.metrics.0 = rougel: no such score to compare by; did you mean `rougeL`?",
             "line 20: verdict.metrics.1 = loss_per_token: decides the verdict anyway: leave it out",
-            "line 20: verdict.metrics.2 = copy_rate: no such score to compare by; scores: chrf++, rouge1",
+            "line 20: verdict.metrics.2 = copy_rate: no such score to compare by; scores: chrf++, bleu, rouge1",
             "line 20: verdict.metrics.4 = rouge1: is named twice",
         ],
     ),

@@ -12,7 +12,8 @@ from polygraft.report import model_card, write
 from polygraft.report.folder import read_run
 from polygraft.report.samples import choose
 from polygraft.report.scores import MOST_COLUMNS, score_groups
-from polygraft.scoring.metrics import METRICS, Metric, mean_statistics, ratio_of_sums
+from polygraft.scoring.bootstrap import mean_statistics, ratio_of_sums
+from polygraft.scoring.metrics import METRICS, Metric
 from polygraft.stages import evaluate
 
 
@@ -24,7 +25,7 @@ def test_a_new_score_is_a_function_and_an_entry(run, copy, monkeypatch, text_of)
 
     metric = Metric(
         title="Initials", unit="percent of documents", better=1, places=2, statistics=first_letters,
-        from_sums=ratio_of_sums, signature=lambda bootstrap: f"initials|{bootstrap.signature}",
+        from_sums=ratio_of_sums, signature=lambda bootstrap, langs: f"initials|{bootstrap.signature}",
     )  # fmt: skip
     monkeypatch.setitem(METRICS, "initials", metric)
     recipe = load_recipe(run / "recipe.yaml")
@@ -41,7 +42,7 @@ def test_a_new_score_is_a_function_and_an_entry(run, copy, monkeypatch, text_of)
     assert text.count("Initials percent of documents, higher is better") == 2  # both tables
     assert "Initials initials|bs:1000|seed:12345" in text
     card = model_card(folder)
-    assert "| Initials (percent of documents, higher is better) | " in card and f" | {lead:.2f} |\n" in card
+    assert "| Initials (percent of documents, higher is better) | " in card and f" | {lead:.2f} | – |\n" in card
 
     content = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
     content["verdict"]["metrics"] = ["initials"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from polygraft.scoring import intervals
+from polygraft.scoring.bootstrap import Bootstrap
 from polygraft.scoring.intervals import Estimate, ratio
-from polygraft.scoring.metrics import Bootstrap
 
 TRIALS = 400
 DOCUMENTS = {"uk": 20, "ko": 12, "de": 28}

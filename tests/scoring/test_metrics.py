@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF
 
 from polygraft.scoring import metrics
-from polygraft.scoring.metrics import METRICS, Bootstrap, Score, UnicodeTokenizer, resampled_sums
+from polygraft.scoring.bootstrap import Bootstrap, Score, resampled_sums
+from polygraft.scoring.metrics import METRICS
 from polygraft.scoring.predictions import Prediction
+from polygraft.scoring.tokens import UnicodeTokenizer
 
 OUTPUTS = ["a small text editor", "Бібліотека для файлів", "", "ファイル圧縮ライブラリ", "tool (beta) for files."]
 REFERENCES = [
@@ -21,10 +23,10 @@ REFERENCES = [
 ]
 
 
-def document(prediction="", reference="", source="", loss_nats=0.0, reference_tokens=1) -> Prediction:
+def document(prediction="", reference="", source="", loss_nats=0.0, reference_tokens=1, lang="xx") -> Prediction:
     """A document of which only what is given counts."""
     return Prediction(
-        id="", lang="", lead="", prediction=prediction, reference=reference, source=source, loss_nats=loss_nats,
+        id="", lang=lang, lead="", prediction=prediction, reference=reference, source=source, loss_nats=loss_nats,
         reference_tokens=reference_tokens,
     )  # fmt: skip
 
@@ -85,21 +87,56 @@ def test_chrf_equals_sacrebleu() -> None:
         assert found.score == pytest.approx(expected, abs=1e-9)  # measured 0
 
 
-def test_every_bootstrap_draw_equals_sacrebleu_on_the_drawn_documents() -> None:
+LONGER = [f"{text} to read, write and convert the files of other programs" for text in OUTPUTS]
+LONGER_REFERENCES = [f"{text} to write and convert files of other programs" for text in REFERENCES]
+
+
+@pytest.mark.parametrize(("lang", "tokenize"), [("uk_UA", "13a"), ("", "13a"), ("zh_CN", "zh"), ("ja_XX", "char")])
+def test_bleu_equals_sacrebleu(lang: str, tokenize: str) -> None:
+    """Also where no n-gram matches, or there is none at all."""
+    theirs = BLEU(tokenize=tokenize)
+    for outputs, references in [
+        (OUTPUTS, REFERENCES),
+        (LONGER, LONGER_REFERENCES),
+        (["a"], ["a"]),
+        (["b c d e"], ["x"]),
+    ]:
+        for upto in range(1, len(outputs) + 1):
+            expected = theirs.corpus_score(outputs[:upto], [references[:upto]]).score
+            pairs = zip(outputs[:upto], references[:upto], strict=True)
+            found = scored("bleu", [document(*pair, lang=lang) for pair in pairs])
+            assert found.score == pytest.approx(expected, abs=1e-9)  # measured 4e-14
+    parts = METRICS["bleu"].signature(Bootstrap(), {lang}).replace("|bs:1000|seed:12345", "")
+    assert parts == theirs.get_signature().format()
+
+
+def test_bleu_of_several_languages_counts_by_the_tokenizer_of_each() -> None:
+    documents = [
+        document(text, text, lang=lang)
+        for text, lang in [("ab c d ef", "uk"), ("圧縮ファイル", "ja"), ("压缩文件", "zh")]
+    ]
+    statistics_DK = METRICS["bleu"].statistics(documents)
+    assert statistics_DK[:, 0].tolist() == [4, 6, 4]  # words, and characters
+    assert "tok:13a,char,zh|" in METRICS["bleu"].signature(Bootstrap(), ("uk", "ja", "zh"))
+    assert metrics.bleu("char").statistics(documents)[0, 0] == 6
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("chrf++", CHRF(word_order=2)), ("bleu", BLEU())])
+def test_every_bootstrap_draw_equals_sacrebleu_on_the_drawn_documents(name, theirs) -> None:
     bootstrap = Bootstrap(resamples=20, seed=7)
-    statistics_DK = metrics.chrf_statistics(texts(OUTPUTS, REFERENCES))
-    scores_R = metrics.chrf_from_sums(resampled_sums(statistics_DK, bootstrap))
-    counts_RD = resampled_sums(np.eye(len(OUTPUTS)), bootstrap).astype(int)  # the same draws, as document counts
-    for score, counts_D in zip(scores_R, counts_RD, strict=True):
+    statistics_DK = METRICS[name].statistics(texts(OUTPUTS, REFERENCES))
+    scores_R = METRICS[name].from_sums(resampled_sums(statistics_DK, bootstrap))
+    drawn_RD = resampled_sums(np.eye(len(OUTPUTS)), bootstrap).astype(int)  # the same draws, as document counts
+    for score, counts_D in zip(scores_R, drawn_RD, strict=True):
         drawn = np.repeat(np.arange(len(OUTPUTS)), counts_D)
-        expected = CHRF(word_order=2).corpus_score([OUTPUTS[d] for d in drawn], [[REFERENCES[d] for d in drawn]])
+        expected = theirs.corpus_score([OUTPUTS[d] for d in drawn], [[REFERENCES[d] for d in drawn]])
         assert score == pytest.approx(expected.score, abs=1e-9)
 
 
 def test_chrf_signature_is_sacrebleus() -> None:
     metric = CHRF(word_order=2)
     metric.corpus_score(OUTPUTS, [REFERENCES])
-    ours = METRICS["chrf++"].signature(Bootstrap(resamples=50, seed=3))
+    ours = METRICS["chrf++"].signature(Bootstrap(resamples=50, seed=3), ())
     parts = dict(part.split(":") for part in ours.split("|"))
     assert (parts.pop("bs"), parts.pop("seed")) == ("50", "3")
     assert parts == dict(part.split(":") for part in metric.get_signature().format().split("|"))
@@ -107,9 +144,10 @@ def test_chrf_signature_is_sacrebleus() -> None:
 
 def test_rouge_on_plain_ascii_equals_rouge_scores_own_tokenizer() -> None:
     pairs = [("the cat sat on a mat", "a cat sat on the mat"), ("files, and 2 tools", "tools and files"), ("x", "y")]
+    pairs.append(("a dog ran\nthe cat sat", "the cat sat down.\na big dog ran\n\nfar"))
     documents = [document(output, reference) for output, reference in pairs]
-    theirs = RougeScorer(["rouge1", "rouge2", "rougeL"])
-    for name in ("rouge1", "rouge2", "rougeL"):
+    theirs = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"])
+    for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
         expected = 100 * np.mean([theirs.score(r, o)[name].fmeasure for o, r in pairs])
         assert scored(name, documents).score == pytest.approx(expected, abs=1e-12)
 
@@ -146,6 +184,23 @@ def test_copy_rate_equals_the_published_algorithm() -> None:
     assert scored("copy_rate", [document("", source="a source")]).score == 0.0
 
 
+@pytest.mark.parametrize(
+    ("output", "percent"),
+    [("a b c", 0), ("a b a b", 100 / 3), ("file file file file", 200 / 3), ("file", 0), ("", 0), ("文文文", 50)],
+)
+def test_repeats_are_pairs_that_were_there_before(output: str, percent: float) -> None:
+    assert scored("repeats", [document(output)]).score == pytest.approx(percent)
+
+
+def test_wrong_language_is_that_of_the_output_asked_for() -> None:
+    """Polish asked for: Polish, nothing at all, Ukrainian, English; and languages that no model knows."""
+    outputs = ["narzędzie do konwersji obrazów", "", "засіб перетворення зображень", "a tool that converts images"]
+    rows = [document(output, lang="pl_PL") for output in outputs]
+    assert METRICS["wrong_language"].statistics(rows)[:, 0].tolist() == [0, 0, 100, 100]
+    rows += [document("a tool", lang="mnw"), document("a tool", lang="xx"), document("a tool", lang="uk")]
+    assert METRICS["wrong_language"].statistics(rows)[4:, 0].tolist() == [100, 0, 100]
+
+
 def test_length_ratio_counts_words_of_the_corpus() -> None:
     assert scored("length_ratio", texts(["a b c", ""], ["d e", "f g h i"])).score == pytest.approx(3 / 6)
     assert scored("length_ratio", [document("a", "...")]).score == 0.0
@@ -169,7 +224,7 @@ def test_interval_has_the_width_that_theory_gives() -> None:
 
 def test_equal_seeds_draw_equal_documents_also_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = resampled_sums(np.eye(5), Bootstrap(resamples=64))
-    monkeypatch.setattr("polygraft.scoring.metrics._CHUNK_ENTRIES", 35)
+    monkeypatch.setattr("polygraft.scoring.bootstrap._CHUNK_ENTRIES", 35)
     assert np.array_equal(whole, resampled_sums(np.eye(5), Bootstrap(resamples=64)))
     assert not np.array_equal(whole, resampled_sums(np.eye(5), Bootstrap(resamples=64, seed=2)))
     assert (whole.sum(axis=1) == 5).all()
@@ -183,11 +238,12 @@ def test_every_score_lies_between_its_bounds_and_says_how_it_was_made(name: str)
     ]
     found = scored(name, documents)
     assert found.low <= found.score <= found.high
-    assert "version:" in METRICS[name].signature(Bootstrap())
+    assert "version:" in METRICS[name].signature(Bootstrap(), ("uk_UA",))
 
 
-def test_what_the_lead_has_no_score_of_is_the_loss() -> None:
+def test_what_is_scored_of_whom() -> None:
     assert set(METRICS) - set(metrics.metrics_of("lead")) == {"loss_per_token"}
+    assert set(metrics.metrics_of("reference")) == {"copy_rate", "wrong_language", "repeats"}
     assert metrics.metrics_of("model") == METRICS
 
 

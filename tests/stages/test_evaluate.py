@@ -15,7 +15,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBartTokenizer
 from polygraft.data.dataset import pair_codes
 from polygraft.data.files import write_atomically
 from polygraft.errors import CheckpointError, DataError, RecipeError
-from polygraft.scoring.metrics import METRICS, UnicodeTokenizer
+from polygraft.scoring.metrics import METRICS
+from polygraft.scoring.tokens import UnicodeTokenizer
 from polygraft.settings import Evaluate, PairData
 from polygraft.stages import evaluate
 
@@ -94,12 +95,12 @@ def test_predictions_and_losses_equal_the_plain_model(model_dir, mixed, tmp_path
     assert len({row["prediction"] for row in rows}) > 6
 
 
-def test_scores_hold_every_language_both_systems_and_signatures(model_dir, mixed, tmp_path):
+def test_scores_hold_every_language_all_systems_and_signatures(model_dir, mixed, tmp_path):
     result = evaluate.run(SETTINGS, str(model_dir), mixed, tmp_path / "evaluate")
     assert json.loads((tmp_path / "evaluate" / "scores.json").read_text(encoding="utf-8")) == result
     assert result["documents"] == 12
     languages = ["de_DE", "en_XX", "fr_XX", "ja_XX", "ko_KR", "pl_PL", "uk_UA", "all"]
-    assert [list(system) for system in result["systems"].values()] == [languages, languages]
+    assert [list(system) for system in result["systems"].values()] == [languages] * 3
     assert set(result["systems"]["model"]["uk_UA"]) == set(result["signature"]) == set(METRICS)
     assert set(METRICS) - set(result["systems"]["lead"]["uk_UA"]) == {"loss_per_token"}
     rows = read_predictions(tmp_path / "evaluate")
@@ -107,6 +108,9 @@ def test_scores_hold_every_language_both_systems_and_signatures(model_dir, mixed
     words = [(tokenize(row["lead"]), set(tokenize(row["source"]))) for row in rows]
     copied = [sum(word in known for word in lead) / len(lead) for lead, known in words]
     assert result["systems"]["lead"]["all"]["copy_rate"]["score"] == pytest.approx(sum(copied) / len(copied))
+    spoken = result["systems"]["reference"]["all"]
+    assert set(spoken) == {"copy_rate", "wrong_language", "repeats"}
+    assert spoken["wrong_language"]["score"] == 0 < result["systems"]["model"]["all"]["wrong_language"]["score"]
     rows = [row for row in rows if row["lang"] == "uk_UA"]
     expected = sum(row["loss_nats"] for row in rows) / sum(row["reference_tokens"] for row in rows)
     loss = result["systems"]["model"]["uk_UA"]["loss_per_token"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from polygraft.errors import CheckpointError
-from polygraft.scoring.metrics import is_unspaced
+from polygraft.scoring.tokens import is_unspaced
 
 WORD_CHARACTERS = 16  # longer words (addresses, compounds) count as several
 UNSPACED_CHARACTERS = 4  # so do scripts without spaces between words

@@ -18,7 +18,7 @@ from polygraft.errors import CheckpointError, DataError
 from polygraft.models import checkpoints
 from polygraft.models.vocabulary import token_counts
 from polygraft.ranking.text import LanguageText, count_scripts
-from polygraft.scoring.metrics import UnicodeTokenizer
+from polygraft.scoring.tokens import UnicodeTokenizer
 
 Role = Literal["source", "target"]
 MAX_TOKENS = 256  # of a piece that a model reads, special tokens included

@@ -167,7 +167,7 @@ def _verdict_rules(verdict: Any, arms: list[str]) -> Iterator[Finding]:
 
 def _metric_rules(names: Any) -> Iterator[Finding]:
     """Scores of generated text in which one direction is better."""
-    valid = [name for name, metric in METRICS.items() if metric.of_text and metric.better]
+    valid = [name for name, metric in METRICS.items() if metric.of != "loss" and metric.better]
     for index, name in enumerate(names if isinstance(names, list) else ()):
         path = ("verdict", "metrics", str(index))
         if isinstance(name, str) and name not in valid:

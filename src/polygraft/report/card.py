@@ -63,17 +63,17 @@ def _directions(recipe: Recipe, scores: ScoresFile, tokenizer: dict[str, Any]) -
 
 def _scores(scores: ScoresFile, first: Sequence[str]) -> dict[str, Rows]:
     """A table by language, some scores `first`; of a single language, "all" would say the same again."""
-    model, lead = scores.systems.model, scores.systems.lead
+    model, beside = scores.systems.model, (scores.systems.lead, scores.systems.reference)
     shown = [language for language in model if language != ALL_LANGUAGES or len(model) > 2]
     tables: dict[str, Rows] = {}
     for language in shown:
         rows: Rows = []
         for name in dict.fromkeys([*first, *METRICS]):
             metric = METRICS[name]
-            score, baseline = model[language][name], lead[language].get(name)
-            ends, beside = interval(score.low, score.high, metric.places), baseline.score if baseline else None
-            cells = decimal(score.score, metric.places), ends, decimal(beside, metric.places)
-            rows.append((f"{metric.title} ({metric.hint})", *cells))
+            score, others = model[language][name], [system[language].get(name) for system in beside]
+            cells = [decimal(other.score if other else None, metric.places) for other in (score, *others)]
+            ends = interval(score.low, score.high, metric.places)
+            rows.append((f"{metric.title} ({metric.hint})", cells[0], ends, *cells[1:]))
         tables[language if language == ALL_LANGUAGES else language_title(language)] = rows
     return tables
 

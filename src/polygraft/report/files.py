@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from polygraft.data.files import RESULT_FORMAT, assert_known_format
 from polygraft.errors import DataError
 from polygraft.runs.costs import Cost
+from polygraft.scoring.bootstrap import Score
 from polygraft.scoring.comparison import Word
 from polygraft.scoring.intervals import Estimate
-from polygraft.scoring.metrics import Score, metrics_of
+from polygraft.scoring.metrics import SYSTEMS, metrics_of
 
 RECIPE, VERDICT, DIAGNOSIS = "recipe.yaml", "verdict.json", "diagnose.json"
 METRICS, SCORES, PLAN, DIAGNOSTICS = "metrics.jsonl", "scores.json", "plan.json", "diagnostics.json"
@@ -72,10 +73,11 @@ class LoggedLine(_Part):
 
 
 class Systems(_Part):
-    """The scores of both systems, by language and metric."""
+    """The scores of all that is scored, by language and metric."""
 
     model: dict[str, dict[str, Score]]
     lead: dict[str, dict[str, Score]]
+    reference: dict[str, dict[str, Score]]
 
 
 class ScoresFile(_Numbered):
@@ -229,10 +231,9 @@ def read_scores(path: Path) -> ScoresFile:
         DataError: it is missing, broken, or without the scores that this version computes.
     """
     scores = read(path, ScoresFile)
-    model, lead = set(metrics_of("model")), set(metrics_of("lead"))
-    tables = [(model, set(scores.signature))]
-    tables += [(model, set(table)) for table in scores.systems.model.values()]
-    tables += [(lead, set(table)) for table in scores.systems.lead.values()]
+    tables = [(set(metrics_of("model")), set(scores.signature))]
+    for system in SYSTEMS:
+        tables += [(set(metrics_of(system)), set(table)) for table in getattr(scores.systems, system).values()]
     for wanted, found in tables:
         if odd := sorted(wanted ^ found):
             raise _unlike(path, f"{odd[0]}: {'missing' if odd[0] in wanted else 'no such score'}")

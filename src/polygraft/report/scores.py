@@ -13,9 +13,11 @@ from polygraft.report import plots
 from polygraft.report.files import ScoresFile
 from polygraft.report.folder import ALL_LANGUAGES, Run, SeedRun
 from polygraft.report.formats import MISSING, decimal, interval
-from polygraft.scoring.metrics import METRICS, Metric, Score, shown_first
+from polygraft.scoring.bootstrap import Score
+from polygraft.scoring.metrics import METRICS, Metric, shown_first
 from polygraft.scoring.words import LEADS
 
+REFERENCE_NAME = "references"
 MOST_COLUMNS = 5  # of scores, that fit beside the names on a page 1,280 pixels wide
 
 
@@ -30,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """What was scored: an arm (its colour index, and the seeds that are evaluated), or the lead baseline."""
+    """What was scored: an arm (its colour index, the seeds that are evaluated), the lead baseline, the references."""
 
     name: str
     arm: int | None
@@ -48,14 +50,15 @@ def evaluated(runs: Sequence[SeedRun]) -> list[tuple[SeedRun, ScoresFile]]:
 
 
 def systems(run: Run) -> list[System]:
-    """Each arm that has been evaluated, and the lead baseline, which is the same in all of them, last."""
+    """Each arm that has been evaluated; last the lead baseline and the references, which are the same in all."""
     found = []
     for arm in run.arms:
         scored = evaluated(arm.runs)
         by_seed = [scores.systems.model for _, scores in scored]
         found.append(System(name=arm.name, arm=arm.index, seeds=[one.seed for one, _ in scored], scores=by_seed))
-    lead = [scores.systems.lead for _, scores in evaluated(run.seed_runs)[:1]]
-    found.append(System(name=lead_name(run), arm=None, seeds=(), scores=lead))
+    some = [scores.systems for _, scores in evaluated(run.seed_runs)[:1]]
+    found.append(System(name=lead_name(run), arm=None, seeds=(), scores=[one.lead for one in some]))
+    found.append(System(name=REFERENCE_NAME, arm=None, seeds=(), scores=[one.reference for one in some]))
     return [system for system in found if system.scores]
 
 

@@ -34,6 +34,7 @@ from polygraft.settings import Forgetting, InputData, PairData, Settings, TextDa
 STAGE_FILE = "stage.json"
 RUNNING, DONE = "running", "done"
 FINGERPRINT_VERSION = 4  # raised when a stage's results change with the same settings
+SCORES_VERSION = 5  # the same of `evaluate`, so that models are not trained again for another score
 # What a checkpoint is loaded from, and what lies beside it and is not read.
 LOADED = {".safetensors", ".json", ".model", ".bin", ".pt", ".txt", ".jinja", ".tiktoken"}
 BESIDE = {STAGE_FILE, "plan.json", "diagnostics.json", "scores.json", "measured.json", "training_args.bin"}
@@ -158,8 +159,9 @@ class Task:
         names, wanted = _flat(inputs), settings.model_dump()
         if wanted.get("precision") == "auto":  # another one that the environment names is another setting
             wanted["precision"] = machine.named_precision()
+        version = SCORES_VERSION if stage == "evaluate" else FINGERPRINT_VERSION
         content = {
-            "format": FINGERPRINT_VERSION, "stage": stage, "settings": wanted, "seed": seed,
+            "format": version, "stage": stage, "settings": wanted, "seed": seed,
             "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
+from polygraft.scoring.bootstrap import Bootstrap, ratio_of_sums, resampled_sums
 from polygraft.scoring.figures import rounded
-from polygraft.scoring.metrics import Bootstrap, ratio_of_sums, resampled_sums
 
 CONFIDENCE = 0.95
 DRAWS = Bootstrap()

@@ -41,8 +41,9 @@ class Prediction:
         return self.lang if self.source_lang in (None, self.lang) else f"{self.source_lang}-{self.lang}"
 
     def of(self, system: str) -> Prediction:
-        """The document as a system is scored on it: "model", or "lead", whose output is the lead."""
-        return self if system == "model" else replace(self, prediction=self.lead)
+        """The document as a system is scored on it: "model", "lead", whose output is the lead, or "reference"."""
+        outputs = {"model": self.prediction, "lead": self.lead, "reference": self.reference}
+        return replace(self, prediction=outputs[system])
 
 
 def read(path: Path) -> list[Prediction]:

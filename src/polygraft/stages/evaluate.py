@@ -28,7 +28,8 @@ from polygraft.models.graft import assert_reads
 from polygraft.models.recorded import completed
 from polygraft.objectives.seq2seq import make_batch, token_losses
 from polygraft.progress import Progress
-from polygraft.scoring.metrics import METRICS, Bootstrap, metrics_of
+from polygraft.scoring.bootstrap import Bootstrap
+from polygraft.scoring.metrics import METRICS, SYSTEMS, metrics_of
 from polygraft.scoring.predictions import FILE, Prediction
 from polygraft.settings import Evaluate, PairData
 
@@ -145,12 +146,12 @@ def score_predictions(rows: Sequence[Prediction]) -> dict[str, Any]:
     codes = np.array([row.direction for row in rows])
     languages = {code: codes == code for code in sorted(set(codes.tolist()))} | {ALL: np.ones(len(rows), dtype=bool)}
     systems: dict[str, dict[str, dict[str, Any]]] = {}
-    for system in ("model", "lead"):
+    for system in SYSTEMS:
         systems[system] = {language: {} for language in languages}
         outputs = [row.of(system) for row in rows]
         for name, metric in metrics_of(system).items():
             statistics_DK = metric.statistics(outputs)
             for language, chosen_D in languages.items():
                 systems[system][language][name] = asdict(metric.score(statistics_DK[chosen_D]))
-    signature = {name: metric.signature(Bootstrap()) for name, metric in METRICS.items()}
+    signature = {name: metric.signature(Bootstrap(), {row.lang for row in rows}) for name, metric in METRICS.items()}
     return {"format": RESULT_FORMAT, "documents": len(rows), "signature": signature, "systems": systems}

@@ -11,7 +11,7 @@ from polygraft.recipe.reading import load_recipe
 from polygraft.report import model_card, write
 from polygraft.report.folder import read_run
 from polygraft.report.samples import choose
-from polygraft.report.scores import MOST_COLUMNS, score_groups
+from polygraft.report.scores import MOST_COLUMNS, score_groups, score_tables
 from polygraft.scoring.bootstrap import mean_statistics, ratio_of_sums
 from polygraft.scoring.metrics import METRICS, Metric
 from polygraft.stages import evaluate
@@ -73,6 +73,10 @@ def test_no_table_of_scores_is_wider_than_the_page(run):
     assert [name for group in groups for name in group] == [*dict.fromkeys([*groups[0], *METRICS])]
     assert max(map(len, groups)) <= MOST_COLUMNS
     assert groups[0] == ["loss_per_token", "chrf++", "rougeL"]
+    (shown,) = score_tables(read)
+    rows = [[row["system"].name for row in group["rows"]] for group in shown["groups"]]
+    assert rows[0] == ["plain", "detour", "lead baseline"]  # where references have no scores they have no row
+    assert rows[-1] == ["plain", "detour", "lead baseline", "references"]
 
 
 def test_translations_are_shown_by_direction_beside_the_copied_source(copy, change, text_of):

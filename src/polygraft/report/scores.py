@@ -105,7 +105,8 @@ def score_tables(run: Run) -> list[dict[str, Any]]:
 
 
 def _table(found: Sequence[System], language: str, names: Sequence[str]) -> dict[str, Any]:
-    """Columns are scores; rows are systems, and single seeds of them."""
+    """Columns are scores; rows are the systems that have some of them, and single seeds of these."""
+    found = [system for system in found if any(system.of(language, name) for name in names)]
 
     def cells(system: System, seeds: slice) -> list[Cell]:
         return [_cell(system.of(language, name)[seeds], METRICS[name]) for name in names]

@@ -414,6 +414,22 @@ class Generate(Decoding):
         return super().arguments() | self.model_dump(include=own, exclude_none=True)
 
 
+Quantization = Literal[
+    "float32", "float16", "bfloat16", "int16", "int8", "int8_float16", "int8_float32", "int8_bfloat16"
+]  # fmt: skip
+
+
+class Export(Decoding):
+    """Writing a fine-tuned model for another engine, and comparing it with the original."""
+
+    format: Literal["ctranslate2"] = "ctranslate2"
+    """The engine: CTranslate2, on CPUs and GPUs."""
+    quantization: Quantization = "float32"
+    """How weights are stored: int8 is a quarter of the size, and fast on CPUs."""
+    max_samples: PositiveInt = 200
+    """Validation rows on which the exported model is compared with the original."""
+
+
 class InputData(Settings):
     """Texts that a model is to read, and where its outputs go."""
 

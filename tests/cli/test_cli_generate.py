@@ -18,7 +18,7 @@ from polygraft.settings import Generate
 @pytest.fixture
 def shout(monkeypatch, tiny_mbart_dir):
     """A model that shouts, in two lines where the input says so; its tokenizer is a real one."""
-    from polygraft.runs import generation
+    from polygraft.inference import engine
 
     calls: dict[str, Any] = {"texts": [], "model": str(tiny_mbart_dir)}
 
@@ -27,8 +27,8 @@ def shout(monkeypatch, tiny_mbart_dir):
         calls.update(sources=set(sources), targets=set(targets), settings=settings)
         return [[text.upper().replace(" / ", "\n")] * settings.num_return_sequences for text in texts]
 
-    monkeypatch.setattr(generation, "decode_several", decode)
-    monkeypatch.setattr(generation.Generator, "network", None)
+    monkeypatch.setattr(engine, "decode_several", decode)
+    monkeypatch.setattr(engine.Checkpoint, "network", None)
     return calls
 
 

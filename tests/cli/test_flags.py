@@ -25,6 +25,7 @@ SECTIONS = {
     "evaluate": (stages.Scoring, stages.NOT_SCORED),
     "generate": (stages.Generation, ()),
     "trim": (checkpoints.Trimming, ()),
+    "export": (checkpoints.Exporting, checkpoints.NOT_EXPORTED),
 }
 
 

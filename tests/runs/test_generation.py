@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from polygraft.errors import DataError, PolygraftError
-from polygraft.runs import generation
+from polygraft.inference import engine
 from polygraft.runs.generation import PART_ROWS, generate_file
 from polygraft.settings import Generate, InputData
 
@@ -39,8 +39,8 @@ def decoded(monkeypatch):
         outputs = [f"{text[::-1]} {target}" for text, target in zip(texts, targets, strict=True)]
         return [[f"{output}{n or ''}" for n in range(settings.num_return_sequences)] for output in outputs]
 
-    monkeypatch.setattr(generation, "decode_several", decode)
-    monkeypatch.setattr(generation.Generator, "network", None)
+    monkeypatch.setattr(engine, "decode_several", decode)
+    monkeypatch.setattr(engine.Checkpoint, "network", None)
     return counts
 
 
@@ -235,17 +235,17 @@ def test_other_settings_do_not_go_on_with_what_is_there_but_smaller_batches_do(
 ):
     write(tmp_path / "in.jsonl", [{"text": f"t{i}"} for i in range(3 * PART_ROWS)])
     inputs, out = InputData(input_file=str(tmp_path / "in.jsonl"), **LANGS), tmp_path / "out.jsonl"
-    whole = generation.decode_several
+    whole = engine.decode_several
 
     def interrupted(*arguments):
         if len(decoded) >= 2 * PART_ROWS:
             raise KeyboardInterrupt
         return whole(*arguments)
 
-    monkeypatch.setattr(generation, "decode_several", interrupted)
+    monkeypatch.setattr(engine, "decode_several", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate_file(str(tiny_mbart_dir), inputs, out, Generate())
-    monkeypatch.setattr(generation, "decode_several", whole)
+    monkeypatch.setattr(engine, "decode_several", whole)
     assert not out.exists()
     with pytest.raises(PolygraftError, match=r"unfinished outputs of other settings or inputs \(num_beams\)"):
         generate_file(str(tiny_mbart_dir), inputs, out, Generate(num_beams=2))
@@ -281,12 +281,13 @@ def test_what_is_drawn_is_drawn_again_alike(tiny_mbart_dir, sentences, tmp_path)
 KILLED = """
 import sys, time
 from pathlib import Path
+from polygraft.inference import engine
 from polygraft.runs import generation
 from polygraft.settings import Generate, InputData
 def decode(model, tokenizer, texts, *others):
     time.sleep(0.01)
     return [[text[::-1] + " en_XX"] for text in texts]
-generation.decode_several, generation.Generator.network = decode, None
+engine.decode_several, engine.Checkpoint.network = decode, None
 inputs = InputData(input_file=sys.argv[2], source_lang="uk", target_lang="en", skip_bad_rows=True)
 print(generation.generate_file(sys.argv[1], inputs, Path(sys.argv[3]), Generate()))
 """

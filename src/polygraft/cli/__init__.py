@@ -124,7 +124,15 @@ def report(
 
 
 of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)
-for stage_verb in (*of_stages, checkpoints.trim, checkpoints.restore, checkpoints.add_language, rank.rank, env.env):
+for stage_verb in (
+    *of_stages,
+    checkpoints.trim,
+    checkpoints.restore,
+    checkpoints.add_language,
+    checkpoints.export,
+    rank.rank,
+    env.env,
+):
     app.command(cls=Verb)(stage_verb)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that change a checkpoint without training it: trim, restore, add-language."""
+"""The verbs that change a checkpoint without training it: trim, restore, add-language, export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polygraft.cli import options as o
 from polygraft.cli.errors import without_shard_bars
 from polygraft.cli.stages import show
 from polygraft.errors import RecipeError
-from polygraft.settings import AddLanguages, Settings, Trim
+from polygraft.settings import AddLanguages, Export, PairData, Settings, Trim
 
 Full = Annotated[str, typer.Option("--full", help="The checkpoint that was trimmed, as it was before.")]
 Languages = Annotated[
@@ -25,6 +25,25 @@ Languages = Annotated[
 class Trimming(Settings):
     trim: Trim
     """Data"""
+
+
+class Exporting(Settings):
+    export: Export
+    """Export"""
+    pairs: PairData
+    """Validation rows"""
+
+
+NOT_EXPORTED = ("train_file", "test_file", "validation_split", "max_train_samples")
+
+
+@o.takes(Exporting, required=["validation_file"], unused=NOT_EXPORTED)
+def export(given: Exporting, model: o.Model, output_dir: o.OutputDir) -> None:
+    """Write a fine-tuned model for CTranslate2, which `generate` takes as it is, and compare it with the original."""
+    from polygraft.stages import export as stage
+
+    work = partial(stage.run, given.export, model, given.pairs, output_dir)
+    _run("export", output_dir, given.export, [model, given.pairs], work)
 
 
 @o.takes(Trimming, required=["train_file"])

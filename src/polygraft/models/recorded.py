@@ -72,13 +72,18 @@ def choose(name: str, tokenizer: Any, source: str | None, target: str | None) ->
     return str(pairs.source_lang), str(pairs.target_lang)
 
 
-def completed(pairs: PairData, name: str, tokenizer: Any) -> PairData:
+def recorded_in(name: str, tokenizer: Any) -> Languages:
+    """Return the languages that a checkpoint records."""
+    return languages_of(load_config(name), load_generation_config(name), tokenizer)
+
+
+def completed(pairs: PairData, name: str, tokenizer: Any, found: Languages | None = None) -> PairData:
     """Return the settings of pairs to be scored, with what the checkpoint records where they say nothing; as `choose`.
 
     A model that writes the language that it reads, whichever of several, goes on doing so; one that translates each
-    language that it reads into one other, too.
+    language that it reads into one other, too. `found` is what is recorded, where that is known already.
     """
-    found = languages_of(load_config(name), load_generation_config(name), tokenizer)
+    found = found or recorded_in(name, tokenizer)
     source, reads = _side(name, "source", pairs.source_lang, pairs.source_lang_column, found.sources, tokenizer)
     directions = found.directions
     if not directions and found.targets == found.sources:  # what checkpoints of before that was kept mean

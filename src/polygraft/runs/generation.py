@@ -25,8 +25,8 @@ from polygraft.data.notices import count_unwritable, say
 from polygraft.data.reading import Place, WholeRow, label, row_texts, whole_rows
 from polygraft.data.writing import assert_writable, output_columns, writer
 from polygraft.errors import DataError, PolygraftError
-from polygraft.inference.generate import OnProgress, best_device, decode_several
-from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
+from polygraft.inference.engine import open_engine
+from polygraft.inference.generate import OnProgress
 from polygraft.models.recorded import completed
 from polygraft.progress import Progress
 from polygraft.runs.records import Task, differences, read_record, write_record
@@ -88,15 +88,13 @@ class Generator:
             RecipeError: a language that is neither given nor recorded.
             CheckpointError: a checkpoint that cannot be used.
         """
-        self.model, self.settings, self.seed, self.tokenizer = model, settings, seed, load_tokenizer(model)
+        self.engine, self.settings, self.seed = open_engine(model), settings, seed
+        self.tokenizer = self.engine.tokenizer
         languages = inputs.model_dump(include={f"{s}_lang{c}" for s in ("source", "target") for c in ("", "_column")})
-        self.pairs = completed(PairData(text_column=inputs.text_column, **languages), model, self.tokenizer)
+        self.pairs = completed(
+            PairData(text_column=inputs.text_column, **languages), model, self.tokenizer, self.engine.languages
+        )
         self.codes = functools.cache(self._codes)
-
-    @functools.cached_property
-    def network(self) -> Any:
-        network: Any = load_seq2seq(self.model)
-        return network.to(best_device()).eval()
 
     def request(self, texts: dict[str, str], place: Place) -> Asked:
         """Return what a row asks for.
@@ -123,7 +121,7 @@ class Generator:
         """Return the outputs of each; `part` numbers the call, so that what is drawn at random is drawn again alike."""
         set_seed(self.seed + part)
         texts, sources, targets = ([one[i] for one in asked] for i in range(3))
-        return decode_several(self.network, self.tokenizer, texts, sources, targets, self.settings, progress)
+        return self.engine.decode(texts, sources, targets, self.settings, progress)
 
 
 def generate_stream(

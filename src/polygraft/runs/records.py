@@ -296,12 +296,13 @@ def differences(found: Mapping[str, Any], task: Task) -> str:
 
 def fingerprint_of(name: str) -> str:
     """Fingerprint a data file by its content, a checkpoint by all that it is loaded from, a hub's by its commit."""
+    from polygraft.inference.engine import is_exported
     from polygraft.models.checkpoints import commit_of, resolve
 
     if name.startswith("file:"):
         file = name.removeprefix("file:")
         return hub_identity(file) if file.startswith(PREFIX) else _hash_files([local_path(file)])
-    folder = Path(resolve(name))
+    folder = Path(name if is_exported(name) else resolve(name))
     if not folder.is_dir():
         return f"{name}@{commit_of(name)}"
     paths = (path for pattern in ("*", "adapter/*") for path in folder.glob(pattern))

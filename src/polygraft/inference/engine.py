@@ -1,0 +1,184 @@
+"""What makes outputs of texts: a checkpoint, run by torch, or what `polygraft export` wrote, run by CTranslate2."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, MBartConfig
+
+from polygraft.data.batching import longest_first
+from polygraft.data.files import assert_known_format
+from polygraft.errors import CheckpointError, RecipeError
+from polygraft.inference.generate import OnProgress, best_device, decode_several, encode_sources
+from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
+from polygraft.models.recorded import Languages, recorded_in
+from polygraft.models.tokenizers import right_tokenizer
+from polygraft.settings import Decoding
+
+EXPORT_FILE = "export.json"
+PATIENCE = 4
+"""Of CTranslate2: ended beams, times their number, after which a search ends. There is no other word for transformers'
+`early_stopping=False`; docs/export.md has how often outputs then are equal."""
+
+
+class Engine(ABC):
+    """A model that writes texts.
+
+    Attributes:
+        name: as it was called.
+        tokenizer: its tokenizer.
+        languages: the codes that it was trained to read and to write.
+    """
+
+    name: str
+    tokenizer: Any
+    languages: Languages
+
+    @abstractmethod
+    def decode(
+        self,
+        texts: Sequence[str],
+        source_codes: Sequence[str],
+        target_codes: Sequence[str],
+        settings: Decoding,
+        progress: OnProgress | None = None,
+    ) -> list[list[str]]:
+        """Generate outputs per text, the best first, as `generate.decode_several` does."""
+
+
+class Checkpoint(Engine):
+    """A checkpoint that transformers reads."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.tokenizer = name, load_tokenizer(name)
+        self.languages = recorded_in(name, self.tokenizer)
+
+    @cached_property
+    def network(self) -> Any:
+        """The model, loaded when it is first needed."""
+        network: Any = load_seq2seq(self.name)
+        return network.to(best_device()).eval()
+
+    def decode(
+        self,
+        texts: Sequence[str],
+        source_codes: Sequence[str],
+        target_codes: Sequence[str],
+        settings: Decoding,
+        progress: OnProgress | None = None,
+    ) -> list[list[str]]:
+        return decode_several(self.network, self.tokenizer, texts, source_codes, target_codes, settings, progress)
+
+
+class Exported(Engine):
+    """A folder that `polygraft export` wrote."""
+
+    def __init__(self, name: str) -> None:
+        """Read what the folder says of itself; the model itself is loaded when it is first needed.
+
+        Raises:
+            DataError: a newer polygraft wrote it.
+        """
+        path = Path(name) / EXPORT_FILE
+        self.name, self.record = name, json.loads(path.read_text(encoding="utf-8"))
+        assert_known_format(path, self.record)
+        rows = MBartConfig(vocab_size=self.record["vocabulary"])
+        self.tokenizer = right_tokenizer(AutoTokenizer.from_pretrained(name), name, rows)
+        self.languages = Languages(*map(tuple, (self.record["languages"].get(side, ()) for side in Languages._fields)))
+
+    @cached_property
+    def translator(self) -> Any:
+        """CTranslate2's model, on the GPU if there is one that it knows.
+
+        Raises:
+            RecipeError: CTranslate2 is not installed.
+            CheckpointError: it cannot read the folder.
+        """
+        ctranslate2 = import_ctranslate2()
+        import torch
+
+        device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+        try:
+            return ctranslate2.Translator(self.name, device=device, intra_threads=torch.get_num_threads())
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{self.name}: CTranslate2 cannot read it ({error}). Export it again.") from None
+
+    def decode(
+        self,
+        texts: Sequence[str],
+        source_codes: Sequence[str],
+        target_codes: Sequence[str],
+        settings: Decoding,
+        progress: OnProgress | None = None,
+    ) -> list[list[str]]:
+        limit = self.record["max_positions"]
+        longest = min(settings.max_source_length_tokens, limit)
+        sources = encode_sources(self.tokenizer, texts, source_codes, longest)
+        arguments = self.arguments(settings, limit)
+        outputs = [[""] * arguments["num_hypotheses"] for _ in texts]
+        wanted = [i for i, text in enumerate(texts) if text.strip()]
+        done = len(texts) - len(wanted)
+        size = settings.per_device_eval_batch_size
+        for places in longest_first([len(sources[i]) for i in wanted], lambda batch: len(batch) <= size):
+            batch = [wanted[place] for place in places]
+            found = self.translator.translate_batch(
+                [self.tokenizer.convert_ids_to_tokens(sources[i]) for i in batch],
+                target_prefix=[[target_codes[i]] for i in batch],
+                **arguments,
+            )
+            for i, result in zip(batch, found, strict=True):
+                rows = [self.tokenizer.convert_tokens_to_ids(tokens) for tokens in result.hypotheses]
+                outputs[i] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+            done += len(batch)
+            if progress:
+                progress(done, len(texts))
+        return outputs
+
+    @staticmethod
+    def arguments(settings: Decoding, limit: int) -> dict[str, Any]:
+        """CTranslate2's names for transformers' settings."""
+        given = settings.arguments()
+        most = min(given["max_new_tokens"], limit)
+        least = given.get("min_new_tokens", 1)
+        named = {
+            "beam_size": given["num_beams"],
+            "num_hypotheses": given.get("num_return_sequences", 1),
+            "max_decoding_length": max(1, most - 1),  # of the two that transformers counts, </s> is not counted here
+            "min_decoding_length": max(1, least - 1),
+            "length_penalty": given.get("length_penalty", 1.0),
+            "patience": 1 if given.get("early_stopping") else PATIENCE,
+            "repetition_penalty": given.get("repetition_penalty", 1.0),
+            "no_repeat_ngram_size": given["no_repeat_ngram_size"],
+        }
+        if given["do_sample"]:
+            named |= {"beam_size": 1, "patience": 1, "sampling_topk": given.get("top_k", 50)}
+            named |= {"sampling_topp": given.get("top_p", 1.0), "sampling_temperature": given.get("temperature", 1.0)}
+        return named
+
+
+def is_exported(name: str) -> bool:
+    """Whether a name is that of a folder that `polygraft export` wrote."""
+    return (Path(name) / EXPORT_FILE).is_file()
+
+
+def open_engine(name: str) -> Engine:
+    """Return the engine of a checkpoint (hub name, folder or bundled name) or of an exported folder."""
+    return Exported(name) if is_exported(name) else Checkpoint(name)
+
+
+def import_ctranslate2() -> Any:
+    """Return the library.
+
+    Raises:
+        RecipeError: it is not installed.
+    """
+    try:
+        import ctranslate2
+    except ImportError:
+        raise RecipeError("CTranslate2 is not installed: pip install 'polygraft[export]'") from None
+    return ctranslate2

@@ -101,6 +101,16 @@ def test_each_source_has_the_target_that_it_was_translated_into(tiny_mbart, tiny
         choose(name, tokenizer, "de", None)
 
 
+def test_training_with_a_trimmed_vocabulary_records_the_same(tiny_mbart_dir, pairs, tmp_path):
+    sides = {"train_file": pairs, "source_lang_column": "from", "target_lang": None}
+    settings = TUNE.model_copy(update={"trim_vocabulary": True})
+    finetune.run(settings, str(tiny_mbart_dir), PairData(**sides), 1, tmp_path / "trimmed")
+    finetune.run(TUNE, str(tiny_mbart_dir), PairData(**sides), 1, tmp_path / "whole")
+    kept = [getattr(checkpoints.load_config(str(tmp_path / name)), KEY, None) for name in ("trimmed", "whole")]
+    assert kept[0] == kept[1]
+    assert kept[0]["directions"] == [["de_DE", "de_DE"], ["en_XX", "en_XX"]]
+
+
 def test_a_checkpoint_of_before_that_writes_what_it_reads(tiny_mbart, mbart_tokenizer, tmp_path):
     setattr(tiny_mbart.config, KEY, {"source": ["de_DE", "en_XX"], "target": ["de_DE", "en_XX"]})
     tiny_mbart.save_pretrained(tmp_path)

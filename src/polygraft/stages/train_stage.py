@@ -58,7 +58,8 @@ def train_stage(lesson: Lesson, settings: Training, model: str, seed: int, out_d
         if lesson.languages is not None:
             codes = lesson.languages(train_rows, full_tokenizer)
             read, written = map(set, codes)
-            record(network, full_tokenizer, read, written, set(zip(*codes, strict=True)))
+            learned = read, written, set(zip(*codes, strict=True))
+            record(network, full_tokenizer, *learned)
         checkpoints.rehearse(network, full_tokenizer, out_dir, written)
         tokenizer = full_tokenizer
         if settings.trim_vocabulary:
@@ -73,6 +74,8 @@ def train_stage(lesson: Lesson, settings: Training, model: str, seed: int, out_d
     result |= adapters.finish(network, lora, out_dir)
     if settings.trim_vocabulary:
         network = restore(network, tokenizer, lesson.load(model), full_tokenizer)
+        if lesson.languages is not None:
+            record(network, full_tokenizer, *learned)
         if lesson.writes:
             held_out = lesson.dataset(validation_rows, full_tokenizer, network)
             mass = unseen_mass(tokenizer, (row[lesson.texts[-1]] for row in train_rows))

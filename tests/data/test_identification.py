@@ -28,7 +28,8 @@ def test_what_is_plain():
 def test_probabilities_are_those_of_the_languages_that_are_asked_for():
     for lang, text in TEXTS.items():
         guesses = dict(ranked(text, "la"))
-        assert set(guesses) == (XLMR | {"la"} if lang else set())
+        assert set(guesses) <= XLMR | {"la"}
+        assert (len(guesses) > 20) == bool(lang)
         assert not lang or sum(guesses.values()) == pytest.approx(1, abs=1e-6)  # measured: 5e-8
     assert ranked("a\n b") == ranked("a b")
 

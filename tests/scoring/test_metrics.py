@@ -142,14 +142,31 @@ def test_chrf_signature_is_sacrebleus() -> None:
     assert parts == dict(part.split(":") for part in metric.get_signature().format().split("|"))
 
 
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
 def test_rouge_on_plain_ascii_equals_rouge_scores_own_tokenizer() -> None:
     pairs = [("the cat sat on a mat", "a cat sat on the mat"), ("files, and 2 tools", "tools and files"), ("x", "y")]
-    pairs.append(("a dog ran\nthe cat sat", "the cat sat down.\na big dog ran\n\nfar"))
+    pairs += [("a dog ran\nthe cat sat", "the cat sat down.\na big dog ran\n\nfar"), ("", "a"), ("a", ""), ("b\n", "b")]
     documents = [document(output, reference) for output, reference in pairs]
-    theirs = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"])
-    for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
-        expected = 100 * np.mean([theirs.score(r, o)[name].fmeasure for o, r in pairs])
-        assert scored(name, documents).score == pytest.approx(expected, abs=1e-12)
+    theirs = RougeScorer(list(ROUGE))
+    for name in ROUGE:
+        expected = [100 * theirs.score(r, o)[name].fmeasure for o, r in pairs]
+        assert METRICS[name].statistics(documents)[:, 0].tolist() == expected
+
+
+def test_rouge_of_any_texts_equals_rouge_scores() -> None:
+    rng = np.random.default_rng(3)
+    words = ["один", "два", "три", "字", "a", "b", "c\n", "\n"]
+    pairs = [[" ".join(rng.choice(words, size=rng.integers(0, size))) for _ in "or"] for size in (4, 20, 90) * 30]
+
+    class Words:
+        tokenize = staticmethod(UnicodeTokenizer().tokenize)
+
+    theirs = RougeScorer(list(ROUGE), tokenizer=Words())
+    for name in ROUGE:
+        expected = [100 * theirs.score(r, o)[name].fmeasure for o, r in pairs]
+        assert METRICS[name].statistics([document(*pair) for pair in pairs])[:, 0].tolist() == expected
 
 
 def grusky_coverage(source: list[str], output: list[str]) -> float:

@@ -205,6 +205,8 @@ def test_metrics_name_what_is_compared_beside_the_loss(tmp_path):
     found = verdict.run(tmp_path, chosen, ARMS, [1, 2, 3], NOTHING)
     of_text = [item["metric"] for item in found["comparisons"] if "loss" not in item["metric"]]
     assert of_text == ["chrF++", "ROUGE-1"]
+    alone = SETTINGS.model_copy(update={"metrics": []})
+    assert verdict.run(tmp_path, alone, ARMS[1:], [1, 2, 3], NOTHING)["comparisons"] == []
 
 
 def test_a_lead_that_is_all_of_the_source_is_called_so(tmp_path):

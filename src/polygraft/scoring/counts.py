@@ -5,9 +5,9 @@ Suffixes: D documents, K statistics per document.
 
 from __future__ import annotations
 
-import functools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,27 +120,69 @@ def bleu_from_sums(sums_K: np.ndarray) -> np.ndarray:
         return np.where(defined, brevity * np.exp(precision), 0.0)
 
 
-@functools.lru_cache(maxsize=2**14)
+@lru_cache(maxsize=2**14)
 def words(text: str) -> tuple[str, ...]:
     """The words of a text, kept for the next score."""
     return tuple(UnicodeTokenizer().tokenize(text))
 
 
-class _Words:
-    """`words` as rouge-score calls it."""
-
-    tokenize = staticmethod(words)
-
-
-def rouge_statistics(name: str, rows: Sequence[Document]) -> np.ndarray:
+def rouge_statistics(kind: str, rows: Sequence[Document]) -> np.ndarray:
     """F-measure x 100 of rouge1, rouge2, rougeL or rougeLsum (Lin 2004) over Unicode-aware words: float64 [D, 2].
 
-    Unstemmed. rougeLsum joins the common subsequences of an output's lines with each line of the reference.
+    Unstemmed. rougeLsum joins the common subsequences of an output's lines with each line of the reference; without
+    lines it is rougeL. As rouge-score has them, whose import and whose table of prefixes would take most of the time.
     """
+    measure = ROUGE[kind]
+    return mean_statistics([100.0 * measure(row.reference, row.prediction) for row in rows])
+
+
+def spans(text: str, size: int) -> list[tuple[str, ...]]:
+    """All spans of so many words."""
+    return list(zip(*(words(text)[start:] for start in range(size)), strict=False))
+
+
+def _common(size: int, reference: str, output: str) -> float:
+    wanted, found = Counter(spans(reference, size)), Counter(spans(output, size))
+    return _f_measure((wanted & found).total(), wanted.total(), found.total())
+
+
+def _longest(reference: str, output: str) -> float:
+    wanted, found = words(reference), words(output)
+    return _f_measure(common_subsequence(wanted, found), len(wanted), len(found))
+
+
+def _by_line(reference: str, output: str) -> float:
+    if "\n" not in reference and "\n" not in output:
+        return _longest(reference, output)
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer([name], tokenizer=_Words())
-    return mean_statistics([100.0 * scorer.score(row.reference, row.prediction)[name].fmeasure for row in rows])
+    class Words:
+        tokenize = staticmethod(words)
+
+    return RougeScorer(["rougeLsum"], tokenizer=Words()).score(reference, output)["rougeLsum"].fmeasure
+
+
+ROUGE: dict[str, Callable[[str, str], float]] = {
+    "rouge1": partial(_common, 1), "rouge2": partial(_common, 2), "rougeL": _longest, "rougeLsum": _by_line
+}  # fmt: skip
+
+
+def _f_measure(matching: int, wanted: int, found: int) -> float:
+    precision, recall = matching / max(found, 1), matching / max(wanted, 1)
+    return 2 * precision * recall / (precision + recall) if matching else 0.0
+
+
+def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of the longest common subsequence: a row of the usual table at once, as bits (Hyyrö 2004)."""
+    places: dict[str, int] = defaultdict(int)
+    for place, word in enumerate(one):
+        places[word] |= 1 << place
+    whole = (1 << len(one)) - 1
+    row = whole  # a 0 where the subsequence grows by one
+    for word in other:
+        grown = row & places.get(word, 0)
+        row = (row + grown | row - grown) & whole
+    return len(one) - row.bit_count()
 
 
 def length_statistics(rows: Sequence[Document]) -> np.ndarray:
@@ -168,8 +210,7 @@ def repeat_statistics(rows: Sequence[Document]) -> np.ndarray:
     """
     rates = []
     for row in rows:
-        output = words(row.prediction)
-        pairs = list(zip(*(output[start:] for start in range(REPEATED)), strict=False))
+        pairs = spans(row.prediction, REPEATED)
         rates.append(100 * (1 - len(set(pairs)) / len(pairs)) if pairs else 0.0)
     return mean_statistics(rates)
 

@@ -80,7 +80,7 @@ def run(
         "format": RESULT_FORMAT,
         "word": primary.word,
         "sentence": sentence(primary, *pair, lead, cost, copied=scores.lead_is_source, forgotten=forgotten or {}),
-        **_as_dict(primary, *pair),
+        **as_dict(primary, *pair),
         "seeds": list(seeds),
         "lead": {
             "metric": CHRF.name,
@@ -135,19 +135,22 @@ def _secondary(scores: Scores, settings: Verdict, arms: Sequence[str]) -> list[d
     pairs = [(later, earlier, LOSS) for earlier, later in combinations(arms, 2) if {earlier, later} != primary_pair]
     others = [metric for name, metric in METRICS.items() if name in settings.metrics]
     pairs += [(settings.treatment, settings.control, metric) for metric in others]
-    found = together([_compared(scores, settings, *pair) for pair in pairs])
+    found = together([_compared(scores, settings, *pair) for pair in pairs]) if pairs else []
     return [_secondary_dict(item, *pair[:2], settings) for pair, item in zip(pairs, found, strict=True)]
 
 
 def _secondary_dict(found: Comparison, treatment: str, control: str, settings: Verdict) -> dict[str, Any]:
     """With the p-value times what the interval was widened by: below 1 - verdict.confidence where that excludes 0."""
-    shown = _as_dict(found, treatment, control)
-    factor = (1 - settings.confidence) / (1 - found.confidence)
-    adjusted = None if shown["p_value"] is None else min(1.0, factor * found.p_value)
-    return {"word": found.word, **shown, "p_value_holm": adjusted}
+    return {"word": found.word, **as_dict(found, treatment, control), **adjusted_p(found, settings.confidence)}
 
 
-def _as_dict(comparison: Comparison, treatment: str, control: str) -> dict[str, Any]:
+def adjusted_p(found: Comparison, confidence: float) -> dict[str, float | None]:
+    """The p-value of one of several comparisons whose intervals `together` has widened, None where there is none."""
+    factor = (1 - confidence) / (1 - found.confidence)
+    return {"p_value_holm": min(1.0, factor * found.p_value) if found.includes_seeds else None}
+
+
+def as_dict(comparison: Comparison, treatment: str, control: str) -> dict[str, Any]:
     """JSON-able fields of a comparison; infinite ends (a single document) and p-values without seeds become null."""
     names = (
         "metric", "effect", "low", "high", "confidence", "margin", "p_value", "p_equivalence", "suggestion",

@@ -71,6 +71,11 @@ def sentence(
     return " ".join(part for part in parts if part)
 
 
+def finding(found: Comparison, treatment: str, control: str) -> str:
+    """A comparison alone, in plain words."""
+    return " ".join(part for part in (_finding(found, treatment, control), _caution(found)) if part)
+
+
 def _finding(found: Comparison, treatment: str, control: str) -> str:
     effect = _effect(found)
     if not found.includes_seeds:

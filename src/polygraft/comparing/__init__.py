@@ -1,0 +1,360 @@
+"""`polygraft score` and `polygraft compare`: outputs of any toolkit, several seeds each. No torch.
+
+The scores are METRICS' and columns of numbers that came with the outputs; the comparison is `scoring.comparison`'s: one
+primary score decides the word, all others are secondary and adjusted together (Holm). docs/compare.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from polygraft.comparing.outputs import LOSS_COLUMNS, Columns, Output, aligned, read, with_references
+from polygraft.data.sources import sources
+from polygraft.errors import RecipeError
+from polygraft.scoring.bootstrap import Bootstrap, mean_statistics, paired_bootstrap, ratio_of_sums
+from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms
+from polygraft.scoring.figures import rounded
+from polygraft.scoring.metrics import METRICS, Metric, bleu, metrics_of, own_signature
+from polygraft.scoring.verdict import adjusted_p, as_dict, together
+from polygraft.scoring.words import finding
+
+Statistics = dict[str, np.ndarray]
+"""Of one file, by score: what `Metric.statistics` counts."""
+INTERVALS = "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm"
+ENOUGH_FOR_PROCESSES = 4000  # outputs; fewer are scored before other processes have started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How outputs are scored.
+
+    Attributes:
+        columns: where what is in their files.
+        references: a file that has the references, where the outputs' files have none.
+        lower_is_better: those of the columns of scores.
+        tokenize: sacreBLEU's tokenizer for BLEU; None: by language, "13a" where that is not known.
+        confidence: of all intervals.
+    """
+
+    columns: Columns = field(default_factory=Columns)
+    references: str | None = None
+    lower_is_better: Sequence[str] = ()
+    tokenize: str | None = None
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if odd := sorted(set(self.lower_is_better) - set(self.columns.scores)):
+            raise RecipeError(
+                f"lower_is_better: '{odd[0]}' is no column of scores. Name it as one (score_column), too."
+            )
+        if odd := sorted(set(self.columns.scores) & set(METRICS)):
+            raise RecipeError(f"score_column: '{odd[0]}' is the name of a score that is computed. Rename the column.")
+        if not 0 < self.confidence < 1:
+            raise RecipeError(f"confidence: {self.confidence} must lie between 0 and 1, such as 0.95.")
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """All scores that there can be, by name."""
+        own = {name: _of_column(name, -1 if name in self.lower_is_better else 1) for name in self.columns.scores}
+        return {**METRICS, "bleu": bleu(self.tokenize), **own}
+
+
+def _of_column(name: str, better: Literal[-1, 1]) -> Metric:
+    """The mean of a column of numbers."""
+    return Metric(
+        title=name, unit="mean", better=better, places=3, statistics=partial(_numbers, name),
+        from_sums=ratio_of_sums, signature=partial(own_signature, name, "column of the files|mean:documents"),
+    )  # fmt: skip
+
+
+def _numbers(name: str, rows: Sequence[Output]) -> np.ndarray:
+    return mean_statistics([row.numbers[name] for row in rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemScore:
+    """One score of one system: the mean over its files, its interval over documents (averaged), and each file's.
+
+    `reference` is the same score of the references, where it is one of outputs alone; `places` are worth showing.
+    """
+
+    title: str
+    places: int
+    score: float
+    low: float
+    high: float
+    by_file: Sequence[float]
+    reference: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What `polygraft score` found: `scores` and `signatures` by name."""
+
+    system: str
+    files: Sequence[str]
+    documents: int
+    scores: Mapping[str, SystemScore]
+    signatures: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A comparison by one score.
+
+    Attributes:
+        name: the score's, as METRICS has it.
+        metric: what it is.
+        found: effect, interval, word; its interval is adjusted for the number of secondary ones.
+        p_paired_bootstrap: sacreBLEU's, where there is one file on each side.
+    """
+
+    name: str
+    metric: Metric
+    found: Comparison
+    p_paired_bootstrap: float | None
+
+    @property
+    def neutral(self) -> bool:
+        """Whether neither direction is good, so that no word is said."""
+        return self.metric.better == 0
+
+    @property
+    def said(self) -> str:
+        """The word, or that of these documents alone; nothing of a score without a good direction."""
+        if self.neutral:
+            return ""
+        return self.found.word if self.found.includes_seeds else f"on these documents: {self.found.suggestion}"
+
+    @property
+    def figures(self) -> tuple[str, str]:
+        """The difference and its interval as text, with decimals that show where the ends stand; "" for no interval."""
+        found, places = self.found, self.metric.places
+        if found.documents == 1:
+            return rounded([], [found.effect], least=places, signed=True)[0], ""
+        marks = (0.0,) if found.margin is None else (0.0, -found.margin, found.margin)
+        ends = [found.low, found.high]
+        low, high, middle = rounded(ends, [found.effect], marks=marks, least=places, signed=True)
+        return middle, f"{low} to {high}"
+
+    def to_json(self, treatment: str, control: str) -> dict[str, Any]:
+        """All of it; `metric` is the name that `--metric` takes."""
+        shown = as_dict(self.found, treatment, control)
+        words = {"word": None, "suggestion": None} if self.neutral else {"word": self.found.word}
+        return shown | words | {"metric": self.name, "p_paired_bootstrap": self.p_paired_bootstrap}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedSystems:
+    """What `polygraft compare` found: `primary` decides `word` and `sentence`; all else is secondary."""
+
+    treatment: Scores
+    control: Scores
+    primary: Row
+    secondary: Sequence[Row]
+
+    @property
+    def word(self) -> str:
+        return self.primary.found.word
+
+    @property
+    def sentence(self) -> str:
+        return finding(self.primary.found, f"'{self.treatment.system}'", f"'{self.control.system}'")
+
+    def to_json(self) -> dict[str, Any]:
+        """What `polygraft compare --json` prints: the primary comparison, all others, both systems' scores."""
+        names, level = (self.treatment.system, self.control.system), self.primary.found.confidence
+        return {
+            "word": self.word,
+            "sentence": self.sentence,
+            "primary": self.primary.to_json(*names),
+            "secondary": [row.to_json(*names) | adjusted_p(row.found, level) for row in self.secondary],
+            "systems": {"treatment": asdict(self.treatment), "control": asdict(self.control)},
+            "signature": INTERVALS,
+        }
+
+
+def score(files: Sequence[str], scoring: Scoring = Scoring(), name: str | None = None) -> Scores:
+    """Score one system, a file per seed.
+
+    Raises:
+        DataError: files that cannot be used, or do not have the same documents.
+    """
+    names = _files(files, "files")
+    rows = _read(names, scoring)
+    used = _usable(rows, scoring)
+    return _scores(name or _names(names)[0], names, rows, _count(rows, used), used, scoring)
+
+
+def compare(
+    files: Sequence[str],
+    against: Sequence[str],
+    scoring: Scoring = Scoring(),
+    *,
+    metric: str = "chrf++",
+    margin: float | None = None,
+    names: Sequence[str] = (),
+) -> ComparedSystems:
+    """Compare a system with another one, a file per seed each; `margin`, in the primary score's unit, for equivalence.
+
+    Raises:
+        RecipeError: no such score, or a margin that is none.
+        DataError: files that cannot be used, or do not have the same documents.
+    """
+    if margin is not None and not margin > 0:
+        raise RecipeError(f"margin: {margin} must be above 0, in the unit of '{metric}'.")
+    ours, theirs = _files(files, "files"), _files(against, "against")
+    primary = _metric_name(metric, scoring)
+    rows = _read([*ours, *theirs], scoring)
+    used = _usable(rows, scoring)
+    if primary not in used:
+        raise RecipeError(f"metric: '{primary}' cannot be computed: {_NEEDS.get(primary, 'its columns are missing')}.")
+    if used[primary].better == 0:
+        raise RecipeError(f"metric: '{primary}' has no direction that is good, so that it can decide nothing.")
+    counted = _count(rows, used)
+    first, second = counted[: len(ours)], counted[len(ours) :]
+    found = {
+        name: compare_arms(
+            ArmScores.of([one[name] for one in first], one_metric),
+            ArmScores.of([one[name] for one in second], one_metric),
+            metric=one_metric, margin=margin if name == primary else None, confidence=scoring.confidence,
+        )
+        for name, one_metric in used.items()
+    }  # fmt: skip
+    decided = [name for name, one in used.items() if one.better and name != primary]
+    if decided:
+        found |= zip(decided, together([found[name] for name in decided]), strict=True)
+    pair = (first[0], second[0]) if len(first) == len(second) == 1 else None
+    table = {name: _row(name, used[name], found[name], pair) for name in used}
+    said = names or _names(ours, theirs)
+    scored = [
+        _scores(said[0], ours, rows[: len(ours)], first, used, scoring),
+        _scores(said[1], theirs, rows[len(ours) :], second, used, scoring),
+    ]
+    others = [row for name, row in table.items() if name != primary]
+    return ComparedSystems(treatment=scored[0], control=scored[1], primary=table[primary], secondary=others)
+
+
+def _row(name: str, metric: Metric, found: Comparison, pair: tuple[Statistics, Statistics] | None) -> Row:
+    p_value = paired_bootstrap(pair[0][name], pair[1][name], metric.from_sums) if pair else None
+    return Row(name=name, metric=metric, found=found, p_paired_bootstrap=p_value)
+
+
+# ---------------------------------------------------------------- files
+
+
+def _files(names: Sequence[str], what: str) -> list[str]:
+    """The files behind names, each a seed."""
+    if not names:
+        raise RecipeError(f"{what}: no file is named. Name the files of the outputs, one per seed.")
+    return [source.name for source in sources(list(names))]
+
+
+def _read(files: Sequence[str], scoring: Scoring) -> list[list[Output]]:
+    """The outputs of all files, with references, in the order of the first."""
+    beside = None
+    if scoring.references is not None:
+        column = scoring.columns.reference or "reference"
+        beside = read(scoring.references, Columns(prediction=column, id=scoring.columns.id and None))
+    found = [with_references(file, read(file, scoring.columns), beside) for file in files]
+    return aligned(files, found)
+
+
+def _names(*systems: Sequence[str]) -> list[str]:
+    """What systems are called: the first part in which the paths of their first files differ; one alone, its folder."""
+    paths = [Path(files[0]) for files in systems]
+    if len(paths) == 1:
+        return [paths[0].parent.name if len(systems[0]) > 1 and paths[0].parent.name else paths[0].stem]
+    for parts in zip(*(path.parts for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            return [Path(part).stem for part in parts]
+    return [str(path) for path in paths]
+
+
+# ---------------------------------------------------------------- scores
+
+_NEEDS = {
+    "loss_per_token": f"it needs the columns {' and '.join(LOSS_COLUMNS)} in all files",
+    "copy_rate": "it needs the column of sources (--source-column) in all files",
+    "wrong_language": "it needs the language (--lang, --lang-column)",
+}
+
+
+def _usable(rows: Sequence[Sequence[Output]], scoring: Scoring) -> dict[str, Metric]:
+    """The scores for which all rows have what they need."""
+    whole = [row for one in rows for row in one]
+    lacking = set()
+    if any(row.numbers.keys().isdisjoint(LOSS_COLUMNS) for row in whole):
+        lacking.add("loss_per_token")
+    if any(row.source is None for row in whole):
+        lacking.add("copy_rate")
+    if any(row.lang is None for row in whole):
+        lacking.add("wrong_language")
+    return {name: metric for name, metric in scoring.metrics.items() if name not in lacking}
+
+
+def _metric_name(given: str, scoring: Scoring) -> str:
+    """The name of a score as METRICS has it, given with other capitals or hyphens."""
+
+    def plain(name: str) -> str:
+        return "".join(char for char in name.casefold() if char.isalnum() or char == "+")
+
+    for name, metric in scoring.metrics.items():
+        if plain(given) in (plain(name), plain(metric.title)):
+            return name
+    raise RecipeError(f"metric: '{given}' is no score. Scores: {', '.join(scoring.metrics)}.")
+
+
+def _count(rows: Sequence[Sequence[Output]], metrics: Mapping[str, Metric]) -> list[Statistics]:
+    """The statistics of every file; those of many outputs in as many processes as there are processors."""
+    named = [[replace(row, lang=row.lang or "") for row in one] for one in rows]
+    work: Callable[[Sequence[Output]], Statistics] = partial(_count_one, metrics)
+    processors = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(rows))
+    many = sum(map(len, rows)) >= ENOUGH_FOR_PROCESSES
+    if processors > 1 and many and "fork" in get_all_start_methods():
+        _count_one(metrics, named[0][:1])  # what is loaded now, the processes share
+        with ProcessPoolExecutor(processors, mp_context=get_context("fork")) as pool:
+            return list(pool.map(work, named))
+    return list(map(work, named))
+
+
+def _count_one(metrics: Mapping[str, Metric], rows: Sequence[Output]) -> Statistics:
+    return {name: metric.statistics(rows) for name, metric in metrics.items()}
+
+
+def _scores(
+    system: str,
+    files: Sequence[str],
+    rows: Sequence[Sequence[Output]],
+    counted: Sequence[Statistics],
+    metrics: Mapping[str, Metric],
+    scoring: Scoring,
+) -> Scores:
+    bootstrap = Bootstrap(confidence=scoring.confidence)
+    langs = {row.lang or "" for row in rows[0]}
+    people = [replace(row, prediction=row.reference or "", lang=row.lang or "") for row in rows[0]]
+    alone = metrics_of("reference")
+    table = {}
+    for name, metric in metrics.items():
+        seeds = [metric.score(one[name], bootstrap) for one in counted]
+        reference = metric.score(metric.statistics(people), bootstrap).score if name in alone else None
+        table[name] = SystemScore(
+            title=metric.title,
+            places=metric.places,
+            score=float(np.mean([one.score for one in seeds])),
+            low=float(np.mean([one.low for one in seeds])),
+            high=float(np.mean([one.high for one in seeds])),
+            by_file=[one.score for one in seeds],
+            reference=reference,
+        )
+    signatures = {name: metric.signature(bootstrap, langs) for name, metric in metrics.items()}
+    return Scores(system=system, files=files, documents=len(rows[0]), scores=table, signatures=signatures)

@@ -1,0 +1,181 @@
+"""Outputs of any toolkit: read from files of any format, one file per seed, and laid side by side by document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from polygraft.data.cells import MISSING, cell, no_column
+from polygraft.data.reading import Place, row_texts, whole_rows
+from polygraft.errors import DataError
+
+LOSS_COLUMNS = ("loss_nats", "reference_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Where what is in a row. A column that is None is taken under its usual name, where there is one.
+
+    Attributes:
+        prediction: what the system wrote.
+        reference: what people wrote; or it is in a file beside.
+        id: by which rows of several files are the same document; where there is none, rows belong together by order.
+        source: what the system read, for the copy rate.
+        lang: the language that it was to write, in which `language` is for all rows.
+        scores: columns of numbers, one per document: COMET's, a judge's.
+    """
+
+    prediction: str = "prediction"
+    reference: str | None = None
+    id: str | None = None
+    source: str | None = None
+    lang: str | None = None
+    language: str | None = None
+    scores: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One document as scores see it (`scoring.counts.Document`); what is None is not known.
+
+    Attributes:
+        key: its id, None where the file has none.
+        place: where it was read, for messages.
+        numbers: scores that came with it, and those of LOSS_COLUMNS.
+    """
+
+    key: str | None
+    place: Place
+    prediction: str
+    reference: str | None
+    source: str | None
+    lang: str | None
+    numbers: Mapping[str, float]
+
+    @property
+    def loss_nats(self) -> float:
+        return self.numbers["loss_nats"]
+
+    @property
+    def reference_tokens(self) -> float:
+        return self.numbers["reference_tokens"]
+
+
+def read(file: str, columns: Columns) -> list[Output]:
+    """Read one file.
+
+    Raises:
+        DataError: it cannot be read, is empty, lacks a column, has a number that is none, or two rows of one id.
+    """
+    rows = [_output(place, cells, columns) for place, cells, _ in whole_rows(file, [columns.prediction], strict=True)]
+    if not rows:
+        raise DataError(f"{file}: holds no rows. Name the file that has the outputs.")
+    _check_keys(file, rows)
+    return rows
+
+
+def _output(place: Place, cells: Mapping[str, Any], columns: Columns) -> Output:
+    def text(column: str | None, usual: str) -> str | None:
+        if column is None and cell(cells, usual) is MISSING:
+            return None
+        name = column or usual
+        return row_texts(cells, [name], place)[name]
+
+    key = cell(cells, columns.id or "id")
+    if columns.id and key in (MISSING, None, ""):
+        raise DataError(f"{place}: {no_column(cells, columns.id) if key is MISSING else 'the id is blank. Fill it.'}")
+    lang = columns.language or text(columns.lang, "lang")
+    wanted = [*columns.scores, *(name for name in LOSS_COLUMNS if all(name in cells for name in LOSS_COLUMNS))]
+    return Output(
+        key=None if key in (MISSING, None, "") else str(key),
+        place=place,
+        prediction=row_texts(cells, [columns.prediction], place)[columns.prediction],
+        reference=text(columns.reference, "reference"),
+        source=text(columns.source, "source"),
+        lang=lang or None,
+        numbers={name: _number(place, cells, name) for name in wanted},
+    )
+
+
+def _number(place: Place, cells: Mapping[str, Any], column: str) -> float:
+    value = cell(cells, column)
+    if value is MISSING:
+        raise DataError(f"{place}: {no_column(cells, column)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise DataError(f"{place}: column '{column}' holds {str(value)[:60]!r}, but a number was expected.")
+    return number
+
+
+def _check_keys(file: str, rows: Sequence[Output]) -> None:
+    """Either all rows have an id, each its own, or none has."""
+    keyless = [row for row in rows if row.key is None]
+    if keyless and len(keyless) < len(rows):
+        raise DataError(f"{keyless[0].place}: has no id, but other rows of {file} have. Fill it, or remove the column.")
+    first: dict[str, Output] = {}
+    for row in rows if not keyless else ():
+        other = first.setdefault(str(row.key), row)
+        if other is not row:
+            raise DataError(f"{row.place}: has the id '{row.key}' of {other.place}. Give each document its own.")
+
+
+def with_references(file: str, rows: list[Output], beside: list[Output] | None) -> list[Output]:
+    """The rows with their references, of which those `beside` count more; by id where both have ids, else by order.
+
+    Raises:
+        DataError: there are none, or not one for each row.
+    """
+    if beside is None:
+        missing = [row for row in rows if row.reference is None]
+        if missing:
+            remedy = "Name their column (--reference-column), or a file that has them (--references)."
+            raise DataError(f"{missing[0].place}: there is no column 'reference' to score by. {remedy}")
+        return rows
+    matched = _matched(file, rows, beside)
+    return [replace(row, reference=other.prediction) for row, other in zip(rows, matched, strict=True)]
+
+
+def aligned(files: Sequence[str], read_rows: Sequence[list[Output]]) -> list[list[Output]]:
+    """The rows of all files in the order of the first one.
+
+    Raises:
+        DataError: the files do not have the same documents, or these not the same references, sources or languages.
+    """
+    first = read_rows[0]
+    found = [first]
+    for file, rows in zip(files[1:], read_rows[1:], strict=True):
+        if (first[0].key is None) != (rows[0].key is None):
+            with_ids, without = (files[0], file) if first[0].key else (file, files[0])
+            raise DataError(f"{without}: has no ids, but {with_ids} has. Give both, or none, the column.")
+        found.append(_matched(files[0], first, rows))
+        for one, other in zip(first, found[-1], strict=True):
+            for field in ("reference", "source", "lang"):
+                mine, theirs = getattr(one, field), getattr(other, field)
+                if mine is not None and theirs is not None and mine != theirs:
+                    said = f"its {field} is {theirs[:60]!r}, but {mine[:60]!r} in {one.place}"
+                    raise DataError(f"{other.place}: {said}. Systems are compared on the same documents.")
+    return found
+
+
+def _matched(file: str, rows: Sequence[Output], others: list[Output]) -> list[Output]:
+    """Those of `others` that belong to each of `rows`."""
+    name = others[0].place.name
+    if rows[0].key is not None and others[0].key is not None:
+        by_key = {row.key: row for row in others}
+        if lacking := [row for row in rows if row.key not in by_key]:
+            raise DataError(f"{name}: lacks the document '{lacking[0].key}' of {lacking[0].place}. {_SAME}")
+        if extra := by_key.keys() - {row.key for row in rows}:
+            place = by_key[min(extra, key=str)].place
+            raise DataError(f"{place}: the document '{min(extra, key=str)}' is not in {file}. {_SAME}")
+        return [by_key[row.key] for row in rows]
+    if len(rows) != len(others):
+        raise DataError(f"{name}: {len(others)} rows, but {file} has {len(rows)}. {_SAME}")
+    return others
+
+
+_SAME = "All files must have the same documents."

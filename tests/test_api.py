@@ -18,7 +18,19 @@ import polygraft
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
-VERBS = ("run", "check", "diagnose", "rank", "adapt", "transfer", "finetune", "evaluate", "generate")
+VERBS = (
+    "run",
+    "check",
+    "diagnose",
+    "rank",
+    "adapt",
+    "transfer",
+    "finetune",
+    "evaluate",
+    "generate",
+    "score",
+    "compare",
+)
 LATER = ("torch", "transformers", "pydantic", "numpy", "typer", "yaml", "ruamel")
 
 
@@ -121,9 +133,15 @@ def test_the_example_of_stages(example, here):
     assert again["adapted"].record == record
 
 
+def test_the_example_of_outputs(example, here):
+    names, said = example(2)
+    assert names["found"].word == "helped" and "on these documents" not in said
+    assert (here / "page.html").exists()
+
+
 @pytest.mark.slow
 def test_the_example_of_what_is_known_before(example):
-    names, said = example(2)
+    names, said = example(3)
     assert names["found"].problems == ()
     assert names["ranked"].recommendation.source == "polygraft/nano-xlmr"
     assert "settings.learning_rte" in said and "learning_rate" in said and "settings.budget.steps" in said

@@ -1,5 +1,6 @@
 """Every command and every line of Python in the README is run, and so is every recipe; only budgets are cut."""
 
+import json
 import os
 import re
 import shlex
@@ -81,6 +82,19 @@ def test_stage_commands_then_python(polygraft, capsys):
     (code,) = blocks("python")
     exec(code, {})
     assert capsys.readouterr().out.startswith("[")
+
+
+def test_outputs_of_any_toolkit(polygraft, tmp_path):
+    for system, words in (("a", "Невеликий редактор"), ("b", "Малий")):
+        (tmp_path / system).mkdir()
+        for seed in (1, 2, 3):
+            texts = [(f"{words} {'файлів ' * n}{seed}", f"Редактор файлів {n}") for n in range(9)]
+            rows = [{"prediction": output, "reference": reference} for output, reference in texts]
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / system / f"{seed}.jsonl").write_text(lines, encoding="utf-8")
+    said = [polygraft(line) for line in block("compare")]
+    assert [line.splitlines()[-1].startswith("Repeats: seq-rep-2|") for line in said] == [True, True]
+    assert (tmp_path / "page.html").exists()
 
 
 def test_a_command_in_a_shell(tmp_path):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         run,
         transfer,
     )
+    from polygraft.api.outputs import compare, score
     from polygraft.errors import CheckpointError, DataError, PolygraftError, RecipeError, TransferError
     from polygraft.objectives import CLM, MLM, Denoising, WarmUp
     from polygraft.recipe import Recipe
@@ -60,13 +61,13 @@ __all__ = [
     "CLM", "MLM", "Bottleneck", "BottleneckTransfer", "Budget", "CheckpointError", "Comparison", "DataError",
     "Denoising", "Diagnose", "DistillTransfer", "EmbeddingsTransfer", "EncoderTransfer", "Evaluate", "Finetune",
     "Generate", "InputData", "Lora", "NoTransfer", "PairData", "PolygraftError", "Recipe", "RecipeError", "RunResult",
-    "StageResult", "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "diagnose",
-    "evaluate", "finetune", "generate", "generate_file", "load_recipe", "rank", "run", "transfer",
+    "StageResult", "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "compare",
+    "diagnose", "evaluate", "finetune", "generate", "generate_file", "load_recipe", "rank", "run", "score", "transfer",
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first
     "polygraft.errors", "polygraft.settings", "polygraft.objectives", "polygraft.transfers.methods", "polygraft.recipe",
-    "polygraft.recipe.reading", "polygraft.api", "polygraft.scoring.comparison",
+    "polygraft.recipe.reading", "polygraft.api.outputs", "polygraft.api", "polygraft.scoring.comparison",
 )  # fmt: skip
 
 

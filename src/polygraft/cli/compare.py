@@ -14,7 +14,7 @@ from polygraft.cli.table import table
 from polygraft.scoring.figures import level, rounded
 
 if TYPE_CHECKING:  # numpy and scipy take a while
-    from polygraft.comparing import ComparedSystems, Row, Scores, Scoring, SystemScore
+    from polygraft.comparing import ComparedScore, ComparedSystems, OutputScore, OutputScores, ScoringOptions
 
 Outputs = Annotated[
     list[str] | None,
@@ -140,16 +140,16 @@ def compare(
     typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if json_ else comparison_text(found))
 
 
-def _scoring(columns: dict[str, Any], **settings: Any) -> Scoring:
-    from polygraft.comparing import Columns, Scoring
+def _scoring(columns: dict[str, Any], **settings: Any) -> ScoringOptions:
+    from polygraft.comparing import Columns, ScoringOptions
 
-    return Scoring(columns=Columns(**columns), **settings)
+    return ScoringOptions(columns=Columns(**columns), **settings)
 
 
 # ---------------------------------------------------------------- text
 
 
-def scores_text(found: Scores) -> str:
+def scores_text(found: OutputScores) -> str:
     """A table of scores, then how they were computed."""
     rows = [["SCORE", found.system, "interval", "files", "references"]]
     for one in found.scores.values():
@@ -162,7 +162,7 @@ def scores_text(found: Scores) -> str:
     return "\n".join([head, "", *table(rows, right=(1, 4)), "", *_signatures(found)])
 
 
-def _cells(one: SystemScore) -> list[str]:
+def _cells(one: OutputScore) -> list[str]:
     places = one.places
     low, high = (f"{value:.{places}f}" for value in (one.low, one.high))
     seeds = f"{min(one.by_file):.{places}f} to {max(one.by_file):.{places}f}"
@@ -189,12 +189,12 @@ SECONDARY = (
 )
 
 
-def _row(row: Row, paired: bool) -> list[str]:
+def _row(row: ComparedScore, paired: bool) -> list[str]:
     found, places = row.found, row.metric.places
     first, second = rounded([], [found.treatment_score, found.control_score], least=places)
     cells = [row.metric.title, first, second, *row.figures, level(found.confidence), row.said]
     return [*cells, f"{row.p_paired_bootstrap:.4f}"] if paired else cells
 
 
-def _signatures(found: Scores) -> list[str]:
+def _signatures(found: OutputScores) -> list[str]:
     return [f"{found.scores[name].title}: {text}" for name, text in found.signatures.items()]

@@ -9,32 +9,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from polygraft.comparing.outputs import LOSS_COLUMNS, Columns, Output, aligned, read, with_references
+from polygraft.comparing.outputs import LOSS_COLUMNS, Columns, OutputRow, aligned, read, with_references
+from polygraft.comparing.results import ComparedScore, ComparedSystems, OutputScore, OutputScores
 from polygraft.data.sources import sources
 from polygraft.errors import RecipeError
 from polygraft.scoring.bootstrap import Bootstrap, mean_statistics, paired_bootstrap, ratio_of_sums
 from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms
-from polygraft.scoring.figures import rounded
 from polygraft.scoring.metrics import METRICS, Metric, bleu, metrics_of, own_signature
-from polygraft.scoring.verdict import adjusted_p, as_dict, together
-from polygraft.scoring.words import finding
+from polygraft.scoring.verdict import together
 
 Statistics = dict[str, np.ndarray]
 """Of one file, by score: what `Metric.statistics` counts."""
-INTERVALS = "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm"
+TOKENIZERS = ("13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab")  # sacreBLEU's, without those it downloads
 ENOUGH_FOR_PROCESSES = 4000  # outputs; fewer are scored before other processes have started
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring:
+class ScoringOptions:
     """How outputs are scored.
 
     Attributes:
@@ -58,6 +57,8 @@ class Scoring:
             )
         if odd := sorted(set(self.columns.scores) & set(METRICS)):
             raise RecipeError(f"score_column: '{odd[0]}' is the name of a score that is computed. Rename the column.")
+        if self.tokenize is not None and self.tokenize not in TOKENIZERS:
+            raise RecipeError(f"tokenize: '{self.tokenize}' must be one of {', '.join(TOKENIZERS)}.")
         if not 0 < self.confidence < 1:
             raise RecipeError(f"confidence: {self.confidence} must lie between 0 and 1, such as 0.95.")
 
@@ -76,120 +77,18 @@ def _of_column(name: str, better: Literal[-1, 1]) -> Metric:
     )  # fmt: skip
 
 
-def _numbers(name: str, rows: Sequence[Output]) -> np.ndarray:
+def _numbers(name: str, rows: Sequence[OutputRow]) -> np.ndarray:
     return mean_statistics([row.numbers[name] for row in rows])
 
 
-@dataclass(frozen=True, kw_only=True)
-class SystemScore:
-    """One score of one system: the mean over its files, its interval over documents (averaged), and each file's.
-
-    `reference` is the same score of the references, where it is one of outputs alone; `places` are worth showing.
-    """
-
-    title: str
-    places: int
-    score: float
-    low: float
-    high: float
-    by_file: Sequence[float]
-    reference: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What `polygraft score` found: `scores` and `signatures` by name."""
-
-    system: str
-    files: Sequence[str]
-    documents: int
-    scores: Mapping[str, SystemScore]
-    signatures: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A comparison by one score.
-
-    Attributes:
-        name: the score's, as METRICS has it.
-        metric: what it is.
-        found: effect, interval, word; its interval is adjusted for the number of secondary ones.
-        p_paired_bootstrap: sacreBLEU's, where there is one file on each side.
-    """
-
-    name: str
-    metric: Metric
-    found: Comparison
-    p_paired_bootstrap: float | None
-
-    @property
-    def neutral(self) -> bool:
-        """Whether neither direction is good, so that no word is said."""
-        return self.metric.better == 0
-
-    @property
-    def said(self) -> str:
-        """The word, or that of these documents alone; nothing of a score without a good direction."""
-        if self.neutral:
-            return ""
-        return self.found.word if self.found.includes_seeds else f"on these documents: {self.found.suggestion}"
-
-    @property
-    def figures(self) -> tuple[str, str]:
-        """The difference and its interval as text, with decimals that show where the ends stand; "" for no interval."""
-        found, places = self.found, self.metric.places
-        if found.documents == 1:
-            return rounded([], [found.effect], least=places, signed=True)[0], ""
-        marks = (0.0,) if found.margin is None else (0.0, -found.margin, found.margin)
-        ends = [found.low, found.high]
-        low, high, middle = rounded(ends, [found.effect], marks=marks, least=places, signed=True)
-        return middle, f"{low} to {high}"
-
-    def to_json(self, treatment: str, control: str) -> dict[str, Any]:
-        """All of it; `metric` is the name that `--metric` takes."""
-        shown = as_dict(self.found, treatment, control)
-        words = {"word": None, "suggestion": None} if self.neutral else {"word": self.found.word}
-        return shown | words | {"metric": self.name, "p_paired_bootstrap": self.p_paired_bootstrap}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparedSystems:
-    """What `polygraft compare` found: `primary` decides `word` and `sentence`; all else is secondary."""
-
-    treatment: Scores
-    control: Scores
-    primary: Row
-    secondary: Sequence[Row]
-
-    @property
-    def word(self) -> str:
-        return self.primary.found.word
-
-    @property
-    def sentence(self) -> str:
-        return finding(self.primary.found, f"'{self.treatment.system}'", f"'{self.control.system}'")
-
-    def to_json(self) -> dict[str, Any]:
-        """What `polygraft compare --json` prints: the primary comparison, all others, both systems' scores."""
-        names, level = (self.treatment.system, self.control.system), self.primary.found.confidence
-        return {
-            "word": self.word,
-            "sentence": self.sentence,
-            "primary": self.primary.to_json(*names),
-            "secondary": [row.to_json(*names) | adjusted_p(row.found, level) for row in self.secondary],
-            "systems": {"treatment": asdict(self.treatment), "control": asdict(self.control)},
-            "signature": INTERVALS,
-        }
-
-
-def score(files: Sequence[str], scoring: Scoring = Scoring(), name: str | None = None) -> Scores:
+def score(files: Sequence[str], scoring: ScoringOptions = ScoringOptions(), name: str | None = None) -> OutputScores:
     """Score one system, a file per seed.
 
     Raises:
         DataError: files that cannot be used, or do not have the same documents.
     """
-    names = _files(files, "files")
+    _named(files=files)
+    names = _files(files)
     rows = _read(names, scoring)
     used = _usable(rows, scoring)
     return _scores(name or _names(names)[0], names, rows, _count(rows, used), used, scoring)
@@ -198,7 +97,7 @@ def score(files: Sequence[str], scoring: Scoring = Scoring(), name: str | None =
 def compare(
     files: Sequence[str],
     against: Sequence[str],
-    scoring: Scoring = Scoring(),
+    scoring: ScoringOptions = ScoringOptions(),
     *,
     metric: str = "chrf++",
     margin: float | None = None,
@@ -212,7 +111,8 @@ def compare(
     """
     if margin is not None and not margin > 0:
         raise RecipeError(f"margin: {margin} must be above 0, in the unit of '{metric}'.")
-    ours, theirs = _files(files, "files"), _files(against, "against")
+    _named(files=files, against=against)
+    ours, theirs = _files(files), _files(against)
     primary = _metric_name(metric, scoring)
     rows = _read([*ours, *theirs], scoring)
     used = _usable(rows, scoring)
@@ -244,22 +144,26 @@ def compare(
     return ComparedSystems(treatment=scored[0], control=scored[1], primary=table[primary], secondary=others)
 
 
-def _row(name: str, metric: Metric, found: Comparison, pair: tuple[Statistics, Statistics] | None) -> Row:
+def _row(name: str, metric: Metric, found: Comparison, pair: tuple[Statistics, Statistics] | None) -> ComparedScore:
     p_value = paired_bootstrap(pair[0][name], pair[1][name], metric.from_sums) if pair else None
-    return Row(name=name, metric=metric, found=found, p_paired_bootstrap=p_value)
+    return ComparedScore(name=name, metric=metric, found=found, p_paired_bootstrap=p_value)
 
 
 # ---------------------------------------------------------------- files
 
 
-def _files(names: Sequence[str], what: str) -> list[str]:
+def _named(**given: Sequence[str]) -> None:
+    for what, names in given.items():
+        if not names:
+            raise RecipeError(f"{what}: no file is named. Name the files of the outputs, one per seed.")
+
+
+def _files(names: Sequence[str]) -> list[str]:
     """The files behind names, each a seed."""
-    if not names:
-        raise RecipeError(f"{what}: no file is named. Name the files of the outputs, one per seed.")
     return [source.name for source in sources(list(names))]
 
 
-def _read(files: Sequence[str], scoring: Scoring) -> list[list[Output]]:
+def _read(files: Sequence[str], scoring: ScoringOptions) -> list[list[OutputRow]]:
     """The outputs of all files, with references, in the order of the first."""
     beside = None
     if scoring.references is not None:
@@ -289,7 +193,7 @@ _NEEDS = {
 }
 
 
-def _usable(rows: Sequence[Sequence[Output]], scoring: Scoring) -> dict[str, Metric]:
+def _usable(rows: Sequence[Sequence[OutputRow]], scoring: ScoringOptions) -> dict[str, Metric]:
     """The scores for which all rows have what they need."""
     whole = [row for one in rows for row in one]
     lacking = set()
@@ -302,7 +206,7 @@ def _usable(rows: Sequence[Sequence[Output]], scoring: Scoring) -> dict[str, Met
     return {name: metric for name, metric in scoring.metrics.items() if name not in lacking}
 
 
-def _metric_name(given: str, scoring: Scoring) -> str:
+def _metric_name(given: str, scoring: ScoringOptions) -> str:
     """The name of a score as METRICS has it, given with other capitals or hyphens."""
 
     def plain(name: str) -> str:
@@ -314,10 +218,10 @@ def _metric_name(given: str, scoring: Scoring) -> str:
     raise RecipeError(f"metric: '{given}' is no score. Scores: {', '.join(scoring.metrics)}.")
 
 
-def _count(rows: Sequence[Sequence[Output]], metrics: Mapping[str, Metric]) -> list[Statistics]:
+def _count(rows: Sequence[Sequence[OutputRow]], metrics: Mapping[str, Metric]) -> list[Statistics]:
     """The statistics of every file; those of many outputs in as many processes as there are processors."""
     named = [[replace(row, lang=row.lang or "") for row in one] for one in rows]
-    work: Callable[[Sequence[Output]], Statistics] = partial(_count_one, metrics)
+    work: Callable[[Sequence[OutputRow]], Statistics] = partial(_count_one, metrics)
     processors = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(rows))
     many = sum(map(len, rows)) >= ENOUGH_FOR_PROCESSES
     if processors > 1 and many and "fork" in get_all_start_methods():
@@ -327,18 +231,18 @@ def _count(rows: Sequence[Sequence[Output]], metrics: Mapping[str, Metric]) -> l
     return list(map(work, named))
 
 
-def _count_one(metrics: Mapping[str, Metric], rows: Sequence[Output]) -> Statistics:
+def _count_one(metrics: Mapping[str, Metric], rows: Sequence[OutputRow]) -> Statistics:
     return {name: metric.statistics(rows) for name, metric in metrics.items()}
 
 
 def _scores(
     system: str,
     files: Sequence[str],
-    rows: Sequence[Sequence[Output]],
+    rows: Sequence[Sequence[OutputRow]],
     counted: Sequence[Statistics],
     metrics: Mapping[str, Metric],
-    scoring: Scoring,
-) -> Scores:
+    scoring: ScoringOptions,
+) -> OutputScores:
     bootstrap = Bootstrap(confidence=scoring.confidence)
     langs = {row.lang or "" for row in rows[0]}
     people = [replace(row, prediction=row.reference or "", lang=row.lang or "") for row in rows[0]]
@@ -347,7 +251,7 @@ def _scores(
     for name, metric in metrics.items():
         seeds = [metric.score(one[name], bootstrap) for one in counted]
         reference = metric.score(metric.statistics(people), bootstrap).score if name in alone else None
-        table[name] = SystemScore(
+        table[name] = OutputScore(
             title=metric.title,
             places=metric.places,
             score=float(np.mean([one.score for one in seeds])),
@@ -357,4 +261,4 @@ def _scores(
             reference=reference,
         )
     signatures = {name: metric.signature(bootstrap, langs) for name, metric in metrics.items()}
-    return Scores(system=system, files=files, documents=len(rows[0]), scores=table, signatures=signatures)
+    return OutputScores(system=system, files=files, documents=len(rows[0]), scores=table, signatures=signatures)

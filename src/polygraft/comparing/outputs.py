@@ -37,7 +37,7 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class OutputRow:
     """One document as scores see it (`scoring.counts.Document`); what is None is not known.
 
     Attributes:
@@ -63,7 +63,7 @@ class Output:
         return self.numbers["reference_tokens"]
 
 
-def read(file: str, columns: Columns) -> list[Output]:
+def read(file: str, columns: Columns) -> list[OutputRow]:
     """Read one file.
 
     Raises:
@@ -76,7 +76,7 @@ def read(file: str, columns: Columns) -> list[Output]:
     return rows
 
 
-def _output(place: Place, cells: Mapping[str, Any], columns: Columns) -> Output:
+def _output(place: Place, cells: Mapping[str, Any], columns: Columns) -> OutputRow:
     def text(column: str | None, usual: str) -> str | None:
         if column is None and cell(cells, usual) is MISSING:
             return None
@@ -88,7 +88,7 @@ def _output(place: Place, cells: Mapping[str, Any], columns: Columns) -> Output:
         raise DataError(f"{place}: {no_column(cells, columns.id) if key is MISSING else 'the id is blank. Fill it.'}")
     lang = columns.language or text(columns.lang, "lang")
     wanted = [*columns.scores, *(name for name in LOSS_COLUMNS if all(name in cells for name in LOSS_COLUMNS))]
-    return Output(
+    return OutputRow(
         key=None if key in (MISSING, None, "") else str(key),
         place=place,
         prediction=row_texts(cells, [columns.prediction], place)[columns.prediction],
@@ -112,19 +112,19 @@ def _number(place: Place, cells: Mapping[str, Any], column: str) -> float:
     return number
 
 
-def _check_keys(file: str, rows: Sequence[Output]) -> None:
+def _check_keys(file: str, rows: Sequence[OutputRow]) -> None:
     """Either all rows have an id, each its own, or none has."""
     keyless = [row for row in rows if row.key is None]
     if keyless and len(keyless) < len(rows):
         raise DataError(f"{keyless[0].place}: has no id, but other rows of {file} have. Fill it, or remove the column.")
-    first: dict[str, Output] = {}
+    first: dict[str, OutputRow] = {}
     for row in rows if not keyless else ():
         other = first.setdefault(str(row.key), row)
         if other is not row:
             raise DataError(f"{row.place}: has the id '{row.key}' of {other.place}. Give each document its own.")
 
 
-def with_references(file: str, rows: list[Output], beside: list[Output] | None) -> list[Output]:
+def with_references(file: str, rows: list[OutputRow], beside: list[OutputRow] | None) -> list[OutputRow]:
     """The rows with their references, of which those `beside` count more; by id where both have ids, else by order.
 
     Raises:
@@ -140,7 +140,7 @@ def with_references(file: str, rows: list[Output], beside: list[Output] | None) 
     return [replace(row, reference=other.prediction) for row, other in zip(rows, matched, strict=True)]
 
 
-def aligned(files: Sequence[str], read_rows: Sequence[list[Output]]) -> list[list[Output]]:
+def aligned(files: Sequence[str], read_rows: Sequence[list[OutputRow]]) -> list[list[OutputRow]]:
     """The rows of all files in the order of the first one.
 
     Raises:
@@ -162,7 +162,7 @@ def aligned(files: Sequence[str], read_rows: Sequence[list[Output]]) -> list[lis
     return found
 
 
-def _matched(file: str, rows: Sequence[Output], others: list[Output]) -> list[Output]:
+def _matched(file: str, rows: Sequence[OutputRow], others: list[OutputRow]) -> list[OutputRow]:
     """Those of `others` that belong to each of `rows`."""
     name = others[0].place.name
     if rows[0].key is not None and others[0].key is not None:

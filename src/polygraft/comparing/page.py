@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from polygraft import report
-from polygraft.comparing import INTERVALS, ComparedSystems, Row, SystemScore
+from polygraft.comparing.results import INTERVALS, ComparedScore, ComparedSystems, OutputScore
 from polygraft.data.files import write_atomically
 from polygraft.report import plots
 from polygraft.report.formats import decimal, interval, p_value, plural
@@ -65,7 +65,7 @@ def _context(found: ComparedSystems) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row, found: ComparedSystems) -> dict[str, str]:
+def _cells(row: ComparedScore, found: ComparedSystems) -> dict[str, str]:
     """A row of the table as text."""
     metric, one = row.metric, row.found
     level_of_all = found.primary.found.confidence
@@ -90,15 +90,15 @@ def _cells(row: Row, found: ComparedSystems) -> dict[str, str]:
     }
 
 
-def _spread(score: SystemScore) -> str:
+def _spread(score: OutputScore) -> str:
     values = score.by_file
     return f"files {interval(min(values), max(values), score.places)}" if len(values) > 1 else ""
 
 
-def _plots(rows: Sequence[Row]) -> list[Markup]:
+def _plots(rows: Sequence[ComparedScore]) -> list[Markup]:
     """A forest plot per unit and direction, that of the primary score first."""
 
-    def kind(row: Row) -> tuple[str, int]:
+    def kind(row: ComparedScore) -> tuple[str, int]:
         alone = row.metric.unit == "mean" or row.found.margin is not None
         return row.name if alone else _axis(row), row.metric.better
 
@@ -107,13 +107,13 @@ def _plots(rows: Sequence[Row]) -> list[Markup]:
     return [_plot(f"forest{place}", list(group)) for place, (_, group) in enumerate(groupby(directed, key=kind))]
 
 
-def _axis(row: Row) -> str:
+def _axis(row: ComparedScore) -> str:
     """What the differences are in."""
     unit = row.metric.unit
     return "percentage points" if unit.startswith("%") else "points" if unit == "0 to 100" else unit
 
 
-def _plot(key: str, rows: Sequence[Row]) -> Markup:
+def _plot(key: str, rows: Sequence[ComparedScore]) -> Markup:
     estimates = []
     for row in rows:
         middle, ends = row.figures

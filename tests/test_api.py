@@ -19,18 +19,9 @@ import polygraft
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 VERBS = (
-    "run",
-    "check",
-    "diagnose",
-    "rank",
-    "adapt",
-    "transfer",
-    "finetune",
-    "evaluate",
-    "generate",
-    "score",
+    "init", "run", "check", "diagnose", "rank", "adapt", "transfer", "finetune", "evaluate", "generate", "score",
     "compare",
-)
+)  # fmt: skip
 LATER = ("torch", "transformers", "pydantic", "numpy", "typer", "yaml", "ruamel")
 
 
@@ -134,14 +125,21 @@ def test_the_example_of_stages(example, here):
 
 
 def test_the_example_of_outputs(example, here):
-    names, said = example(2)
+    names, said = example(3)
     assert names["found"].word == "helped" and "on these documents" not in said
     assert (here / "page.html").exists()
 
 
 @pytest.mark.slow
+def test_the_example_of_a_draft(example, here):
+    names, said = example(2)
+    assert polygraft.load_recipe(here / "mine.yaml") == names["drafted"].recipe
+    assert "mine-pairs/test.jsonl" in said
+
+
+@pytest.mark.slow
 def test_the_example_of_what_is_known_before(example):
-    names, said = example(3)
+    names, said = example(4)
     assert names["found"].problems == ()
     assert names["ranked"].recommendation.source == "polygraft/nano-xlmr"
     assert "settings.learning_rte" in said and "learning_rate" in said and "settings.budget.steps" in said

@@ -131,6 +131,12 @@ def test_every_recipe_command_is_in_one_of_those():
     assert tuple(line.split()[1] for line in block("run")) == tuple(verb for verbs in RECIPE_COMMANDS for verb in verbs)
 
 
+def test_a_recipe_is_drafted_and_checked(polygraft):
+    for line in block("init"):
+        printed = polygraft(line)
+    assert "recipe: ok." in printed
+
+
 def test_checkpoint_commands(polygraft, tmp_path):
     for line in block("trim"):
         polygraft(line)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         transfer,
     )
     from polygraft.api.outputs import compare, score
+    from polygraft.drafting.drafts import init
     from polygraft.errors import CheckpointError, DataError, PolygraftError, RecipeError, TransferError
     from polygraft.objectives import CLM, MLM, Denoising, WarmUp
     from polygraft.recipe import Recipe
@@ -62,12 +63,14 @@ __all__ = [
     "Denoising", "Diagnose", "DistillTransfer", "EmbeddingsTransfer", "EncoderTransfer", "Evaluate", "Finetune",
     "Generate", "InputData", "Lora", "NoTransfer", "PairData", "PolygraftError", "Recipe", "RecipeError", "RunResult",
     "StageResult", "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "compare",
-    "diagnose", "evaluate", "finetune", "generate", "generate_file", "load_recipe", "rank", "run", "score", "transfer",
+    "diagnose", "evaluate", "finetune", "generate", "generate_file", "init", "load_recipe", "rank", "run", "score",
+    "transfer",
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first
     "polygraft.errors", "polygraft.settings", "polygraft.objectives", "polygraft.transfers.methods", "polygraft.recipe",
     "polygraft.recipe.reading", "polygraft.api.outputs", "polygraft.api", "polygraft.scoring.comparison",
+    "polygraft.drafting.drafts",
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def open_models(arms: Mapping[str, Recipe]) -> dict[str, Opened]:
     opened, problems = {}, []
     for name, role in roles.items():
         try:
-            opened[name] = _open(name, role)
+            opened[name] = open_model(name, role)
         except PolygraftError as error:
             problems.append(str(error))
     if problems:
@@ -71,7 +71,12 @@ def needs_source(recipe: Recipe) -> bool:
     return recipe.adapt is not None or transfer
 
 
-def _open(name: str, role: str) -> Opened:
+def open_model(name: str, role: str) -> Opened:
+    """Open a checkpoint as "source" or "target".
+
+    Raises:
+        CheckpointError: there is none, or not one of that role.
+    """
     config = checkpoints.source_config(name) if role == "source" else checkpoints.target_config(name)
     if not Path(checkpoints.resolve(name)).is_dir():
         _assert_published(name)

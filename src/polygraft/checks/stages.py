@@ -41,10 +41,14 @@ SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
 
 
 class Stages:
-    """Estimates stages; what arms have in common is counted once."""
+    """Estimates stages; what arms have in common is counted once.
 
-    def __init__(self, opened: Mapping[str, Opened]) -> None:
+    `available_bytes` is the memory that batches are proposed for, by default what is free on this machine.
+    """
+
+    def __init__(self, opened: Mapping[str, Opened], available_bytes: int | None = None) -> None:
         self.opened = dict(opened)
+        self.available_bytes = available_bytes or machine.available_bytes()
         # a process that has imported what stages import, and has no model yet
         self.baseline_bytes = machine.resident_bytes()
         self.cache: dict[Any, Any] = {}
@@ -105,7 +109,8 @@ class Stages:
         model = self.probed.get(model, model)
         key = ("probe", model, bf16)
         if key not in self.cache:
-            self.cache[key] = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)
+            found = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)
+            self.cache[key] = replace(found, available_bytes=self.available_bytes)
         return self.cache[key]
 
     def text_stage(self, stage: str, settings: TextTask, model: str, text: TextData) -> Need:

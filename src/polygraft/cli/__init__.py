@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__
-from polygraft.cli import checkpoints, env, rank, stages
+from polygraft.cli import checkpoints, env, init, rank, stages
 from polygraft.cli import compare as outputs
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
@@ -28,7 +28,9 @@ app = typer.Typer(
     help="Adapt a masked language model to your text, transfer it into mBART, fine-tune, and see whether it helped.",
 )
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe: a YAML file.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe: a YAML file, or a bundled one: polygraft/demo.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: adapt.learning_rate=1e-4, seeds=[1,2]."),
@@ -48,6 +50,9 @@ Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=
 @app.callback()
 def _polygraft(version: Version = False) -> None:
     """Settings of all verbs; what the verbs share is done in `Commands`."""
+
+
+app.command(cls=Verb)(init.init)
 
 
 @app.command(cls=Verb)

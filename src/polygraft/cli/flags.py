@@ -21,6 +21,7 @@ from polygraft.recipe.problems import Path, one_of, sections_of, types_of
 DEFAULT_EPOCHS = 3
 """The budget when no flag gives one: that of the Hugging Face Trainer."""
 FIRST = (
+    *("pairs", "text", "source", "target"),
     *(
         "objective",
         "method",
@@ -38,7 +39,11 @@ FIRST = (
 TITLES = {"budget": f"Budget: one of these (default: {DEFAULT_EPOCHS} epochs)", "adapter": "Adapter"}
 SHORT = {"--per-device-eval-batch-size": "--batch-size"}
 SWITCH = "[true|false]"
-METAVARS = {"_file": "FILE", "_column": "COLUMN", "lang": "LANG"}  # by the end of a field's name
+METAVARS = {
+    "_file": "FILE", "pairs": "FILE", "text": "FILE", "_column": "COLUMN", "lang": "LANG", "source": "MODEL",
+    "target": "MODEL", "_memory": "SIZE",
+}  # fmt: skip
+"""By the end of a field's name."""
 
 
 def flag_name(path: Path) -> str:
@@ -85,9 +90,8 @@ class Flag:
             return "CHOICE"
         if bool in self.types:
             return SWITCH
-        if int in self.types or float in self.types:
-            return "NUMBER"
-        return next((metavar for end, metavar in METAVARS.items() if self.path[-1].endswith(end)), "TEXT")
+        other = "NUMBER" if int in self.types or float in self.types else "TEXT"
+        return next((metavar for end, metavar in METAVARS.items() if self.path[-1].endswith(end)), other)
 
     def _help(self) -> str:
         kinds_of: dict[str, list[str]] = {}  # by what is said of them

@@ -38,12 +38,13 @@ Overrides = Annotated[
 
 
 def takes(
-    sections: type[S], required: Collection[str] = (), unused: Collection[str] = ()
+    sections: type[S], required: Collection[str] = (), unused: Collection[str] = (), settable: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a verb of a function: its first parameter is the sections, filled by flags; the others are its own options.
 
     Args:
         sections, required, unused: see `flags_of`.
+        settable: whether `--set` is taken, too.
     """
     flags = {"__".join(flag.path): flag for flag in flags_of(sections, required, unused)}
 
@@ -52,7 +53,7 @@ def takes(
 
         def verb(**given: Any) -> None:
             mine = {parameter.name: given.pop(parameter.name) for parameter in own}
-            assignments = given.pop("set_") or []
+            assignments = given.pop("set_", None) or []
             flagged = [(flags[name], value) for name, value in given.items() if value not in (None, [])]
             function(settings(f"polygraft {function.__name__}", sections, flagged, assignments, unused), **mine)
 
@@ -60,7 +61,7 @@ def takes(
             _parameter(name, flag.annotation(), ... if flag.required else None) for name, flag in flags.items()
         ]
         own_ones = [_parameter(one.name, one.annotation, one.default) for one in own]
-        parameters = [*own_ones, *generated, _parameter("set_", Overrides, None)]
+        parameters = [*own_ones, *generated, *([_parameter("set_", Overrides, None)] if settable else [])]
         verb.__name__, verb.__doc__ = function.__name__, function.__doc__
         verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from polygraft.errors import RecipeError
+from polygraft.nano import bundled_recipe
 from polygraft.recipe import Recipe
 from polygraft.recipe import yaml as recipe_yaml
 from polygraft.recipe.problems import (
@@ -38,10 +39,11 @@ BUDGETS = ("budget", "adaptation_budget")  # of one unit each: another one repla
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, with `key=value` overrides applied (as `--set adapt.learning_rate=1e-4` gives them).
 
-    Relative paths in the recipe are relative to the current directory. Raises RecipeError with every problem of the
-    file, of its arms and of the overrides: dotted key, line, value, reason, nearest valid key.
+    `path` may be the name of a bundled recipe, such as polygraft/demo. Relative paths in the recipe are relative to the
+    current directory. Raises RecipeError with every problem of the file, of its arms and of the overrides: dotted key,
+    line, value, reason, nearest valid key.
     """
-    text = _read(Path(path))
+    text = _read(bundled_recipe(str(path)) or Path(path))
     data, places, doubts = recipe_yaml.read_yaml(text)
     problems = [Problem(".".join(d.path), d.reason, d.value, d.line) for d in doubts]
     if data is None and not problems:

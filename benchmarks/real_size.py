@@ -118,7 +118,7 @@ def estimate(folder: Path) -> dict[str, Any]:
     found = {}
     for trimmed in (False, True):
         recipe = recipe_of(folder, trimmed)
-        for need in Stages(open_models({"main": recipe})).of_arm(recipe):
+        for need in Stages(open_models({"main": recipe})).of_arm("main", recipe):
             found[f"{need.stage} {trimmed}"] = asdict(need)
     return found
 
@@ -135,7 +135,7 @@ def run_stage(folder: Path, stage: str, trimmed: bool) -> dict[str, Any]:
     if stage == "transfer":
         return transfer.run(recipe.transfer, recipe.source, recipe.source, recipe.target, recipe.text, out)
     if stage == "adapt_target":
-        denoising = recipe.adapt_target.within(recipe.adapt_target.budget)
+        denoising = recipe.adapt_target
         return adapt.run(denoising, recipe.target, recipe.text, 1, out)
     if stage == "finetune":
         return finetune.run(recipe.finetune, recipe.target, recipe.pairs, 1, out)

@@ -79,25 +79,50 @@ def test_figures_without_what_only_linux_has(monkeypatch):
     machine.return_freed_memory()
 
 
+@pytest.fixture
+def device(monkeypatch):
+    """Makes machine.py believe in a GPU with or without bf16, emulated or real, or in a CPU of a kind."""
+
+    def _device(gpu, real_bf16):
+        def supported(including_emulation=True):
+            return real_bf16 or including_emulation
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: real_bf16)
+        monkeypatch.delenv("POLYGRAFT_PRECISION", raising=False)
+
+    return _device
+
+
 @pytest.mark.parametrize(
-    ("asked", "variable", "bf16"),
-    [("auto", "fp32", False), ("auto", "bf16", True), ("fp32", "bf16", False), ("bf16", "fp32", True)],
-)
-def test_what_auto_means_can_be_said(monkeypatch, asked, variable, bf16):
+    ("asked", "variable", "expected"),
+    [("auto", "fp32", "fp32"), ("auto", "bf16", "bf16"), ("auto", "fp16", "fp16"), ("fp32", "bf16", "fp32"),
+     ("bf16", "fp32", "bf16"), ("fp16", "fp32", "fp16")],
+)  # fmt: skip
+def test_what_auto_means_can_be_said(monkeypatch, device, asked, variable, expected):
+    device(gpu=True, real_bf16=True)
     monkeypatch.setenv("POLYGRAFT_PRECISION", variable)
-    assert machine.use_bf16(asked) is bf16
+    assert machine.arithmetic(asked) == expected
 
 
 @pytest.mark.parametrize("variable", ["", "auto"])
-def test_else_auto_is_the_machines(monkeypatch, variable):
-    monkeypatch.delenv("POLYGRAFT_PRECISION", raising=False)
-    expected = machine.use_bf16("auto")
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize(("real_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_else_auto_is_the_machines(monkeypatch, device, gpu, real_bf16, expected, variable):
+    """A T4 and a V100 emulate bf16 more slowly than they compute in fp32; and nobody gets fp16 without asking."""
+    device(gpu, real_bf16)
     monkeypatch.setenv("POLYGRAFT_PRECISION", variable)
-    assert machine.use_bf16("auto") is expected
+    assert machine.arithmetic("auto") == expected
 
 
-def test_a_precision_that_there_is_not_is_refused(monkeypatch):
+def test_a_precision_that_there_is_not_is_refused(monkeypatch, device):
+    device(gpu=False, real_bf16=True)
+    monkeypatch.setenv("POLYGRAFT_PRECISION", "fp8")
+    with pytest.raises(RecipeError, match=r"^POLYGRAFT_PRECISION=fp8 in .*: give fp32, bf16, fp16 or auto\.$"):
+        machine.arithmetic("auto")
+    assert machine.arithmetic("bf16") == "bf16"
     monkeypatch.setenv("POLYGRAFT_PRECISION", "fp16")
-    with pytest.raises(RecipeError, match=r"^POLYGRAFT_PRECISION=fp16 in the environment: give fp32, bf16 or auto\.$"):
-        machine.use_bf16("auto")
-    assert machine.use_bf16("bf16")
+    for asked, named in (("auto", "POLYGRAFT_PRECISION=fp16"), ("fp16", "precision: fp16")):
+        with pytest.raises(RecipeError, match=f"^{named}: fp16 is trained on a GPU only, and there is none here"):
+            machine.arithmetic(asked)

@@ -8,11 +8,13 @@ import os
 import platform
 import resource
 import sys
-from typing import Any
+from typing import Any, Literal, cast
 
 from polygraft.errors import RecipeError
 
 KEPT_MODEL_BYTES = 2**28
+MAPPED_BLOCK_BYTES = 2**22
+Arithmetic = Literal["fp32", "bf16", "fp16"]
 PACKAGES = (
     "polygraft",
     "torch",
@@ -26,34 +28,45 @@ PACKAGES = (
 )
 
 
-def use_bf16(precision: str) -> bool:
-    """Decide on bf16 autocast: as asked, or with "auto" where the device multiplies bf16 matrices in hardware.
+def arithmetic(precision: str) -> Arithmetic:
+    """Decide on the arithmetic: as asked, or with "auto" bf16 where the device multiplies in it, else fp32.
 
-    POLYGRAFT_PRECISION=fp32 or bf16 says what "auto" means, so that runs on unlike machines use one arithmetic.
+    POLYGRAFT_PRECISION says what "auto" means, so that runs on unlike machines use one arithmetic. fp16 is never chosen
+    for anyone: its range is small, and a model that was trained in another arithmetic may leave it.
 
     Raises:
-        RecipeError: POLYGRAFT_PRECISION is something else.
+        RecipeError: POLYGRAFT_PRECISION is something else; or fp16 without a GPU.
     """
     import torch
 
-    if precision == "auto":
-        precision = named_precision()
-    if precision != "auto":
-        return precision == "bf16"
+    named = named_precision() if precision == "auto" else precision
+    if named == "fp16" and not scales_gradients():
+        where = "POLYGRAFT_PRECISION=fp16" if precision == "auto" else "precision: fp16"
+        raise RecipeError(f"{where}: fp16 is trained on a GPU only, and there is none here. Give fp32, bf16 or auto.")
+    if named != "auto":
+        return cast(Arithmetic, named)
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported()
+        # the cards before Ampere (T4, V100, RTX 20) emulate it, slower than fp32
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def scales_gradients() -> bool:
+    """Whether accelerate has a gradient scaler for the device; without one it trains in fp32 and does not say so."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def named_precision() -> str:
     """Return what POLYGRAFT_PRECISION says that "auto" means; "auto" if nothing.
 
     Raises:
-        RecipeError: it is neither fp32, bf16 nor auto.
+        RecipeError: it is neither fp32, bf16, fp16 nor auto.
     """
     precision = os.environ.get("POLYGRAFT_PRECISION") or "auto"
-    if precision not in ("auto", "fp32", "bf16"):
-        raise RecipeError(f"POLYGRAFT_PRECISION={precision} in the environment: give fp32, bf16 or auto.")
+    if precision not in ("auto", "fp32", "bf16", "fp16"):
+        raise RecipeError(f"POLYGRAFT_PRECISION={precision} in the environment: give fp32, bf16, fp16 or auto.")
     return precision
 
 
@@ -62,13 +75,16 @@ def keep_freed_memory(model_bytes: int) -> None:
 
     By default every block over 32 MB is mapped afresh and zeroed page by page: each step's logits are such a block,
     and on a CPU those page faults take longer than the arithmetic of a small model. Large models compute for longer
-    than they fault, and their blocks of gigabytes would leave gaps as large (mBART-large: 5 GB): theirs are mapped.
+    than they fault, and their blocks of gigabytes would leave gaps as large (mBART-large: 5 GB): theirs are mapped,
+    down to the blocks of one layer, which glibc by itself keeps once it has seen some freed.
     """
     mallopt = _glibc("mallopt")
+    m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4
     if mallopt is not None and model_bytes <= KEPT_MODEL_BYTES:
-        m_trim_threshold, m_mmap_max = -1, -4  # glibc refuses an mmap threshold over 32 MB, so no mmap at all
-        mallopt(m_mmap_max, 0)
+        mallopt(m_mmap_max, 0)  # glibc refuses an mmap threshold over 32 MB, so no mmap at all
         mallopt(m_trim_threshold, (1 << 31) - 1)
+    elif mallopt is not None:
+        mallopt(m_mmap_threshold, MAPPED_BLOCK_BYTES)
 
 
 def return_freed_memory() -> None:

@@ -100,7 +100,8 @@ class Budget(Settings):
     minutes: PositiveFloat | None = None
     """Wall-clock minutes of training, evaluation not counted."""
     flops: PositiveFloat | None = None
-    """Floating-point operations of the forward and backward passes, counted by torch's flop counter."""
+    """Floating-point operations of the forward and backward passes, counted by torch's flop counter; what
+    `gradient_checkpointing` computes a second time is not charged."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Budget:
@@ -180,9 +181,13 @@ class Optimization(Settings):
     """Optimizer steps between evaluations on the validation data; below 1, a share of the budget."""
     save_steps: PositiveFloat = 0.25
     """Optimizer steps between checkpoints to resume from; below 1, a share of the budget."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward pass; "auto" is bf16 where the device has instructions for it, else fp32, or what the
-    variable POLYGRAFT_PRECISION says. Weights stay fp32."""
+    variable POLYGRAFT_PRECISION says. "fp16", with a gradient scaler, is for GPUs without bf16 (T4, V100). Weights stay
+    fp32."""
+    gradient_checkpointing: bool = False
+    """Keep of each layer only its input, and compute the layer again in the backward pass: far less memory for about a
+    third more time, and the same result."""
 
     @property
     def training_budget(self) -> Budget:

@@ -48,7 +48,7 @@ def quick_probe(monkeypatch):
     from polygraft.checks import stages
     from polygraft.checks.needs import Probe
 
-    def probe(config, bf16, baseline_bytes):
+    def probe(config, arithmetic, baseline_bytes):
         return Probe(1e11, 1e10, machine.available_bytes(), baseline_bytes)
 
     monkeypatch.setattr(stages, "probe_machine", probe)

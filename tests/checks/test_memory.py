@@ -13,6 +13,7 @@ from polygraft.checks.memory import LiveBytes, loss_of, make_batch, make_model, 
 from polygraft.data.dataset import TextDataset
 from polygraft.measure.losses import mbart_task
 from polygraft.models import adapters
+from polygraft.models.recomputed import recomputing
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.noise import Noise
 from polygraft.objectives.task import BatchShape
@@ -57,17 +58,19 @@ def case(request, tiny_xlmr, tiny_mbart):
 
 def test_fake_pass_costs_what_a_real_one_does(case):
     config, shape = case
-    counted = measure_pass(config, shape, bf16=False)
+    counted = measure_pass(config, shape, "fp32")
     model, batch = make_model(config).train(), make_batch(shape)
     assert counted.parameters == sum(p.numel() for p in model.parameters())
-    with LiveBytes() as live, FlopCounterMode(display=False) as flops:
+    with LiveBytes(model.parameters()) as live:
+        loss_of(config)(model, **batch).backward()
+    with FlopCounterMode(display=False) as flops:
         loss_of(config)(model, **batch).backward()
     assert counted.training_bytes == live.peak
     assert counted.flops == flops.get_total_flops()
-    with LiveBytes() as live, torch.no_grad():
+    with LiveBytes(model.parameters()) as live, torch.no_grad():
         loss_of(config)(model.eval(), **make_batch(shape.scaled(2)))
     assert counted.evaluation_bytes == pytest.approx(live.peak, rel=0.05)  # fake kernels differ without gradients
-    more = measure_pass(config, shape, bf16=False, accumulated=4)
+    more = measure_pass(config, shape, "fp32", accumulated=4)
     assert more.training_bytes > counted.training_bytes
 
 
@@ -93,13 +96,40 @@ def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokeni
 def test_frozen_weights_cost_no_gradients(how, case):
     config, shape = case
     settings = Training(budget=Budget(steps=1), **how)
-    counted, full = measure_pass(config, shape, False, settings=settings), measure_pass(config, shape, False)
+    counted, full = measure_pass(config, shape, "fp32", settings=settings), measure_pass(config, shape, "fp32")
     model, batch = make_model(config).train(), make_batch(shape)
     adapters.prepare(model, settings.adapter, settings.trainable)
     assert counted.parameters == sum(p.numel() for p in model.parameters())
     assert counted.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    with LiveBytes() as live, FlopCounterMode(display=False) as flops:
+    with LiveBytes(model.parameters()) as live, FlopCounterMode(display=False) as flops:
         loss_of(config)(model, **batch).backward()
     assert counted.training_bytes == pytest.approx(live.peak, rel=0.05)  # measured: within 3%
     assert counted.flops == flops.get_total_flops()
     assert counted.trained < full.trained == full.parameters
+
+
+@pytest.mark.parametrize("how", [{}, {"adapter": {"type": "lora", "r": 4}}, {"adapter": {"type": "bottleneck"}}])
+def test_gradient_checkpointing_is_counted_as_it_runs(how, case):
+    """The same bytes and operations as on real tensors: those of a second computation apart."""
+    config, shape = case
+    config.num_hidden_layers = 6
+    settings = Training(budget=Budget(steps=1), gradient_checkpointing=True, **how)
+    counted = measure_pass(config, shape, "fp32", settings=settings)
+    plain = measure_pass(config, shape, "fp32", settings=settings.model_copy(update={"gradient_checkpointing": False}))
+    model, batch = make_model(config).train(), make_batch(shape)
+    adapters.prepare(model, settings.adapter, settings.trainable)
+    with recomputing(model, True):
+        with LiveBytes(model.parameters()) as live:
+            loss_of(config)(model, **batch).backward()
+        with FlopCounterMode(display=False) as flops:
+            loss_of(config)(model, **batch).backward()
+    assert counted.training_bytes == pytest.approx(live.peak, rel=0.05)
+    assert counted.flops + counted.flops_again == flops.get_total_flops()
+    assert counted.flops == plain.flops and plain.flops_again == 0
+    assert counted.training_bytes < plain.training_bytes
+
+
+def test_fp16_takes_what_bf16_does(case):
+    config, shape = case
+    fp32, bf16, fp16 = (measure_pass(config, shape, arithmetic) for arithmetic in ("fp32", "bf16", "fp16"))
+    assert fp16 == bf16 != fp32

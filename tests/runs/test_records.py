@@ -193,6 +193,14 @@ def test_bundled_models_have_fingerprints_of_their_own():
     assert len({fingerprint_of(name) for name in names}) == 2
 
 
+def test_gradient_checkpointing_is_no_other_result(tmp_path):
+    """What is done stays done, and what ran out of memory goes on with it; the record says how it went."""
+    one, other = (records.Task.of("adapt", settings(gradient_checkpointing=on), [], 1) for on in (False, True))
+    assert one.fingerprint == other.fingerprint
+    assert one.record()["settings"]["gradient_checkpointing"] is False
+    assert other.record()["settings"]["gradient_checkpointing"] is True
+
+
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
 def test_a_precision_that_the_environment_names_is_a_setting(monkeypatch, precision):
     def fingerprint(named):

@@ -9,7 +9,7 @@ P parameters, B batch, S source positions, T target positions, N labels.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -19,10 +19,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
+from polygraft.machine import Arithmetic
 from polygraft.models import adapters
+from polygraft.models.recomputed import PassFlops, recomputing
 from polygraft.objectives import TextTask
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.seq2seq import summed_loss
@@ -33,12 +34,15 @@ BYTES = 4  # weights, gradients and optimizer states are fp32
 
 
 class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operations make while it is active, until they are freed; `peak` is the most."""
+    """Adds up the storages that operations make while it is active, until they are freed; `peak` is the most.
 
-    def __init__(self) -> None:
+    Tensors that are `there` before are not counted, nor are views of them.
+    """
+
+    def __init__(self, there: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self.known: set[int] = set()
+        self.known: set[int] = {tensor.untyped_storage()._cdata for tensor in there}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -78,7 +82,8 @@ def make_batch(shape: BatchShape, device: torch.device | str = "cpu") -> dict[st
 class PassCost:
     """What one pass costs: bytes beyond the weights at the peak of training and of evaluation, and operations.
 
-    Of the `parameters`, adapters included, `trained` have gradients and optimizer states.
+    Of the `parameters`, adapters included, `trained` have gradients and optimizer states. `flops` are those that a
+    budget is charged; a pass does `flops_again` beside them, for what gradient checkpointing did not keep.
     """
 
     parameters: int
@@ -86,6 +91,7 @@ class PassCost:
     training_bytes: int
     evaluation_bytes: int
     flops: int
+    flops_again: int
 
 
 def loss_of(config: PreTrainedConfig, settings: Training | None = None) -> Callable[..., Tensor]:
@@ -114,8 +120,18 @@ def _never_dropped(size: list[int]) -> float:
     return 1.0
 
 
+def autocast(device: str, arithmetic: Arithmetic) -> torch.autocast:
+    """What a forward pass runs in."""
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[arithmetic]
+    return torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
 def measure_pass(
-    config: PreTrainedConfig, shape: BatchShape, bf16: bool, accumulated: int = 1, settings: Training | None = None
+    config: PreTrainedConfig,
+    shape: BatchShape,
+    arithmetic: Arithmetic,
+    accumulated: int = 1,
+    settings: Training | None = None,
 ) -> PassCost:
     """Count a training step's passes over a batch (`accumulated` of them), and an evaluation's of twice the size.
 
@@ -135,22 +151,26 @@ def measure_pass(
         patch.object(torch, "rand", _never_dropped),
         FakeTensorMode(allow_non_fake_inputs=True),
         torch.device(device),
-        torch.autocast(device, torch.bfloat16, enabled=bf16),
+        recomputing(model, settings is not None and settings.gradient_checkpointing),
     ):
         model.to_empty(device=device)
         model.tie_weights()
         batch, larger = make_batch(shape, device), make_batch(shape.scaled(2), device)
-        with LiveBytes() as evaluating, torch.no_grad():
+        with LiveBytes(model.parameters()) as evaluating, torch.no_grad(), autocast(device, arithmetic):
             loss(model.eval(), **larger)
         model.train()
-        with LiveBytes() as training:
+        with LiveBytes(model.parameters()) as training:
             for _ in range(min(2, accumulated)):  # from the second on, there are gradients from the start
-                with FlopCounterMode(display=False) as counter:
-                    loss(model, **batch).backward()
+                with PassFlops() as counter:
+                    with autocast(device, arithmetic):
+                        total = loss(model, **batch)
+                    total.backward()  # outside, where the weights' copies are gone that no layer kept
+                    del total
     return PassCost(
         parameters=parameters,
         trained=trained,
         training_bytes=training.peak,
         evaluation_bytes=evaluating.peak,
-        flops=counter.get_total_flops(),
+        flops=counter.once,
+        flops_again=counter.again,
     )

@@ -16,8 +16,17 @@ import torch
 from transformers import PreTrainedConfig
 
 from polygraft import machine
-from polygraft.checks.memory import BYTES, PassCost, loss_of, make_batch, make_model, measure_pass, parameters_of
-from polygraft.measure.losses import BATCH_LOGITS, BATCH_TOKENS
+from polygraft.checks.memory import (
+    BYTES,
+    PassCost,
+    autocast,
+    loss_of,
+    make_batch,
+    make_model,
+    measure_pass,
+    parameters_of,
+)
+from polygraft.machine import Arithmetic
 from polygraft.models.checkpoints import decoder_config, positions_of
 from polygraft.objectives import TextTask
 from polygraft.objectives.task import BatchShape
@@ -91,7 +100,7 @@ class Lengths:
         return (sum(self.source) + sum(self.target or ())) / len(self.source)
 
 
-def probe_machine(config: PreTrainedConfig, bf16: bool, baseline_bytes: int) -> Probe:
+def probe_machine(config: PreTrainedConfig, arithmetic: Arithmetic, baseline_bytes: int) -> Probe:
     """Time real passes of a model like `config`, but with one layer and 2,000 rows, and a large copy."""
     small = copy.deepcopy(config)
     small.vocab_size = PROBE_ROWS
@@ -102,12 +111,13 @@ def probe_machine(config: PreTrainedConfig, bf16: bool, baseline_bytes: int) -> 
     tokens = min(PROBE_LENGTH, positions_of(config))
     target = tokens if config.is_encoder_decoder else None
     shape = BatchShape(PROBE_TOKENS // tokens, tokens, target, PROBE_TOKENS // 8)
-    flops = measure_pass(small, shape, bf16).flops
+    flops = measure_pass(small, shape, arithmetic).flops
     model, batch, seconds = make_model(small).to(device), make_batch(shape, device), []
     for _ in range(1 + PROBE_RUNS):
         started = time.perf_counter()
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            loss_of(small)(model, **batch).backward()
+        with autocast(device, arithmetic):
+            loss = loss_of(small)(model, **batch)
+        loss.backward()
         _finish(device)
         seconds.append(time.perf_counter() - started)
     block = torch.ones(2**26, device=device)
@@ -158,11 +168,11 @@ def training_need(
     """
     trained = copy.deepcopy(config)
     trained.vocab_size = rows_kept or config.vocab_size
-    bf16 = machine.use_bf16(settings.precision)
+    arithmetic = machine.arithmetic(settings.precision)
     width = max(lengths.source) + max(lengths.target or [0])
     batch = documents_per_batch(settings, width)
     shape = largest_batch(settings, lengths, batch, config.is_encoder_decoder)
-    step = measure_pass(trained, shape, bf16, settings.gradient_accumulation_steps, settings)
+    step = measure_pass(trained, shape, arithmetic, settings.gradient_accumulation_steps, settings)
     full = parameters_of(config)
     memory = _training_memory(step, full, probe)
     proposed = propose(settings, trained, lengths, probe, full, (shape, step))
@@ -205,10 +215,10 @@ def propose(
 
     Beside the pass that is known one more is counted; bytes are linear in the number of documents.
     """
-    bf16, accumulated = machine.use_bf16(settings.precision), settings.gradient_accumulation_steps
+    arithmetic, accumulated = machine.arithmetic(settings.precision), settings.gradient_accumulation_steps
     shape, step = known
     other = largest_batch(settings, lengths, 1 if shape.batch > 1 else 8, config.is_encoder_decoder)
-    another = measure_pass(config, other, bf16, accumulated, settings)
+    another = measure_pass(config, other, arithmetic, accumulated, settings)
     span = shape.batch - other.batch or 1  # 0 where there is one document in all
     best, size = None, 1
     while size <= MAX_PROPOSED:
@@ -235,7 +245,8 @@ def _cost(
     per_document = lengths.mean * shape.padded_tokens / (shape.batch * width)  # denoising reads and restores it
     documents = documents_per_batch(settings, lengths.mean) * settings.gradient_accumulation_steps
     step_flops = per_token * per_document * documents
-    step_seconds = step_flops / probe.flops_per_second + step.trained * OPTIMIZER_TRAFFIC / probe.bytes_per_second
+    computed = step_flops * (1 + step.flops_again / step.flops)
+    step_seconds = computed / probe.flops_per_second + step.trained * OPTIMIZER_TRAFFIC / probe.bytes_per_second
     unit, amount = settings.training_budget.unit, settings.training_budget.amount
     steps = {
         "steps": amount,
@@ -289,9 +300,10 @@ def transfer_need(
 
 def _sizes(settings: Method, source: PreTrainedConfig | None, target: PreTrainedConfig, result_bytes: int) -> Sizes:
     def pass_bytes(documents: int, tokens: int) -> int:
-        bf16 = machine.use_bf16(getattr(settings, "precision", "fp32"))
-        training = Training(adapter=getattr(settings, "adapter", None))
-        return measure_pass(target, BatchShape(documents, tokens, 1, 1), bf16, 1, training).training_bytes
+        arithmetic = machine.arithmetic(getattr(settings, "precision", "fp32"))
+        again = getattr(settings, "gradient_checkpointing", False)
+        training = Training(adapter=getattr(settings, "adapter", None), gradient_checkpointing=again)
+        return measure_pass(target, BatchShape(documents, tokens, 1, 1), arithmetic, 1, training).training_bytes
 
     width = source.hidden_size if source else 0
     return Sizes(
@@ -306,18 +318,6 @@ def _sizes(settings: Method, source: PreTrainedConfig | None, target: PreTrained
         result_bytes=result_bytes,
         pass_bytes=pass_bytes,
     )
-
-
-def forgetting_need(config: PreTrainedConfig, lengths: Lengths, states: int, probe: Probe) -> Need:
-    """Estimate restoring a text by several checkpoints, one after the other: weights, and the logits of a batch."""
-    parameters = parameters_of(config)
-    logits = 2 * BYTES * min(BATCH_LOGITS, BATCH_TOKENS * config.vocab_size)
-    operations = 2 * parameters * lengths.mean * lengths.documents * states
-    loading = states * BYTES * parameters / probe.bytes_per_second
-    return Need(
-        stage="forgetting", parameters=parameters, memory_bytes=probe.baseline_bytes + BYTES * parameters + logits,
-        disk_bytes=0, disk_peak_bytes=0, seconds=operations / probe.flops_per_second + loading, flops=operations,
-    )  # fmt: skip
 
 
 def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> Need:

@@ -11,13 +11,13 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from polygraft import machine
+from polygraft.checks.memory import BYTES, parameters_of
 from polygraft.checks.models import Opened
 from polygraft.checks.needs import (
     Lengths,
     Need,
     Probe,
     evaluate_need,
-    forgetting_need,
     language_need,
     probe_machine,
     training_need,
@@ -27,6 +27,8 @@ from polygraft.data.dataset import tokenize
 from polygraft.data.notices import Unwritable
 from polygraft.data.reading import Names, blank_columns, iter_rows, label
 from polygraft.errors import PolygraftError
+from polygraft.machine import Arithmetic
+from polygraft.measure.losses import BATCH_LOGITS, BATCH_TOKENS
 from polygraft.models.trimming import needed_ids
 from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
@@ -78,7 +80,7 @@ class Stages:
         """Return the needs of the stages before `adapt_target`, and the name of the model that they end with."""
         source, target, needs = recipe.source, recipe.target, []
         if recipe.add_languages:
-            needs.append(language_need(self.opened[target].config, self.probe(target, False)))
+            needs.append(language_need(self.opened[target].config, self.probe(target)))
         if recipe.adapt and source and recipe.text:
             needs.append(self.text_stage("adapt", recipe.adapt, source, recipe.text))
         if recipe.transfer:
@@ -88,7 +90,7 @@ class Stages:
             if sources and source:
                 target = self.result(recipe.transfer, source, target)
             configs = self.opened[host].config, self.opened[target].config
-            needs.append(transfer_need(recipe.transfer, sources, *configs, self.probe(host, False)))
+            needs.append(transfer_need(recipe.transfer, sources, *configs, self.probe(host)))
         if recipe.warm_up and recipe.text:
             needs.append(self.text_stage("warm_up", recipe.warm_up, target, recipe.text))
         return needs, target
@@ -105,11 +107,11 @@ class Stages:
         self.probed[name] = target
         return name
 
-    def probe(self, model: str, bf16: bool) -> Probe:
+    def probe(self, model: str, arithmetic: Arithmetic = "fp32") -> Probe:
         model = self.probed.get(model, model)
-        key = ("probe", model, bf16)
+        key = ("probe", model, arithmetic)
         if key not in self.cache:
-            found = probe_machine(self.opened[model].config, bf16, self.baseline_bytes)
+            found = probe_machine(self.opened[model].config, arithmetic, self.baseline_bytes)
             self.cache[key] = replace(found, available_bytes=self.available_bytes)
         return self.cache[key]
 
@@ -141,7 +143,7 @@ class Stages:
         )
         source = self.cut(model, ids[0], settings.max_source_length_tokens)
         lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
-        return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model, False))
+        return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model))
 
     def forgetting(self, settings: Forgetting, model: str, states: int) -> Need:
         key = ("forgetting", settings.model_dump_json(), model)
@@ -150,11 +152,11 @@ class Stages:
             rows = forgetting.first_of_each(settings, tokenizer)
             ids = tokenize(tokenizer, [row[settings.text_column] for row in rows])
             self.cache[key] = Lengths([len(one) + 2 for one in ids], None, len(rows))
-        return forgetting_need(self.opened[model].config, self.cache[key], states, self.probe(model, False))
+        return forgetting_need(self.opened[model].config, self.cache[key], states, self.probe(model, "fp32"))
 
     def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:
         config: PreTrainedConfig = self.opened[model].config
-        probe = self.probe(model, machine.use_bf16(settings.precision))
+        probe = self.probe(model, machine.arithmetic(settings.precision))
         return training_need(stage, settings, config, kept, lengths, probe)
 
     def cut(self, model: str, column: list[list[int]], limit: int) -> list[int]:
@@ -184,3 +186,15 @@ class Stages:
             return None
         used = np.unique(np.fromiter((i for column in columns for ids in column for i in ids), dtype=np.int64))
         return len(np.union1d(used, needed_ids(self.opened[model].tokenizer, [])))
+
+
+def forgetting_need(config: PreTrainedConfig, lengths: Lengths, states: int, probe: Probe) -> Need:
+    """Estimate restoring a text by several checkpoints, one after the other: weights, and the logits of a batch."""
+    parameters = parameters_of(config)
+    logits = 2 * BYTES * min(BATCH_LOGITS, BATCH_TOKENS * config.vocab_size)
+    operations = 2 * parameters * lengths.mean * lengths.documents * states
+    loading = states * BYTES * parameters / probe.bytes_per_second
+    return Need(
+        stage="forgetting", parameters=parameters, memory_bytes=probe.baseline_bytes + BYTES * parameters + logits,
+        disk_bytes=0, disk_peak_bytes=0, seconds=operations / probe.flops_per_second + loading, flops=operations,
+    )  # fmt: skip

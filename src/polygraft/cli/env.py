@@ -20,7 +20,7 @@ from polygraft import machine
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 SHOWN = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
          "CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM")  # fmt: skip
-HARMLESS = re.compile(r"[\d,:]{1,24}|true|false|on|off|fp32|bf16|auto", re.I)
+HARMLESS = re.compile(r"[\d,:]{1,24}|true|false|on|off|fp32|bf16|fp16|auto", re.I)
 SECONDS = 3  # for what a driver is asked
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the same as JSON.")]
@@ -127,7 +127,7 @@ def torch_build() -> dict[str, str | int]:
         "build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "cpu",
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "auto": "bf16" if machine.use_bf16("auto") else "fp32",
+        "auto": machine.arithmetic("auto"),
     }
 
 

@@ -20,6 +20,8 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 
+from polygraft.models.recomputed import running
+
 LAYERS = (XLMRobertaLayer, RobertaLayer, BertLayer)
 
 
@@ -79,11 +81,8 @@ def encode(
 
 def _call(layer: Any, *args: Any) -> Tensor:
     """Run `_forward` through the layer's own __call__, so that hooks (adapters, sharding) run as they always do."""
-    layer.forward = functools.partial(_forward, layer)
-    try:
+    with running(layer, functools.partial(_forward, layer)):
         return layer(*args)
-    finally:
-        del layer.forward
 
 
 def _forward(layer: Any, hidden_ND: Tensor, places: Places, wanted_M: Tensor | None) -> Tensor:

@@ -32,6 +32,9 @@ from polygraft.recipe.stages import stages_of
 from polygraft.settings import Forgetting, InputData, PairData, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
+SAME_RESULT = {
+    "gradient_checkpointing"
+}  # settings that change no bit of a result: what is done stays, what runs goes on
 RUNNING, DONE = "running", "done"
 FINGERPRINT_VERSION = 4  # raised when a stage's results change with the same settings
 SCORES_VERSION = 5  # the same of `evaluate`, so that models are not trained again for another score
@@ -169,7 +172,9 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
+        telling = {key: value for key, value in self.content["settings"].items() if key not in SAME_RESULT}
+        content = {**self.content, "settings": telling}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -290,7 +295,8 @@ def _how_far(out_dir: Path, found: Mapping[str, Any]) -> str:
 def differences(found: Mapping[str, Any], task: Task) -> str:
     """Name the settings that differ from those of a record."""
     before, now = found["settings"], task.settings
-    changed = [key for key in now if key not in before or json.dumps(before[key]) != json.dumps(now[key])]
+    told = [key for key in now if key not in SAME_RESULT]
+    changed = [key for key in told if key not in before or json.dumps(before[key]) != json.dumps(now[key])]
     return f" ({', '.join(changed)})" if changed else ""
 
 

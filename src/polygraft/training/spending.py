@@ -55,6 +55,8 @@ class Spending(TrainerCallback, ExportableState):
         self.spent: dict[str, Any] = {
             "steps": 0, "tokens": 0, "flops": 0.0, "minutes": 0.0, "padded": 0, "counted": 0.0,
             "loss": 0.0, "loss_steps": 0,  # since the last line of the log
+            "step_loss": 0.0,  # of the batches since the last step
+            "skipped_steps": 0,  # in fp16, since gradients overflowed
             "warmed_up": None,  # the share at which the warm-up ended
             "evaluation_due": False,  # whether an evaluation was interrupted
         }  # fmt: skip
@@ -103,7 +105,9 @@ class Spending(TrainerCallback, ExportableState):
     def add_step(self, minutes: float) -> None:
         """Count one step of the optimizer, `minutes` by the main process's clock."""
         self.spent["steps"] += 1
-        self.spent["loss_steps"] += 1
+        if math.isfinite(loss := self.spent["step_loss"]):  # else it overflowed in fp16, and the step was skipped
+            self.spent |= {"loss": self.spent["loss"] + loss, "loss_steps": self.spent["loss_steps"] + 1}
+        self.spent["step_loss"] = 0.0
         self.spent["minutes"] += minutes
         if self.spent["warmed_up"] is None and self.spent["steps"] >= self.settings.warmup_steps:
             self.spent["warmed_up"] = self.share

@@ -13,6 +13,8 @@ from transformers.trainer_callback import TrainerState
 
 from polygraft import machine, processes
 from polygraft.data.batching import make_batches
+from polygraft.machine import Arithmetic
+from polygraft.models.recomputed import recomputing
 from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.settings import Optimization
 from polygraft.training import stopping
@@ -41,7 +43,8 @@ def train(
     An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints; the caller removes these once the
     result is safe. With `keep_best` the model ends as it was at the lowest validation loss. Writes metrics.jsonl as
     it goes; returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first
-    step), and `classes`, the vocabulary that the losses normalise over.
+    step), and `classes`, the vocabulary that the losses normalise over; in fp16 also skipped_steps, whose gradients
+    overflowed: they are steps like all others, but changed no weight.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step was saved.
@@ -55,20 +58,21 @@ def train(
         spending.resume(checkpoint)
     if objective.noise:
         objective.noise.batches = int(spending.spent["steps"]) * settings.gradient_accumulation_steps
-    bf16 = machine.use_bf16(settings.precision)
+    arithmetic = machine.arithmetic(settings.precision)
     if not torch.cuda.is_available():
         machine.keep_freed_memory(sum(p.numel() * p.element_size() for p in model.parameters()))
         model.set_attn_implementation("eager")  # at a few hundred positions twice as fast as sdpa's backward on a CPU
     skips_layers = any(getattr(model.config, f"{side}layerdrop", 0.0) for side in ("", "encoder_", "decoder_"))
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
-        model=model, args=_arguments(settings, spending, seed, out_dir, bf16, skips_layers), train_dataset=train_data,
-        eval_dataset=eval_data, processing_class=tokenizer, batches=batches, objective=objective, spending=spending,
-        eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending],
+        model=model, args=_arguments(settings, spending, seed, out_dir, arithmetic, skips_layers),
+        train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches,
+        objective=objective, spending=spending, eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending],
         rate=functools.partial(_rate, spending),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
-    _go_through(trainer, checkpoint)
+    with recomputing(model, settings.gradient_checkpointing):
+        _go_through(trainer, checkpoint)
     if keep_best:
         trainer.load_weights(trainer.state.best_global_step)
     del model.forward
@@ -106,7 +110,7 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
 
 
 def _arguments(
-    settings: Optimization, spending: Spending, seed: int, out_dir: Path, bf16: bool, skips_layers: bool
+    settings: Optimization, spending: Spending, seed: int, out_dir: Path, arithmetic: Arithmetic, skips_layers: bool
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(out_dir / CHECKPOINTS),
@@ -119,7 +123,8 @@ def _arguments(
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer note the best.
         logging_strategy="no", eval_strategy="steps", eval_steps=UNLIMITED_STEPS, save_strategy="steps",
         save_steps=UNLIMITED_STEPS, metric_for_best_model="eval_loss", greater_is_better=False,
-        bf16=bf16, use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed,
+        bf16=arithmetic == "bf16", fp16=arithmetic == "fp16", use_cpu=not torch.cuda.is_available(),
+        seed=seed, data_seed=seed,
         ddp_find_unused_parameters=skips_layers, disable_tqdm=True, report_to=[], logging_nan_inf_filter=False,
     )  # fmt: skip
 
@@ -129,7 +134,8 @@ def _summary(trainer: StageTrainer, keep_best: bool) -> dict[str, Any]:
     losses = [line["loss"] for line in history if "loss" in line]
     evals = [line["eval_loss"] for line in history if line.get("step") and "eval_loss" in line]
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return {
+    skipped = {"skipped_steps": int(spent["skipped_steps"])} if trainer.accelerator.scaler else {}
+    return skipped | {
         "steps": int(spent["steps"]), "tokens": int(spent["tokens"]), "flops": spent["flops"],
         "train_seconds": round(60 * spent["minutes"], 2), "train_loss": losses[-1] if losses else None,
         "eval_loss": min(evals, default=None) if keep_best else evals[-1] if evals else None,

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
@@ -31,6 +30,7 @@ from polygraft.data.batching import LengthGroupedBatches, make_batches
 from polygraft.data.files import appearing, write_atomically
 from polygraft.errors import CheckpointError
 from polygraft.models.checkpoints import tied_names
+from polygraft.models.recomputed import PassFlops
 from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.training import stopping
 from polygraft.training.dropout import FastDropout
@@ -40,6 +40,8 @@ EVAL_SIZE = 2  # times the training batch: without gradients, more fits
 STEPS_WITH_FLOPS_COUNTED = 3  # the rest is extrapolated per padded token: counting slows a step down
 CHECKPOINTS, STATE = "checkpoints", "trainer_state.json"
 ROWS_NAMED = 8
+LOWEST_SCALE = 1e-4  # of gradients in fp16; fairseq's `--min-loss-scale`
+FP16 = " Or the model leaves the range of fp16: give precision: bf16 or fp32."
 
 
 def checkpoints_in(out_dir: Path) -> list[Path]:
@@ -113,22 +115,22 @@ class StageTrainer(Trainer):
 
         Raises:
             Stopped: that was asked for.
-            CheckpointError: the loss is not a number.
+            CheckpointError: the loss is not a number; in fp16 `_get_grad_norm` sees to that.
         """
         self._heed()
         items = inputs.pop("items").tolist()
         self.step_items += items
         counted = self.spending.spent["steps"] < STEPS_WITH_FLOPS_COUNTED
-        counter = FlopCounterMode(display=False) if counted else contextlib.nullcontext()
+        counter = PassFlops() if counted else contextlib.nullcontext()
         with FastDropout() if self.args.device.type == "cpu" else contextlib.nullcontext(), counter:
             loss = super().training_step(model, inputs, num_items_in_batch)
-        flops = float(counter.get_total_flops()) if isinstance(counter, FlopCounterMode) else 0.0
+        flops = float(counter.once) if isinstance(counter, PassFlops) else 0.0
         here: list[float] = [int(self.objective.tokens(inputs)), self._padded(inputs), flops, float(loss)]
         tokens, padded, flops, loss_sum, asked = self._over_processes([*here, self.spending.request.signal])
-        if not math.isfinite(loss_sum):
+        if not math.isfinite(loss_sum) and not self.accelerator.scaler:
             raise self._diverged(f"in step {self.state.global_step + 1}: the loss is {loss_sum}", items)
         self.spending.add_batch(int(tokens), int(padded), flops if counted else None)
-        self.spending.spent["loss"] += loss_sum / self.accelerator.num_processes
+        self.spending.spent["step_loss"] += loss_sum / self.accelerator.num_processes
         self.asked_to_stop = asked > 0
         if not self.accelerator.sync_gradients:  # in the middle of a step; at its end the next one heeds
             self._heed()
@@ -160,13 +162,18 @@ class StageTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Return the norm of the gradient; it is not a number in all processes or in none.
 
+        In fp16 the scaler then skips the step and halves its scale.
+
         Raises:
-            CheckpointError: it is not a number. No weight has been changed by it.
+            CheckpointError: it is not a number, at the lowest scale in fp16. No weight has been changed by it.
         """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not math.isfinite(norm):
-            step = self.state.global_step + 1
-            raise self._diverged(f"in step {step}: the norm of the gradient is {float(norm)}", self.step_items)
+            scaler = self.accelerator.scaler
+            if scaler is None or scaler.get_scale() < LOWEST_SCALE:
+                step = self.state.global_step + 1
+                raise self._diverged(f"in step {step}: the norm of the gradient is {float(norm)}", self.step_items)
+            self.spending.spent["skipped_steps"] += 1
         self.step_items = []
         return norm
 
@@ -179,7 +186,7 @@ class StageTrainer(Trainer):
             f"training diverged {what}{read}{', …' if len(items) > ROWS_NAMED else ''}. "
             f"{f'What was learned before is in {kept}. ' if kept else ''}Lower learning_rate (it is "
             f"{self.spending.settings.learning_rate:g}) or raise warmup_steps; if it is these rows every time, look at "
-            "them."
+            f"them.{FP16 if self.accelerator.scaler else ''}"
         )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:

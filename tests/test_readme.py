@@ -84,6 +84,14 @@ def test_stage_commands_then_python(polygraft, capsys):
     assert capsys.readouterr().out.startswith("[")
 
 
+def test_commands_of_what_trainers_have(polygraft, tmp_path):
+    (lines,) = [found.splitlines() for found in blocks("sh") if "--early-stopping-patience" in found]
+    for line in lines:
+        polygraft(line + " --steps 2 --generation-max-samples 4" + " --generation-max-length 8")
+    assert list((tmp_path / "outputs/uk/best/runs").glob("events.*"))
+    assert (tmp_path / "outputs/two/model.safetensors").is_file()
+
+
 def test_outputs_of_any_toolkit(polygraft, tmp_path):
     for system, words in (("a", "Невеликий редактор"), ("b", "Малий")):
         (tmp_path / system).mkdir()

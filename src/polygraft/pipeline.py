@@ -17,6 +17,7 @@ from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import run_arm
 from polygraft.runs.costs import adaptation_cost
 from polygraft.runs.records import left_over, read_record
+from polygraft.training.reporting import assert_installed
 
 
 def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
     """
     from polygraft import diagnosis, report
 
+    assert_installed(recipe.report_to)
     folder = Path(recipe.output_dir) / recipe.name
     arms = arm_recipes(recipe)
     with only_one(folder) if processes.is_main() else contextlib.nullcontext():

@@ -6,6 +6,7 @@ training tasks are in objectives/, those of transfers in transfers/methods.py, t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -86,6 +87,44 @@ class OneOf:
         for kind in self.kinds.values():
             kind.model_rebuild()  # which `defer_build` has left for its first use
         return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in self.kinds.values()]}
+
+
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "all"]
+
+
+def _trackers(value: Any) -> Any:
+    """One tracker or a list of them; "none" as transformers has it."""
+    names = [value] if isinstance(value, str) else value
+    return () if value is None or names == ["none"] else names
+
+
+SeedNumber = Annotated[int, Field(ge=0, lt=2**32)]
+DataSeed = Annotated[
+    SeedNumber | None,
+    Field(
+        description="Seed of which rows are held out, of the order of the data and of noise, whatever the run's seed, "
+        "which is then that of new weights and of dropout; without it, the run's seed is that of all."
+    ),
+]
+ReportTo = Annotated[
+    tuple[Tracker, ...],
+    BeforeValidator(_trackers, json_schema_input_type=Tracker | list[Tracker] | Literal["none"]),
+    Field(
+        description="Where training is shown while it goes on: tensorboard (files beside the results), wandb, trackio, "
+        "mlflow, or all of them that are installed. Nothing is sent anywhere without it."
+    ),
+]
+
+
+class Running(Settings):
+    """How a stage is run, beside what it does."""
+
+    data_seed: DataSeed = None
+    report_to: ReportTo = ()
+
+    def seed_of_data(self, seed: int) -> int:
+        """The seed of the data in a run with that seed."""
+        return seed if self.data_seed is None else self.data_seed
 
 
 class Budget(Settings):
@@ -181,6 +220,13 @@ class Optimization(Settings):
     """Optimizer steps between evaluations on the validation data; below 1, a share of the budget."""
     save_steps: PositiveFloat = 0.25
     """Optimizer steps between checkpoints to resume from; below 1, a share of the budget."""
+    load_best_model_at_end: bool = False
+    """Whether the model ends as it was at its best evaluation, not as at the last."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after so many evaluations in a row that were no better than the best before them; learning rates follow the
+    whole budget all the same. Needs `load_best_model_at_end`."""
+    early_stopping_threshold: NonNegativeFloat = 0.0
+    """By more than how much an evaluation has to be better for `early_stopping_patience`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward pass; "auto" is bf16 where the device has instructions for it, else fp32, or what the
     variable POLYGRAFT_PRECISION says. "fp16", with a gradient scaler, is for GPUs without bf16 (T4, V100). Weights stay
@@ -188,6 +234,14 @@ class Optimization(Settings):
     gradient_checkpointing: bool = False
     """Keep of each layer only its input, and compute the layer again in the backward pass: far less memory for about a
     third more time, and the same result."""
+
+    @model_validator(mode="after")
+    def _what_stopping_needs(self) -> Optimization:
+        if self.early_stopping_patience and not self.load_best_model_at_end:
+            raise ValueError("early_stopping_patience needs `load_best_model_at_end: true`, or a worse model is saved")
+        if self.early_stopping_threshold and not self.early_stopping_patience:
+            raise ValueError("early_stopping_threshold means nothing without `early_stopping_patience`")
+        return self
 
     @property
     def training_budget(self) -> Budget:
@@ -199,6 +253,9 @@ class Optimization(Settings):
         if self.budget is None:
             raise RecipeError("budget: is missing (How long to train.)")
         return self.budget
+
+
+BALANCE_NEEDS = "needs a column of languages to balance: lang_column of the text, source_lang_column of the pairs"
 
 
 class Training(Optimization):
@@ -213,6 +270,10 @@ class Training(Optimization):
     gradients nor optimizer states."""
     adapter: Annotated[Lora | Bottleneck, OneOf("type", ADAPTERS)] | None = None
     """Train an adapter, `type: lora` or `type: bottleneck`, and nothing else."""
+    sampling_temperature: Annotated[float, Field(ge=1.0)] = 1.0
+    """Balance languages: of n_i documents (pieces of text, pairs) of language i an epoch reads a number proportional to
+    n_i^(1/T). 1 reads each document once, more reads those of small languages more often. Needs a column of languages;
+    fairseq's temperature sampling."""
 
     @model_validator(mode="after")
     def _one_choice_of_weights(self) -> Training:
@@ -241,7 +302,12 @@ class TextData(Settings):
     @property
     def columns(self) -> list[str]:
         """The columns that each file must have, the text first."""
-        return [*self.texts, *([self.lang_column] if self.lang_column else [])]
+        return [*self.texts, *self.language_columns]
+
+    @property
+    def language_columns(self) -> list[str]:
+        """The columns that name languages."""
+        return [self.lang_column] if self.lang_column else []
 
     @property
     def texts(self) -> list[str]:
@@ -279,8 +345,12 @@ class PairData(Settings):
     @property
     def columns(self) -> list[str]:
         """The columns that each file must have, the text first."""
-        languages = [column for column in (self.source_lang_column, self.target_lang_column) if column]
-        return [*self.texts, *languages]
+        return [*self.texts, *self.language_columns]
+
+    @property
+    def language_columns(self) -> list[str]:
+        """The columns that name languages."""
+        return [column for column in (self.source_lang_column, self.target_lang_column) if column]
 
     @property
     def texts(self) -> list[str]:
@@ -304,6 +374,17 @@ class Trim(Settings):
     """The columns whose text is needed (`text` and `summary` for pairs)."""
 
 
+def _metric(name: Any) -> Any:
+    """A metric by any of its usual names."""
+    if not isinstance(name, str):
+        return name
+    plain = re.sub(r"[^a-z]", "", name.lower().removeprefix("eval_"))
+    return {"loss": "loss", "chrf": "chrf++", "bleu": "bleu", "sacrebleu": "bleu", "rougel": "rougeL"}.get(plain, name)
+
+
+BestMetric = Literal["loss", "chrf++", "bleu", "rougeL"]
+
+
 class Finetune(Training):
     """Sequence-to-sequence fine-tuning of the target model."""
 
@@ -313,6 +394,17 @@ class Finetune(Training):
     """Longer outputs are truncated; special tokens included."""
     label_smoothing_factor: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Label smoothing (0 for none)."""
+    load_best_model_at_end: bool = True
+    """Whether the model ends as it was at its best evaluation, not as at the last."""
+    metric_for_best_model: Annotated[BestMetric, BeforeValidator(_metric)] = "loss"
+    """What makes an evaluation the best: the lowest loss on the validation pairs, or the highest score of outputs that
+    are decoded for a sample of them; all three scores are then logged."""
+    generation_max_samples: PositiveInt = 100
+    """Validation pairs in that sample, evenly spread over all."""
+    generation_num_beams: PositiveInt = 1
+    """Beams by which they are decoded; 1 is greedy."""
+    generation_max_length: Annotated[int, Field(ge=3)] = 64
+    """Longest output there, the decoder's start token counted."""
 
 
 Placebo = Literal["recentre", "random", "permuted", "untuned"]

@@ -157,7 +157,7 @@ def test_help_has_the_common_flags_first_and_the_rest_in_panels(invoke, monkeypa
     titles = [line.strip("╭─╮ ") for line in lines if line.startswith("╭")]
     assert titles == [
         "Options", "Budget: one of these (default: 3 epochs)", "Training", "Adapter", "With --objective denoising",
-        "With --objective mlm", "Data",
+        "With --objective mlm", "Data", "Run",
     ]  # fmt: skip
     flags = [line.split()[0] for line in lines if line.startswith("--")]
     first = [flag_name(("adapt", key)) for key in FIRST if flag_name(("adapt", key)) in flags]

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from polygraft.data.batching import LengthGroupedBatches, longest_first
+from polygraft.data.batching import Balance, LengthGroupedBatches, longest_first, places
 from polygraft.errors import DataError
 
 LENGTHS = np.random.default_rng(0).lognormal(4.5, 0.8, (500, 2)).astype(np.int64).clip(3, 512)
@@ -98,3 +98,68 @@ def test_a_limit_of_padded_tokens_is_kept_and_filled():
         longest = max(lengths[i] for i in batch)
         assert len(batch) * longest <= 1000 < (len(batch) + 1) * longest
         assert min(lengths[i] for i in batch) >= lengths[following[0]]
+
+
+LANGUAGES = np.repeat([0, 1, 2], [380, 100, 20])  # of LENGTHS
+LANGUAGES = LANGUAGES[np.random.default_rng(1).permutation(500)]
+
+
+def fairseq_ratios(sizes, temperature):
+    """fairseq/data/multilingual/sampling_method.py: temperature_sampling, make_ratio_sampling."""
+    total = sum(sizes)
+    ratios = [(size / total) ** (1.0 / temperature) for size in sizes]
+    return np.array([ratio / sum(ratios) for ratio in ratios])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1 / 0.7, 1 / 0.3, 5.0, 100.0])
+def test_shares_follow_the_formula(temperature):
+    counts = np.bincount(LANGUAGES)
+    found = places(counts, temperature)
+    assert found.sum() == counts.sum()
+    assert np.abs(found - 500 * fairseq_ratios(counts, temperature)).max() < 1
+    if temperature == 1:
+        assert found.tolist() == counts.tolist()
+    if temperature == 100:
+        assert found.max() - found.min() < 7
+
+
+@pytest.mark.parametrize("how", [{"documents": 8}, {"tokens": 2000}])
+@pytest.mark.parametrize("processes", [1, 3])
+def test_an_epoch_has_the_shares_whatever_the_batches(how, processes):
+    balance = Balance(LENGTHS, LANGUAGES, 3.0)
+    wanted = places(np.bincount(LANGUAGES), 3.0).tolist()
+    seen, numbers = np.zeros(500, dtype=int), set()
+    for epoch in range(6):
+        by_process = batches_of(processes, epoch, **how, balance=balance)
+        read = [i for batches in by_process for batch in batches for i in batch]
+        assert np.bincount(LANGUAGES[read]).tolist() == wanted
+        numbers |= {len(batches) for batches in by_process}
+        seen += np.bincount(read, minlength=500)
+        if "tokens" in how:
+            assert all(padded(batch) <= 2000 for batches in by_process for batch in batches if len(batch) > 1)
+        alone = [i for batch in batches_of(1, epoch, **how, balance=balance)[0] for i in batch]
+        assert sorted(alone) == sorted(read)
+    assert len(numbers) == 1  # the trainer counts steps by it
+    for language, places_there in enumerate(wanted):
+        times = seen[language == LANGUAGES]
+        mean = 6 * places_there / len(times)
+        assert abs(times.mean() - mean) < 1e-9
+        assert times.min() >= np.floor(mean) - 1 and times.max() <= np.ceil(mean) + 1  # no document is forgotten
+
+
+def test_balanced_batches_follow_from_seed_and_epoch_and_have_little_padding():
+    text = LENGTHS[:, :1]
+    how = {"lengths": text, "tokens": 2000, "balance": Balance(text, LANGUAGES, 3.0)}
+    first, again, other = (batches_of(epoch=epoch, **how)[0] for epoch in (0, 0, 1))
+    assert first == again != other
+    assert sorted(i for batch in first for i in batch) != sorted(i for batch in other for i in batch)
+    read = text[[i for batch in first for i in batch]].sum()
+    width = sum(padded(batch, text) for batch in first)
+    assert 1 - read / width < 0.08  # measured: 4.2%
+
+
+def test_languages_alone_or_one_document_each():
+    one = Balance(LENGTHS[:3], np.array([0, 0, 0]), 5.0)
+    assert one.documents(7, 4).tolist() and sorted(one.documents(7, 4)) == [0, 1, 2]
+    each = Balance(LENGTHS[:3], np.array([2, 0, 1]), 5.0)
+    assert sorted(each.documents(7, 4)) == [0, 1, 2]

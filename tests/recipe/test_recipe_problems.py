@@ -226,6 +226,13 @@ ARM_PROBLEMS = {
         ("adapt: {learning_rate: 1e-3}", "seeds: [4]"),
         ["line 19: arms.detour.seeds = [4]: is the same in all arms: set it at the top of the recipe"],
     ),
+    "languages that cannot be told apart": (
+        ("adapt: {learning_rate: 1e-3}", "adapt: {sampling_temperature: 3}\n    finetune: {sampling_temperature: 2}"),
+        [
+            "line 19: arms.detour.adapt.sampling_temperature = 3: needs a column of languages to balance: lang_column",
+            "line 20: arms.detour.finetune.sampling_temperature = 2: needs a column of languages to balance",
+        ],
+    ),
     "arm is no section": (
         ("\n    adapt: {learning_rate: 1e-3}", " 3"),
         ["line 18: arms.detour = 3: must be a section with keys of its own: version, name, output_dir, seeds"],

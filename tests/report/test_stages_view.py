@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import yaml
@@ -64,3 +65,16 @@ def test_losses_of_unlike_objectives_have_a_panel_each(copy, change, record_of):
     html = write(copy).read_text(encoding="utf-8")
     assert ">Adapting the target (masked language modelling)</text>" in html
     assert ">Adapting the target (denoising)</text>" in html
+
+
+def test_a_stage_that_stopped_early_and_scores_of_a_sample_are_shown(copy, change, record_of):
+    stage = copy / "plain" / "seed-1" / "finetune"
+    assert ", decoded sample" not in write(copy).read_text(encoding="utf-8")
+    change(stage / "stage.json", result=record_of(stage)["result"] | {"stopped_early": True}, fingerprint="another")
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    lines = [line | {"eval_chrf++": 12.34} if "eval_loss" in line else line for line in lines]
+    (stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    html = write(copy).read_text(encoding="utf-8")
+    assert html.count("done, stopped early") == 1
+    assert ">Fine-tuning, decoded sample</text>" in html
+    assert "ends at 12.340" in html

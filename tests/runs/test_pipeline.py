@@ -197,15 +197,15 @@ def test_interrupted_stage_goes_on_with_the_same_rest(shared_budget, tmp_path, m
     shared_budget["arms"] = {"detour": shared_budget["arms"]["detour"]}
     real, found = adapt.run, []
 
-    def interrupted(settings, model, text, seed, out_dir):
+    def interrupted(settings, model, text, seed, out_dir, **how):
         if isinstance(settings, Denoising):
             (out_dir / "half-written").write_text("x")
             raise KeyboardInterrupt
-        return real(settings, model, text, seed, out_dir)
+        return real(settings, model, text, seed, out_dir, **how)
 
-    def going_on(settings, model, text, seed, out_dir):
+    def going_on(settings, model, text, seed, out_dir, **how):
         found.append((out_dir / "half-written").exists())
-        return real(settings, model, text, seed, out_dir)
+        return real(settings, model, text, seed, out_dir, **how)
 
     monkeypatch.setattr(adapt, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):

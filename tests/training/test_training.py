@@ -36,12 +36,12 @@ def settings(**changes):
     return MLM(**{**base, **changes})
 
 
-def run(model, tokenizer, data, out_dir, objective=None, keep_best=False, **changes):
+def run(model, tokenizer, data, out_dir, objective=None, **changes):
     objective = objective or MaskedLM(tokenizer, 0.15, Noise(0))
     validation = MaskedLM(tokenizer, 0.15, Noise(1, fixed=True))
     torch.manual_seed(0)
     how = settings(**changes)
-    result = train(model, tokenizer, how, objective, validation, data, seed=0, out_dir=out_dir, keep_best=keep_best)
+    result = train(model, tokenizer, how, objective, validation, data, seed=0, out_dir=out_dir)
     checkpoints.save(model, tokenizer, out_dir)
     shutil.rmtree(out_dir / training.CHECKPOINTS)
     return result
@@ -225,8 +225,8 @@ def test_weights_that_are_no_numbers_are_not_kept(tiny_xlmr, xlmr_tokenizer, dat
 def test_saved_model_is_the_best_one(tiny_xlmr, xlmr_tokenizer, data, tmp_path):
     """A learning rate that shakes the model: the best evaluation is not the last, and no other rule would save it."""
     result = run(
-        tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out", keep_best=True, learning_rate=0.3, warmup_steps=0.0,
-        lr_scheduler_type="constant", eval_steps=1, save_steps=1000, budget=Budget(steps=5),
+        tiny_xlmr, xlmr_tokenizer, data, tmp_path / "out", load_best_model_at_end=True, learning_rate=0.3,
+        warmup_steps=0.0, lr_scheduler_type="constant", eval_steps=1, save_steps=1000, budget=Budget(steps=5),
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     evals = [line["eval_loss"] for line in lines if line["step"] and "eval_loss" in line]

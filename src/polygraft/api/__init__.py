@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from polygraft.api.given import assert_budget, of_kind, plain, running_of, settings_of
 from polygraft.errors import RecipeError
 from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.recipe import Recipe
-from polygraft.recipe.problems import Problem, problems_error, validate
 from polygraft.recipe.reading import dump_recipe, load_recipe, parse_recipe
 from polygraft.settings import (
     Evaluate,
@@ -24,23 +24,23 @@ from polygraft.settings import (
     Generate,
     InputData,
     OneOf,
-    Optimization,
     PairData,
+    Running,
     Settings,
     TextData,
 )
-from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, depends_on_seed
+from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method, seeds_of
 
 if TYPE_CHECKING:  # they import torch
     from polygraft.checks import Report
     from polygraft.ranking.report import RankReport
     from polygraft.runs.generation import Count
 
-S = TypeVar("S", bound=Settings)
 StrPath = str | os.PathLike[str]
 AnyRecipe = Recipe | Mapping[str, Any] | StrPath
 Text = TextData | Mapping[str, Any]
 Pairs = PairData | Mapping[str, Any]
+HowRun = Running | Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +143,18 @@ def rank(
     from polygraft.ranking import run
 
     given = [text] if isinstance(text, TextData | Mapping) else text
-    texts = [_settings("rank", "text", TextData, one) for one in given]
+    texts = [settings_of("rank", "text", TextData, one) for one in given]
     return run([os.fspath(one) for one in sources], [os.fspath(one) for one in targets], texts, max_samples)
 
 
 def adapt(
-    model: StrPath, text: Text, *, output_dir: StrPath, settings: TextTask | Mapping[str, Any], seed: int = 1
+    model: StrPath,
+    text: Text,
+    *,
+    output_dir: StrPath,
+    settings: TextTask | Mapping[str, Any],
+    seed: int = 1,
+    running: HowRun | None = None,
 ) -> StageResult:
     """Continue a model's pretraining on text; `objective` of the settings says how (`mlm` where it is left out).
 
@@ -159,11 +165,12 @@ def adapt(
     """
     from polygraft.stages import adapt as stage
 
-    section: TextTask = _of_kind("adapt", OneOf("objective", OBJECTIVES, "mlm"), settings)
-    data, name = _settings("adapt", "text", TextData, text), os.fspath(model)
-    _with_budget("adapt", section)
-    work = partial(stage.run, section, name, data, seed)
-    return _staged("adapt", output_dir, section, [name, data], seed, work)
+    section: TextTask = of_kind("adapt", OneOf("objective", OBJECTIVES, "mlm"), settings)
+    data, name = settings_of("adapt", "text", TextData, text), os.fspath(model)
+    assert_budget("adapt", section)
+    how = running_of("adapt", running)
+    work = partial(stage.run, section, name, data, seed, running=how)
+    return _staged("adapt", output_dir, section, [name, data], seed, work, how)
 
 
 def transfer(
@@ -175,6 +182,7 @@ def transfer(
     text: Text | None = None,
     settings: Method | Mapping[str, Any] | None = None,
     seed: int = 1,
+    running: HowRun | None = None,
 ) -> StageResult:
     """Move what a masked language model knows into an mBART; `method` of the settings says how (default: `embeddings`).
 
@@ -188,17 +196,25 @@ def transfer(
     """
     from polygraft.stages import transfer as stage
 
-    section: Method = _of_kind("transfer", OneOf("method", METHODS, DEFAULT_METHOD), settings or {})
-    data = None if text is None else _settings("transfer", "text", TextData, text)
-    _with_budget("transfer", section)
+    section: Method = of_kind("transfer", OneOf("method", METHODS, DEFAULT_METHOD), settings or {})
+    data = None if text is None else settings_of("transfer", "text", TextData, text)
+    assert_budget("transfer", section)
     before, after, name = (None if one is None else os.fspath(one) for one in (source_before, source, target))
-    work = partial(stage.run, section, before, after, str(name), data, seed=seed)
+    how = running_of("transfer", running)
+    work = partial(stage.run, section, before, after, str(name), data, seed=seed, running=how)
     inputs = [before, after, name, data, getattr(section, "general", None)]
-    return _staged("transfer", output_dir, section, inputs, seed if depends_on_seed(section, data) else None, work)
+    drawn, told = seeds_of(section, data, seed, how)
+    return _staged("transfer", output_dir, section, inputs, drawn, work, told)
 
 
 def finetune(
-    model: StrPath, pairs: Pairs, *, output_dir: StrPath, settings: Finetune | Mapping[str, Any], seed: int = 1
+    model: StrPath,
+    pairs: Pairs,
+    *,
+    output_dir: StrPath,
+    settings: Finetune | Mapping[str, Any],
+    seed: int = 1,
+    running: HowRun | None = None,
 ) -> StageResult:
     """Fine-tune an mBART on labelled pairs: texts and summaries, or translations; keep its best checkpoint.
 
@@ -209,13 +225,14 @@ def finetune(
     """
     from polygraft.stages import finetune as stage
 
-    section = _settings("finetune", "settings", Finetune, settings)
-    data, name = _settings("finetune", "pairs", PairData, pairs), os.fspath(model)
-    _with_budget("finetune", section)
+    section = settings_of("finetune", "settings", Finetune, settings)
+    data, name = settings_of("finetune", "pairs", PairData, pairs), os.fspath(model)
+    assert_budget("finetune", section)
     if data.train_file is None:
         raise RecipeError("polygraft.finetune: pairs.train_file: is missing, but it is what is trained on")
-    work = partial(stage.run, section, name, data, seed)
-    return _staged("finetune", output_dir, section, [name, data], seed, work)
+    how = running_of("finetune", running)
+    work = partial(stage.run, section, name, data, seed, running=how)
+    return _staged("finetune", output_dir, section, [name, data], seed, work, how)
 
 
 def evaluate(
@@ -232,8 +249,8 @@ def evaluate(
     """
     from polygraft.stages import evaluate as stage
 
-    section = _settings("evaluate", "settings", Evaluate, settings)
-    data, name = _settings("evaluate", "pairs", PairData, pairs), os.fspath(model)
+    section = settings_of("evaluate", "settings", Evaluate, settings)
+    data, name = settings_of("evaluate", "pairs", PairData, pairs), os.fspath(model)
     work = partial(stage.run, section, name, data)
     return _staged("evaluate", output_dir, section, [name, data], None, work)
 
@@ -257,7 +274,7 @@ def generate(
     """
     from polygraft.inference.generate import generate_texts
 
-    section = _settings("generate", "settings", Generate, settings)
+    section = settings_of("generate", "settings", Generate, settings)
     found = generate_texts(os.fspath(model), texts, source_lang, target_lang, section)
     return found if section.num_return_sequences > 1 else [outputs[0] for outputs in found]
 
@@ -280,46 +297,19 @@ def generate_file(
     """
     from polygraft.runs import generation
 
-    section = _settings("generate", "settings", Generate, settings)
-    data = _settings("generate", "inputs", InputData, inputs)
+    section = settings_of("generate", "settings", Generate, settings)
+    data = settings_of("generate", "inputs", InputData, inputs)
     return generation.generate_file(os.fspath(model), data, Path(output_file), section, seed)
 
 
 def _recipe(recipe: AnyRecipe, seeds: Sequence[int] | None, output_dir: StrPath | None) -> Recipe:
     if isinstance(recipe, Mapping):
-        recipe = parse_recipe(_plain(recipe), "recipe")
+        recipe = parse_recipe(plain(recipe), "recipe")
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(os.fspath(recipe))
     changes: dict[str, Any] = {} if seeds is None else {"seeds": list(seeds)}
     changes |= {} if output_dir is None else {"output_dir": os.fspath(output_dir)}
     return recipe.model_copy(update=changes)
-
-
-def _of_kind(verb: str, kinds: OneOf, given: Settings | Mapping[str, Any]) -> Any:
-    """Read a section that is of one of several kinds."""
-    if isinstance(given, Settings):
-        return given
-    if (kind := kinds.kind_of(given)) is None:
-        names = " or ".join(kinds.kinds)
-        raise RecipeError(f"polygraft.{verb}: settings.{kinds.key} = {given.get(kinds.key)}: must be {names}")
-    return _settings(verb, "settings", kind, given)
-
-
-def _settings(verb: str, argument: str, kind: type[S], given: S | Mapping[str, Any] | None) -> S:
-    if isinstance(given, kind):
-        return given
-    read, findings = validate(kind, _plain(given or {}), lambda path: None)
-    if read is None:
-        problems = [Problem(".".join((argument, *one.path)), one.reason, one.value) for one in findings]
-        raise problems_error(problems, f"polygraft.{verb}")
-    return read
-
-
-def _with_budget(verb: str, section: Settings) -> None:
-    """Raise RecipeError for settings that train and do not say how long, before anything is loaded."""
-    if isinstance(section, Optimization) and section.budget is None:
-        meaning = str(type(section).model_fields["budget"].description).rstrip(".")
-        raise RecipeError(f"polygraft.{verb}: settings.budget: is missing ({meaning}), such as {{'epochs': 3}}")
 
 
 def _staged(
@@ -329,19 +319,11 @@ def _staged(
     inputs: list[str | Settings | None],
     seed: int | None,
     work: Callable[[Path], Any],
+    running: Running = Running(),
 ) -> StageResult:
     """Run a stage unless its folder holds the result already; another result there is never replaced."""
     from polygraft.runs.records import run_stage
 
     folder = Path(output_dir)
-    record = run_stage(stage, folder, section, inputs, seed, lambda: work(folder), replace=False)
+    record = run_stage(stage, folder, section, inputs, seed, lambda: work(folder), replace=False, running=running)
     return StageResult(folder=folder, result=record["result"], record=record)
-
-
-def _plain(data: Any) -> Any:
-    """Return data with paths as text, as a recipe has them."""
-    if isinstance(data, Mapping):
-        return {key: _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    return os.fspath(data) if isinstance(data, os.PathLike) else data

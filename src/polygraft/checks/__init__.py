@@ -59,9 +59,13 @@ def run(recipe: Recipe) -> Report:
     """Check a recipe's data, checkpoints, languages, versions, memory and disk.
 
     Raises:
+        RecipeError: `report_to` names what is not installed.
         DataError: files that cannot be used, or languages that the target lacks.
         CheckpointError, TransferError: checkpoints that cannot be used, or not together.
     """
+    from polygraft.training.reporting import assert_installed
+
+    assert_installed(recipe.report_to)
     arms = arm_recipes(recipe)
     data = check_data(arms)
     from polygraft.checks.models import check_languages, model_warnings, open_models

@@ -183,7 +183,8 @@ def training_need(
     return Need(
         stage=stage, parameters=step.parameters, memory_bytes=memory, disk_bytes=written, disk_peak_bytes=peak,
         seconds=seconds, flops=flops, batch_size=batch, proposed_batch_size=proposed, trained_parameters=step.trained,
-        proposed_batch_tokens=in_tokens, tokens=tokens, budget=_words(settings.training_budget),
+        proposed_batch_tokens=in_tokens, tokens=tokens,
+        budget=_words(settings.training_budget) + (" at most" if settings.early_stopping_patience else ""),
     )  # fmt: skip
 
 

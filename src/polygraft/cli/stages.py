@@ -17,7 +17,7 @@ from polygraft.cli.errors import without_shard_bars
 from polygraft.cli.plan import text as plan_text
 from polygraft.errors import RecipeError
 from polygraft.objectives import OBJECTIVES, TextTask
-from polygraft.settings import Evaluate, Finetune, Generate, InputData, OneOf, PairData, Settings, TextData
+from polygraft.settings import Evaluate, Finetune, Generate, InputData, OneOf, PairData, Running, Settings, TextData
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
 Source = Annotated[str | None, typer.Option("--source", help="The masked language model to transfer from, adapted.")]
@@ -44,6 +44,8 @@ class Adapt(Settings):
     """Training"""
     text: TextData
     """Data"""
+    run: Running = Running()
+    """Run"""
 
 
 class Transfer(Settings):
@@ -51,6 +53,8 @@ class Transfer(Settings):
     """Transfer"""
     text: TextData | None = None
     """Data"""
+    run: Running = Running()
+    """Run"""
 
 
 class Tuning(Settings):
@@ -58,6 +62,8 @@ class Tuning(Settings):
     """Training"""
     pairs: PairData
     """Data"""
+    run: Running = Running()
+    """Run"""
 
 
 class Scoring(Settings):
@@ -79,7 +85,7 @@ def adapt(given: Adapt, model: o.Model, output_dir: o.OutputDir, seed: o.Seed = 
     """Continue a model's pretraining on your own text."""
     if given.adapt.only_target:
         o.assert_language("adapt", given.text)
-    done = verbs().adapt(model, given.text, output_dir=output_dir, settings=given.adapt, seed=seed)
+    done = verbs().adapt(model, given.text, output_dir=output_dir, settings=given.adapt, seed=seed, running=given.run)
     show("adapt", output_dir, done.result)
 
 
@@ -102,12 +108,16 @@ def transfer(
         from polygraft.stages import transfer as stage
 
         without_shard_bars()
-        found = stage.run(section, source_before, source, target, text, output_dir, dry_run=True, seed=seed)
+        found = stage.run(
+            section, source_before, source, target, text, output_dir, dry_run=True, seed=seed, running=given.run
+        )
         planned = plan_text(found.pop("plan"))
         typer.echo("\n".join([*_numbers(found), planned]))
         return
     models = {"source": source, "source_before": source_before}
-    done = verbs().transfer(target, **models, text=text, output_dir=output_dir, settings=section, seed=seed)
+    done = verbs().transfer(
+        target, **models, text=text, output_dir=output_dir, settings=section, seed=seed, running=given.run
+    )
     show("transfer", output_dir, done.result)
 
 
@@ -115,7 +125,9 @@ def transfer(
 def finetune(given: Tuning, model: o.Model, output_dir: o.OutputDir, seed: o.Seed = 1) -> None:
     """Fine-tune an mBART model on labelled pairs: texts and summaries, or translations."""
     o.assert_language("finetune", given.pairs)
-    done = verbs().finetune(model, given.pairs, output_dir=output_dir, settings=given.finetune, seed=seed)
+    done = verbs().finetune(
+        model, given.pairs, output_dir=output_dir, settings=given.finetune, seed=seed, running=given.run
+    )
     show("finetune", output_dir, done.result)
 
 

@@ -72,7 +72,7 @@ class PairDataset(Dataset):
     """Labelled pairs with their special tokens: {"input_ids": list, "labels": list, "id": str, "language": code}."""
 
     def __init__(self, items: list[dict[str, Any]]) -> None:
-        self.items = items
+        self.items, self.places = items, range(len(items))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -186,6 +186,19 @@ def row_codes(rows: Iterable[dict[str, Any]], lang: str | None, column: str | No
             codes[name] = to_code(name, tokenizer)
         found.append(codes[name])
     return found
+
+
+def numbered_languages(
+    rows: Iterable[dict[str, Any]], columns: Sequence[str], data: TextDataset | PairDataset
+) -> np.ndarray:
+    """Return a number for the language, or the pair of languages, of each item: (N,) int64.
+
+    Rows are of one language where the same is written in `columns`.
+    """
+    numbers: dict[tuple[Any, ...], int] = {}
+    names = (tuple(row[column] for column in columns) for row in rows)
+    of_rows = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64)
+    return of_rows[np.asarray(data.places, dtype=np.int64)]
 
 
 class Column(Collection):

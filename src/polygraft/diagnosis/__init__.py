@@ -27,6 +27,7 @@ from polygraft.recipe.reading import arm_recipes, dump_recipe
 from polygraft.runs.arms import TARGET, adapt_arm
 from polygraft.runs.records import fingerprint_of, run_stage
 from polygraft.settings import Diagnose, Placebo, TextData
+from polygraft.training.reporting import assert_installed
 
 FILE, FOLDER = "diagnose.json", "diagnose"
 MAP_SCORES = ("bridge_heldout_r2", "state_map_heldout_r2", "output_map_heldout_r2", "heldout_r2")
@@ -64,6 +65,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     Raises:
         RecipeError: a recipe without text, or without an arm that transfers anything.
     """
+    assert_installed(recipe.report_to)
     settings, seed = recipe.diagnose or Diagnose(), recipe.seeds[0]
     folder = Path(recipe.output_dir) / recipe.name
     arms = arm_recipes(recipe)
@@ -73,7 +75,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
             "polygraft diagnose: the recipe needs `text`, on which to measure, and an arm with a `transfer` that takes "
             "something from a source."
         )
-    text, documents = _held_out(arms, seed, settings.max_samples)
+    text, documents = _held_out(arms, recipe.running.seed_of_data(seed), settings.max_samples)
     own = settings.model_copy(update={"placebos": ()})  # which of them are wanted changes nothing of what is measured
     states_of = partial(_states, own, seed, folder, text, documents)
     found = {name: states_of(name, arm) for name, arm in arms.items()}
@@ -131,7 +133,7 @@ def _states(
         # arms and placebos have much in common: what is the same checkpoint is measured once
         out = folder / FOLDER / hashlib.sha256(fingerprint_of(model).encode()).hexdigest()[:16]
         work = partial(held_out.run, model, documents, out)
-        record = run_stage("diagnose", out, settings, [model, text], seed, work)
+        record = run_stage("diagnose", out, settings, [model, text], arm.running.seed_of_data(seed), work)
         states[stage] = State(
             arm=name,
             stage=stage,

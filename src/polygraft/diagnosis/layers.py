@@ -25,7 +25,7 @@ def compare(arm: Recipe, seed: int) -> tuple[dict[str, Any] | None, list[str]]:
         return None, []
     settings = EncoderTransfer(rows="recentre")
     try:
-        inputs, _ = load_inputs(settings, None, arm.source, arm.target, arm.text, seed=seed)
+        inputs, _ = load_inputs(settings, None, arm.source, arm.target, arm.text, seed, arm.running)
         plan = rows.plan(inputs)
         with rows.mended(plan, rows.fit(plan, inputs), inputs):
             similarity = Calibration.of(inputs, inputs.source_after, TOKENS).cka()

@@ -10,12 +10,15 @@ from pydantic_core import PydanticCustomError
 from polygraft.objectives import DEFAULT_OBJECTIVE, MLM, OBJECTIVES, TextTask, WarmUp
 from polygraft.settings import (
     Budget,
+    DataSeed,
     Diagnose,
     Evaluate,
     Finetune,
     Forgetting,
     OneOf,
     PairData,
+    ReportTo,
+    Running,
     Settings,
     TextData,
     Verdict,
@@ -44,6 +47,8 @@ class Recipe(Settings):
     """Where all results live."""
     seeds: list[int] = Field([1])
     """The whole recipe is run once per seed; a verdict needs several."""
+    data_seed: DataSeed = None
+    report_to: ReportTo = ()
     source: str | None = None
     """The masked language model that learns from the text: hub name, folder, or polygraft/nano-xlmr."""
     target: str = "polygraft/nano-mbart"
@@ -77,3 +82,8 @@ class Recipe(Settings):
     """Named variants of this recipe: each overrides sections (null leaves a stage out). Without arms: one, `main`."""
     verdict: Verdict | None = None
     """Stage 5: the comparison that the report leads with."""
+
+    @property
+    def running(self) -> Running:
+        """How all of its stages are run."""
+        return Running(data_seed=self.data_seed, report_to=self.report_to)

@@ -10,8 +10,10 @@ from typing import Any
 from polygraft.recipe.problems import Finding, nearest_key, shown
 from polygraft.recipe.stages import BEFORE_TARGET, UNITS
 from polygraft.scoring.metrics import LOSS, METRICS
-from polygraft.settings import Forgetting, PairData, TextData
+from polygraft.settings import BALANCE_NEEDS, Forgetting, PairData, TextData
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
+
+TEXT_STAGES = ("adapt", "warm_up", "adapt_target")
 
 
 def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -25,7 +27,7 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(("adapt",), "its result is not used: add `transfer`, or leave `adapt` out")
     if isinstance(transfer, Mapping) and (method := _method(transfer)) is not None:
         yield from _transfer_rules(data, method)
-    for stage in ("warm_up", "adapt_target"):
+    for stage in TEXT_STAGES[1:]:
         if data.get(stage) is not None and not data.get("text"):
             yield Finding((stage,), "needs `text`, what it trains on")
     encoder = isinstance(transfer, Mapping) and (method := _method(transfer)) and method.replaces_encoder
@@ -33,6 +35,7 @@ def arm_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(("warm_up",), "needs `transfer: {method: encoder}`, whose bridge it trains")
     yield from _budget_rules(data)
     yield from _language_rules(data)
+    yield from _balance_rules(data)
     pairs = data.get("pairs")
     if isinstance(pairs, Mapping) and pairs.get("train_file") is None:
         meaning = str(PairData.model_fields["train_file"].description).rstrip(".")
@@ -74,6 +77,18 @@ def _language_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding((name, key), f"is missing: mBART has to be told; give it (uk, uk_UA) or `{key}_column`")
 
 
+def _balance_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Languages that are balanced have to be told apart."""
+    for name, kind, stages in (("text", TextData, TEXT_STAGES), ("pairs", PairData, ("finetune",))):
+        section = data.get(name)
+        if not isinstance(section, Mapping) or kind.model_construct(**section).language_columns:
+            continue
+        for stage in stages:
+            asked = data[stage].get("sampling_temperature", 1) if isinstance(data.get(stage), Mapping) else 1
+            if asked != 1:
+                yield Finding((stage, "sampling_temperature"), BALANCE_NEEDS, shown(asked))
+
+
 def _budget_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Exactly one of `adaptation_budget` and `adapt_target.budget`; and the first has to last for all stages."""
     total, target = data.get("adaptation_budget"), data.get("adapt_target")
@@ -108,7 +123,18 @@ def _amount(section: Any, unit: str) -> float:
 
 
 _RESERVED = {"recipe", "verdict", "diagnose", "report", "con", "nul", "aux", "prn"}
-SHARED_KEYS = ("version", "name", "output_dir", "seeds", "diagnose", "forgetting", "arms", "verdict")
+SHARED_KEYS = (
+    "version",
+    "name",
+    "output_dir",
+    "seeds",
+    "data_seed",
+    "report_to",
+    "diagnose",
+    "forgetting",
+    "arms",
+    "verdict",
+)
 """What all arms of a recipe have in common."""
 
 

@@ -44,6 +44,7 @@ class Result(_Part):
     eval_loss: float | None = None
     eval_loss_first: float | None = None
     classes: int | None = None
+    stopped_early: bool | None = None
 
 
 class Record(_Numbered):
@@ -70,6 +71,7 @@ class LoggedLine(_Part):
     loss: float | None = None
     eval_loss: float | None = None
     eval_masked_loss: float | None = None
+    eval_chrf: Annotated[float | None, Field(alias="eval_chrf++")] = None
 
 
 class Systems(_Part):

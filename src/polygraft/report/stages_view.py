@@ -67,6 +67,8 @@ def loss_plots(run: Run) -> list[Markup]:
         draw(title, unit, _curves(stages, "eval_loss", training=True))
         removed = _curves(stages, "eval_masked_loss", training=False)
         draw(f"{TITLES[name]}, removed tokens only", "held-out cross-entropy (nats)", removed)
+        decoded = _curves(stages, "eval_chrf", training=False)
+        draw(f"{TITLES[name]}, decoded sample", "chrF++ of validation pairs, 0 to 100", decoded)
     return drawn
 
 
@@ -92,7 +94,8 @@ def stage_rows(run: Run) -> list[StageRow]:
     for stage in run.stages:
         place = f"{stage.arm}, seed {stage.seed}"
         owner = first.setdefault((stage.name, stage.record.fingerprint), place) if stage.record else place
-        status = stage.status if owner == place else f"same as {owner}"
+        own = f"{stage.status}, stopped early" if stage.result.stopped_early else stage.status
+        status = own if owner == place else f"same as {owner}"
         rows.append(
             StageRow(arm=indices[stage.arm], stage=stage, status=status, shared=owner != place, loss=_held_out(stage))
         )

@@ -12,9 +12,9 @@ from polygraft.recipe import Recipe
 from polygraft.runs.costs import Cost, target_section
 from polygraft.runs.records import run_stage
 from polygraft.scoring.forgetting import STATES
-from polygraft.settings import AddLanguages, PairData, Settings, TextData
+from polygraft.settings import AddLanguages, PairData, Running, Settings, TextData
 from polygraft.stages import adapt, evaluate, finetune, forgetting, transfer, vocabulary
-from polygraft.transfers.methods import depends_on_seed
+from polygraft.transfers.methods import seeds_of
 
 TARGET = "target"  # the state of an arm before anything is done
 
@@ -25,8 +25,8 @@ def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
     model = list(states.values())[-1]
     pairs, tuned, scored = recipe.pairs, folder / "finetune", folder / "evaluate"
     labelled = pairs.model_copy(update={"test_file": None})
-    tune = partial(finetune.run, recipe.finetune, model, pairs, seed, tuned)
-    run_stage("finetune", tuned, recipe.finetune, [model, labelled], seed, tune)
+    tune = partial(finetune.run, recipe.finetune, model, pairs, seed, tuned, recipe.running)
+    run_stage("finetune", tuned, recipe.finetune, [model, labelled], seed, tune, running=recipe.running)
     score = partial(evaluate.run, recipe.evaluate, str(tuned), pairs, scored)
     run_stage("evaluate", scored, recipe.evaluate, [str(tuned), test_only(pairs)], None, score)
     if recipe.forgetting:
@@ -45,13 +45,15 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
         inputs: list[str | Settings | None],
         seed: int | None,
         work: Callable[[Path], Any],
+        running: Running = recipe.running,
     ) -> str:
         out = folder / name
-        costs[name] = Cost.of(run_stage(name, out, settings, inputs, seed, lambda: work(out)))
+        costs[name] = Cost.of(run_stage(name, out, settings, inputs, seed, lambda: work(out), running=running))
         return str(out)
 
     def train(name: str, settings: TextTask, model: str, text: TextData) -> str:
-        return stage(name, settings, [model, text], seed, partial(adapt.run, settings, model, text, seed))
+        work = partial(adapt.run, settings, model, text, seed, running=recipe.running)
+        return stage(name, settings, [model, text], seed, work)
 
     source, model, text = recipe.source, recipe.target, recipe.text
     if recipe.add_languages:
@@ -65,10 +67,10 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
         # What a transfer does not need it must not depend on, or another source would run it again.
         needs = recipe.transfer.needs
         before, after = recipe.source if needs.source_before else None, source if needs.source_after else None
-        drawn = seed if depends_on_seed(recipe.transfer, text) else None
+        drawn, told = seeds_of(recipe.transfer, text, seed, recipe.running)
         inputs = [before, after, model, text, getattr(recipe.transfer, "general", None)]
-        work = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed)
-        model = states["transfer"] = stage("transfer", recipe.transfer, inputs, drawn, work)
+        work = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed, running=recipe.running)
+        model = states["transfer"] = stage("transfer", recipe.transfer, inputs, drawn, work, told)
     if recipe.warm_up and text:
         model = states["warm_up"] = train("warm_up", recipe.warm_up, model, text)
     section = target_section(recipe, costs, where="/".join(folder.parts[-2:]))

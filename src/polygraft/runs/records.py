@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -24,23 +23,24 @@ from typing import Any
 
 from polygraft import machine, processes
 from polygraft.data.files import RESULT_FORMAT, appearing, assert_known_format, only_one, remove, write_atomically
-from polygraft.data.hub import PREFIX, hub_identity
-from polygraft.data.sources import data_files, data_settings, local_path
+from polygraft.data.sources import data_files, data_settings
 from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe.stages import stages_of
-from polygraft.settings import Forgetting, InputData, PairData, Settings, TextData, Trim
+from polygraft.runs.fingerprints import fingerprint_of
+from polygraft.settings import Forgetting, InputData, PairData, Running, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
-SAME_RESULT = {
-    "gradient_checkpointing"
-}  # settings that change no bit of a result: what is done stays, what runs goes on
+# Settings that change no bit of a result: what is done stays, what runs goes on.
+SAME_RESULT = {"gradient_checkpointing"}
 RUNNING, DONE = "running", "done"
 FINGERPRINT_VERSION = 4  # raised when a stage's results change with the same settings
 SCORES_VERSION = 5  # the same of `evaluate`, so that models are not trained again for another score
-# What a checkpoint is loaded from, and what lies beside it and is not read.
-LOADED = {".safetensors", ".json", ".model", ".bin", ".pt", ".txt", ".jinja", ".tiktoken"}
-BESIDE = {STAGE_FILE, "plan.json", "diagnostics.json", "scores.json", "measured.json", "training_args.bin"}
+# Settings that came after FINGERPRINT_VERSION: at their defaults results are what they were, and they are not told.
+NEWER = {
+    *("load_best_model_at_end", "early_stopping_patience", "early_stopping_threshold", "sampling_temperature"),
+    *("metric_for_best_model", "generation_max_samples", "generation_num_beams", "generation_max_length"),
+}
 
 
 def run_stage(
@@ -52,6 +52,7 @@ def run_stage(
     function: Callable[[], dict[str, Any]],
     *,
     replace: bool = True,
+    running: Running = Running(),
 ) -> dict[str, Any]:
     """Run `function` unless `out_dir` holds its result already; return the record in stage.json.
 
@@ -65,7 +66,7 @@ def run_stage(
         PolygraftError: what `out_dir` holds is not to be replaced, or another run is working in it.
     """
     with only_one(out_dir) if processes.is_main() else contextlib.nullcontext():
-        task = processes.by_main(lambda: Task.of(stage, settings, inputs, seed))
+        task = processes.by_main(lambda: Task.of(stage, settings, inputs, seed, running.data_seed))
         record = processes.by_main(lambda: _open(out_dir, task, replace))
         if record["status"] == DONE:
             _clear_up(out_dir)
@@ -150,14 +151,22 @@ def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a stage is to do: equal fingerprints mean equal results."""
+    """What a stage is to do: equal fingerprints mean equal results, whatever the `untold` settings are."""
 
     stage: str
     content: Mapping[str, Any]
     names: Sequence[str]
+    untold: frozenset[str]
 
     @classmethod
-    def of(cls, stage: str, settings: Settings, inputs: Sequence[str | Settings | None], seed: int | None) -> Task:
+    def of(
+        cls,
+        stage: str,
+        settings: Settings,
+        inputs: Sequence[str | Settings | None],
+        seed: int | None,
+        data_seed: int | None = None,
+    ) -> Task:
         """Take the fingerprints of all inputs: their contents count, not their names."""
         names, wanted = _flat(inputs), settings.model_dump()
         if wanted.get("precision") == "auto":  # another one that the environment names is another setting
@@ -168,18 +177,23 @@ class Task:
             "data": [data_settings(section) for section in inputs if isinstance(section, Settings)],
             "inputs": [fingerprint_of(name) for name in names],
         }  # fmt: skip
-        return cls(stage, content, names)
+        if seed is not None and data_seed not in (None, seed):
+            content["data_seed"] = data_seed
+        fields = type(settings).model_fields
+        untold = frozenset(name for name in NEWER & wanted.keys() if wanted[name] == fields[name].default)
+        return cls(stage, content, names, untold)
 
     @property
     def fingerprint(self) -> str:
-        telling = {key: value for key, value in self.content["settings"].items() if key not in SAME_RESULT}
-        content = {**self.content, "settings": telling}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        aside = self.untold | SAME_RESULT
+        told = {name: value for name, value in self.content["settings"].items() if name not in aside}
+        return hashlib.sha256(json.dumps({**self.content, "settings": told}, sort_keys=True).encode()).hexdigest()
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings as stage.json has them."""
-        return {**self.content["settings"], "seed": self.content["seed"]}
+        seeds = {key: self.content[key] for key in ("seed", "data_seed") if key in self.content}
+        return {**self.content["settings"], **seeds}
 
     def only_grew_from(self, found: Mapping[str, Any]) -> bool:
         """Whether this is the task of a record, but for a larger budget of the same unit."""
@@ -294,41 +308,10 @@ def _how_far(out_dir: Path, found: Mapping[str, Any]) -> str:
 
 def differences(found: Mapping[str, Any], task: Task) -> str:
     """Name the settings that differ from those of a record."""
-    before, now = found["settings"], task.settings
-    told = [key for key in now if key not in SAME_RESULT]
-    changed = [key for key in told if key not in before or json.dumps(before[key]) != json.dumps(now[key])]
+    now = {name: value for name, value in task.settings.items() if name not in SAME_RESULT}
+    before = {name: now.get(name) for name in task.untold} | found["settings"]
+    changed = [key for key in now if key not in before or json.dumps(before[key]) != json.dumps(now[key])]
     return f" ({', '.join(changed)})" if changed else ""
-
-
-def fingerprint_of(name: str) -> str:
-    """Fingerprint a data file by its content, a checkpoint by all that it is loaded from, a hub's by its commit."""
-    from polygraft.inference.engine import is_exported
-    from polygraft.models.checkpoints import commit_of, resolve
-
-    if name.startswith("file:"):
-        file = name.removeprefix("file:")
-        return hub_identity(file) if file.startswith(PREFIX) else _hash_files([local_path(file)])
-    folder = Path(name if is_exported(name) else resolve(name))
-    if not folder.is_dir():
-        return f"{name}@{commit_of(name)}"
-    paths = (path for pattern in ("*", "adapter/*") for path in folder.glob(pattern))
-    return _hash_files(sorted(path for path in paths if path.suffix in LOADED and path.name not in BESIDE))
-
-
-def _hash_files(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        state = path.stat()
-        digest.update(path.name.encode())
-        digest.update(_hash_file(path, state.st_ino, state.st_size, state.st_mtime_ns))
-    return digest.hexdigest()
-
-
-@functools.cache
-def _hash_file(path: Path, *state: int) -> bytes:
-    """Hash a file's content, once per run as long as its inode, size and time of change stay what they are."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def git_commit() -> str | None:

@@ -11,13 +11,15 @@ from polygraft.models import checkpoints
 from polygraft.objectives import TextTask
 from polygraft.objectives.noise import Noise
 from polygraft.objectives.task import Objective, SizedDataset
-from polygraft.settings import TextData
+from polygraft.settings import Running, TextData
 from polygraft.stages.train_stage import Lesson, train_stage
 
 EVAL_SEED = 1  # the same corruption of the validation text in every evaluation, arm and seed
 
 
-def run(settings: TextTask, model: str, text: TextData, seed: int, out_dir: Path) -> dict[str, Any]:
+def run(
+    settings: TextTask, model: str, text: TextData, seed: int, out_dir: Path, running: Running = Running()
+) -> dict[str, Any]:
     """Train `model` (hub name, folder or bundled name) on `text` and save it into `out_dir`; see `training.train`.
 
     Raises:
@@ -31,7 +33,7 @@ def run(settings: TextTask, model: str, text: TextData, seed: int, out_dir: Path
 
     def objectives(tokenizer: Any) -> tuple[Objective, Objective]:
         make = partial(settings.make, tokenizer, coded=coded)
-        return make(Noise(seed)), make(Noise(EVAL_SEED, fixed=True))
+        return make(Noise(running.seed_of_data(seed))), make(Noise(EVAL_SEED, fixed=True))
 
     def dataset(rows: Any, tokenizer: Any, network: Any) -> SizedDataset:
         length = min(settings.max_length_tokens, checkpoints.max_positions(network))
@@ -39,13 +41,13 @@ def run(settings: TextTask, model: str, text: TextData, seed: int, out_dir: Path
 
     lesson = Lesson(
         load=checkpoints.load_seq2seq if coded else checkpoints.load_masked_lm,
-        read=partial(read_text, text, seed),
+        read=partial(read_text, text, running.seed_of_data(seed)),
         languages=languages if coded else None,
-        texts=text.texts,
+        source=text,
         dataset=dataset,
         objectives=objectives,
         task=settings.objective,
         idle=settings.idle,
         writes=not coded or bool(settings.only_target),
     )
-    return train_stage(lesson, settings, model, seed, out_dir)
+    return train_stage(lesson, settings, model, seed, out_dir, running)

@@ -9,12 +9,15 @@ from typing import Any
 from polygraft.data.dataset import PairDataset, pair_codes, pair_dataset, read_pairs
 from polygraft.models import checkpoints, graft
 from polygraft.objectives.seq2seq import Seq2Seq
-from polygraft.settings import Finetune, PairData
+from polygraft.settings import Finetune, PairData, Running
 from polygraft.stages.train_stage import Lesson, train_stage
+from polygraft.training.sample import DecodedSample
 
 
-def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Path) -> dict[str, Any]:
-    """Fine-tune `model` on `pairs`, keep the checkpoint with the lowest development loss; see `training.train`."""
+def run(
+    settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Path, running: Running = Running()
+) -> dict[str, Any]:
+    """Fine-tune `model` on `pairs`, keep the checkpoint that is best on the development pairs; see `training.train`."""
 
     def dataset(rows: Any, tokenizer: Any, network: Any) -> PairDataset:
         limit = checkpoints.max_positions(network)
@@ -26,12 +29,12 @@ def run(settings: Finetune, model: str, pairs: PairData, seed: int, out_dir: Pat
 
     lesson = Lesson(
         load=checkpoints.load_seq2seq,
-        read=partial(read_pairs, pairs, seed),
+        read=partial(read_pairs, pairs, running.seed_of_data(seed)),
         languages=lambda rows, tokenizer: pair_codes(rows, pairs, tokenizer),
-        texts=pairs.texts,
+        source=pairs,
         dataset=dataset,
         objectives=lambda tokenizer: (Seq2Seq(tokenizer, settings.label_smoothing_factor), Seq2Seq(tokenizer)),
         task="seq2seq",
-        keep_best=True,
+        sample=partial(DecodedSample.of, settings, pairs),
     )
-    return train_stage(lesson, settings, model, seed, out_dir)
+    return train_stage(lesson, settings, model, seed, out_dir, running)

@@ -29,7 +29,7 @@ from polygraft.models.vocabulary import (
     token_counts,
     tokens_by_id,
 )
-from polygraft.settings import TextData
+from polygraft.settings import Running, TextData
 from polygraft.transfers.contract import Inputs, Work
 from polygraft.transfers.methods import Method
 from polygraft.transfers.plan import check_plan
@@ -49,6 +49,7 @@ def run(
     *,
     dry_run: bool = False,
     seed: int = 0,
+    running: Running = Running(),
 ) -> dict[str, Any]:
     """Transfer from a source checkpoint into a target, and save it with plan.json and diagnostics.json into `out_dir`.
 
@@ -57,7 +58,8 @@ def run(
             one does not load it.
         text: what the source was adapted on; its token counts weigh the rows.
         dry_run: only plan, and write nothing.
-        seed: of what a method draws at random, and of which rows of the text are held out from everything.
+        seed: of what a method draws at random.
+        running: with the seed by which rows of the text are held out from everything, where that is another.
 
     Returns:
         {"method", "mode" of embeddings, "rows": {token class: count}, "flops" where any were counted, "diagnostics":
@@ -68,7 +70,7 @@ def run(
         TransferError: an input that the method needs is missing, the vocabularies do not match, the plan is incomplete.
     """
     work: Work = settings.load()
-    inputs, warnings = load_inputs(settings, source_before, source_after, target, text, seed=seed, out_dir=out_dir)
+    inputs, warnings = load_inputs(settings, source_before, source_after, target, text, seed, running, out_dir)
     plan = work.plan(inputs)
     plan.warnings.extend(warnings)
     check_plan(plan, plan.tensors)
@@ -100,8 +102,8 @@ def load_inputs(
     source_after: str | None,
     target: str,
     text: TextData | None,
-    *,
     seed: int,
+    running: Running = Running(),
     out_dir: Path = Path(),
 ) -> tuple[Inputs, list[str]]:
     """Load what the method needs; returns the inputs, and warnings."""
@@ -111,7 +113,7 @@ def load_inputs(
         raise TransferError(
             f"{settings.title} needs {' and '.join(missing)}, which is not given: add it, or use mode: recentre."
         )
-    texts, languages = texts_of(text, seed) if text else ((), ())
+    texts, languages = texts_of(text, running.seed_of_data(seed)) if text else ((), ())
     names = {name: given[name] for name in wanted if name != "text"}
     sources = {name: checkpoints.load_masked_lm(str(path)) for name, path in names.items()}
     shapes = {name: tuple(embedding_matrix(model).shape) for name, model in sources.items()}
@@ -139,7 +141,7 @@ def load_inputs(
     adapter = Path(checkpoints.resolve(str(source_after))) / FOLDER if "source_after" in sources else None
     inputs = Inputs(
         settings=settings, target=model, vocabulary=vocabulary, tokens=tokens, counts=counts, **sources, texts=texts,
-        languages=languages, source_tokenizer=source_tokenizer, target_tokenizer=tokenizer, seed=seed,
+        languages=languages, source_tokenizer=source_tokenizer, target_tokenizer=tokenizer, seed=seed, running=running,
         adapter=adapter if adapter and adapter.is_dir() else None, out_dir=out_dir,
     )  # fmt: skip
     return inputs, warnings

@@ -59,6 +59,7 @@ class Spending(TrainerCallback, ExportableState):
             "skipped_steps": 0,  # in fp16, since gradients overflowed
             "warmed_up": None,  # the share at which the warm-up ended
             "evaluation_due": False,  # whether an evaluation was interrupted
+            "no_better": 0,  # evaluations since one was better than the best before it
         }  # fmt: skip
         self.first: dict[str, float] = {}  # the evaluation before the first step
         self.last_share = 0.0
@@ -77,6 +78,17 @@ class Spending(TrainerCallback, ExportableState):
     @property
     def share(self) -> float:
         return min(1.0, self.spent[self.unit] / self.amount)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether `early_stopping_patience` ended the training."""
+        patience = self.settings.early_stopping_patience
+        return patience is not None and self.spent["no_better"] >= patience
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.share >= 1.0 or self.stopped_early
 
     @property
     def schedule(self) -> Schedule:
@@ -167,7 +179,12 @@ class Spending(TrainerCallback, ExportableState):
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.safe = self._moment()  # the sum of losses begins anew
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Count evaluations without a gain, as transformers' EarlyStoppingCallback; `state` knows the best before."""
+        best, now, sign = state.best_metric, metrics[args.metric_for_best_model], 1 if args.greater_is_better else -1
+        better = best is None or sign * (now - best) > self.settings.early_stopping_threshold
+        self.spent["no_better"] = 0 if better else self.spent["no_better"] + 1
+        control.should_training_stop |= self.stopped_early
         self.safe = self._moment()
         self.started = time.monotonic()  # evaluation is not on the budget
 

@@ -12,12 +12,14 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from polygraft import machine, processes
-from polygraft.data.batching import make_batches
+from polygraft.data.batching import Balance, make_batches
 from polygraft.machine import Arithmetic
 from polygraft.models.recomputed import recomputing
 from polygraft.objectives.task import Objective, SizedDataset
-from polygraft.settings import Optimization
+from polygraft.settings import Optimization, Running
 from polygraft.training import stopping
+from polygraft.training.reporting import telling
+from polygraft.training.sample import SCORES, DecodedSample
 from polygraft.training.spending import Spending, learning_rate_factor
 from polygraft.training.trainer import CHECKPOINTS, STATE, StageTrainer, checkpoints_in, last_checkpoint
 
@@ -36,24 +38,28 @@ def train(
     *,
     seed: int,
     out_dir: Path,
-    keep_best: bool = False,
+    running: Running = Running(),
+    balance: Balance | None = None,
+    sample: DecodedSample | None = None,
 ) -> dict[str, Any]:
     """Train a model, in place, on (training, validation) data until the budget is spent.
 
     An interrupted run goes on from its last checkpoint in `out_dir`/checkpoints; the caller removes these once the
-    result is safe. With `keep_best` the model ends as it was at the lowest validation loss. Writes metrics.jsonl as
-    it goes; returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first
-    step), and `classes`, the vocabulary that the losses normalise over; in fp16 also skipped_steps, whose gradients
-    overflowed: they are steps like all others, but changed no weight.
+    result is safe. `balance` chooses what an epoch reads, `sample` is decoded at every evaluation. Writes metrics.jsonl
+    as it goes; returns steps, tokens, flops, train_seconds, train_loss, eval_loss and eval_loss_first (before the first
+    step), and `classes`, the vocabulary that the losses normalise over; where the best model is loaded also its step
+    and its scores, with early stopping whether that ended the training, and in fp16 skipped_steps, whose
+    gradients overflowed: they are steps like all others, but changed no weight.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step was saved.
         CheckpointError: a loss or a gradient is not a number.
     """
     train_data, eval_data = data
-    batches = make_batches(settings, train_data.lengths, 1, seed, processes.count(), processes.rank())
+    data_seed = running.seed_of_data(seed)
+    batches = make_batches(settings, train_data.lengths, 1, data_seed, processes.count(), processes.rank(), balance)
     checkpoint = last_checkpoint(out_dir)
-    spending = Spending(settings, batches, keep_best, out_dir.name)
+    spending = Spending(settings, batches, settings.load_best_model_at_end, out_dir.name)
     if checkpoint:
         spending.resume(checkpoint)
     if objective.noise:
@@ -65,18 +71,18 @@ def train(
     skips_layers = any(getattr(model.config, f"{side}layerdrop", 0.0) for side in ("", "encoder_", "decoder_"))
     model.forward = functools.partial(objective.loss, model)  # what DDP, FSDP and autocast wrap
     trainer = StageTrainer(
-        model=model, args=_arguments(settings, spending, seed, out_dir, arithmetic, skips_layers),
+        model=model, args=_arguments(settings, spending, (seed, data_seed), out_dir, arithmetic, skips_layers),
         train_dataset=train_data, eval_dataset=eval_data, processing_class=tokenizer, batches=batches,
-        objective=objective, spending=spending, eval_objective=eval_objective, out_dir=out_dir, callbacks=[spending],
-        rate=functools.partial(_rate, spending),
+        objective=objective, spending=spending, eval_objective=eval_objective, out_dir=out_dir,
+        callbacks=[spending], sample=sample, rate=functools.partial(_rate, spending),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # `Progress` shows where it stands; metrics.jsonl keeps the figures
-    with recomputing(model, settings.gradient_checkpointing):
+    with telling(trainer, running, out_dir), recomputing(model, settings.gradient_checkpointing):
         _go_through(trainer, checkpoint)
-    if keep_best:
+    if settings.load_best_model_at_end:
         trainer.load_weights(trainer.state.best_global_step)
     del model.forward
-    summary = _summary(trainer, keep_best)
+    summary = _summary(trainer, settings)
     del trainer, spending
     gc.collect()  # these are a ring of references, and its optimizer twice the size of the model
     machine.return_freed_memory()
@@ -92,7 +98,7 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
     spending = trainer.spending
     with stopping.deferred() as spending.request:
         try:
-            if checkpoint and spending.share >= 1.0:
+            if checkpoint and spending.done:
                 trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
                 trainer.load_weights(trainer.state.global_step)
                 if spending.spent["evaluation_due"]:
@@ -110,8 +116,14 @@ def _go_through(trainer: StageTrainer, checkpoint: Path | None) -> None:
 
 
 def _arguments(
-    settings: Optimization, spending: Spending, seed: int, out_dir: Path, arithmetic: Arithmetic, skips_layers: bool
+    settings: Optimization,
+    spending: Spending,
+    seeds: tuple[int, int],
+    out_dir: Path,
+    arithmetic: Arithmetic,
+    skips_layers: bool,
 ) -> TrainingArguments:
+    best = getattr(settings, "metric_for_best_model", "loss")
     return TrainingArguments(
         output_dir=str(out_dir / CHECKPOINTS),
         max_steps=int(spending.amount) if spending.unit == "steps" else UNLIMITED_STEPS,
@@ -122,22 +134,31 @@ def _arguments(
         remove_unused_columns=False, dataloader_pin_memory=False,
         # `Spending` says when to log, evaluate and save; "steps" that never come only make Trainer note the best.
         logging_strategy="no", eval_strategy="steps", eval_steps=UNLIMITED_STEPS, save_strategy="steps",
-        save_steps=UNLIMITED_STEPS, metric_for_best_model="eval_loss", greater_is_better=False,
+        save_steps=UNLIMITED_STEPS, metric_for_best_model=f"eval_{best}", greater_is_better=best != "loss",
         bf16=arithmetic == "bf16", fp16=arithmetic == "fp16", use_cpu=not torch.cuda.is_available(),
-        seed=seed, data_seed=seed,
+        seed=seeds[0], data_seed=seeds[1],
         ddp_find_unused_parameters=skips_layers, disable_tqdm=True, report_to=[], logging_nan_inf_filter=False,
     )  # fmt: skip
 
 
-def _summary(trainer: StageTrainer, keep_best: bool) -> dict[str, Any]:
+def _summary(trainer: StageTrainer, settings: Optimization) -> dict[str, Any]:
     spent, first, history = trainer.spending.spent, trainer.spending.first, trainer.state.log_history
     losses = [line["loss"] for line in history if "loss" in line]
-    evals = [line["eval_loss"] for line in history if line.get("step") and "eval_loss" in line]
+    evaluations = [line for line in history if line.get("step") and "eval_loss" in line]
     model = trainer.accelerator.unwrap_model(trainer.model)
-    skipped = {"skipped_steps": int(spent["skipped_steps"])} if trainer.accelerator.scaler else {}
-    return skipped | {
+    kept = evaluations[-1] if evaluations else {}
+    more: dict[str, Any] = {}
+    if settings.load_best_model_at_end:
+        kept = next(line for line in evaluations if line["step"] == trainer.state.best_global_step)
+        more = {key: kept[key] for key in (f"eval_{name}" for name in SCORES) if key in kept}
+        more["best_step"] = kept["step"]
+    if settings.early_stopping_patience:
+        more["stopped_early"] = trainer.spending.stopped_early
+    if trainer.accelerator.scaler:
+        more["skipped_steps"] = int(spent["skipped_steps"])
+    return {
         "steps": int(spent["steps"]), "tokens": int(spent["tokens"]), "flops": spent["flops"],
         "train_seconds": round(60 * spent["minutes"], 2), "train_loss": losses[-1] if losses else None,
-        "eval_loss": min(evals, default=None) if keep_best else evals[-1] if evals else None,
-        "eval_loss_first": first["eval_loss"], "classes": model.config.vocab_size,
+        "eval_loss": kept.get("eval_loss"), "eval_loss_first": first["eval_loss"], "classes": model.config.vocab_size,
+        **more,
     }  # fmt: skip

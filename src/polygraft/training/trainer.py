@@ -34,6 +34,7 @@ from polygraft.models.recomputed import PassFlops
 from polygraft.objectives.task import Objective, SizedDataset
 from polygraft.training import stopping
 from polygraft.training.dropout import FastDropout
+from polygraft.training.sample import DecodedSample
 from polygraft.training.spending import Spending
 
 EVAL_SIZE = 2  # times the training batch: without gradients, more fits
@@ -78,7 +79,7 @@ class StageTrainer(Trainer):
 
     def __init__(
         self, *, batches: LengthGroupedBatches, objective: Objective, spending: Spending, eval_objective: Objective,
-        out_dir: Path, rate: Callable[[], float], **kwargs: Any,
+        out_dir: Path, rate: Callable[[], float], sample: DecodedSample | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(data_collator=objective.collate, **kwargs)
         self.batches, self.objective = batches, objective
@@ -86,7 +87,7 @@ class StageTrainer(Trainer):
         self.train_data, self.eval_data = kwargs["train_dataset"], kwargs["eval_dataset"]
         self.model_accepts_loss_kwargs = True  # have the labels of the whole accumulated batch counted
         self._loss_shifts_labels = False
-        self.rate = rate
+        self.rate, self.sample = rate, sample
         self.step_items: list[int] = []  # of the training data, read since the last step
         self.asked_to_stop = False
         spending.catch_up = self.catch_up
@@ -94,6 +95,10 @@ class StageTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader of `self.batches`, which are this process's own: nothing is left for accelerate to share."""
         return self._loader(Numbered(self.train_data), self.batches, self._collate_numbered)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+        """Return the batches of a step: none where an evaluation that was caught up with has ended the training."""
+        return ([], None) if self.spending.done else super().get_batch_samples(*args, **kwargs)
 
     def _collate_numbered(self, items: list[tuple[int, dict[str, Any]]]) -> dict[str, Tensor]:
         numbers, rows = zip(*items, strict=True)
@@ -196,7 +201,7 @@ class StageTrainer(Trainer):
 
     @torch.inference_mode()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Return and log `eval_loss`, the mean over all labels (); what the main process measures counts.
+        """Return and log `eval_loss`, the mean over all labels, and the sample's scores; the main process's count.
 
         Raises:
             Stopped: that was asked for.
@@ -214,7 +219,10 @@ class StageTrainer(Trainer):
                 for name, (total, count) in self.eval_objective.eval_sums(model, batch).items():
                     sums[name] += float(total)
                     counts[name] += int(count)
-        metrics = processes.agreed({name: sums[name] / max(1, counts[name]) for name in sums})
+        metrics = {name: sums[name] / max(1, counts[name]) for name in sums}
+        if self.sample is not None and math.isfinite(metrics["eval_loss"]):
+            metrics |= self.sample.scores(model, self._heed)
+        metrics = processes.agreed(metrics)
         if not math.isfinite(metrics["eval_loss"]):
             step, loss = self.state.global_step, metrics["eval_loss"]
             raise self._diverged(f"after step {step}: the loss on the validation data is {loss}", [])

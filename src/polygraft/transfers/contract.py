@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from polygraft.models.vocabulary import VocabularyMap
+from polygraft.settings import Running
 from polygraft.transfers.plan import Plan
 
 
@@ -29,6 +30,7 @@ class Inputs:
         languages: of each document, as the user wrote them.
         source_tokenizer, target_tokenizer: of the two models; no source tokenizer without a source.
         seed: of whatever is drawn at random.
+        running: how a method that trains is run.
         adapter: the folder in which the adapted source's adapter is, if it has one.
         out_dir: where a method that trains keeps its checkpoints.
     """
@@ -45,6 +47,7 @@ class Inputs:
     source_tokenizer: Any = None
     target_tokenizer: Any = None
     seed: int = 0
+    running: Running = Running()
     adapter: Path | None = None
     out_dir: Path = Path()
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from polygraft.settings import ADAPTERS, Bottleneck, Budget, Lora, OneOf, Optimization, Settings, TextData
+from polygraft.settings import ADAPTERS, Bottleneck, Budget, Lora, OneOf, Optimization, Running, Settings, TextData
 
 Control = Literal["none", "random", "permuted"]
 
@@ -390,4 +390,15 @@ METHODS: dict[str, type[Method]] = {
 
 def depends_on_seed(settings: Method, text: TextData | None) -> bool:
     """Whether another seed gives another result: by what is drawn, or by which rows of the text are held out."""
-    return settings.draws or (text is not None and text.validation_file is None)
+    return settings.draws or _holds_out(text)
+
+
+def seeds_of(settings: Method, text: TextData | None, seed: int, running: Running) -> tuple[int | None, Running]:
+    """What a transfer's result depends on: the seed of what is drawn or held out, and that of the data beside it."""
+    if settings.draws:
+        return seed, running
+    return (running.seed_of_data(seed) if _holds_out(text) else None), Running()
+
+
+def _holds_out(text: TextData | None) -> bool:
+    return text is not None and text.validation_file is None

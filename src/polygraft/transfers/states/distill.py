@@ -148,7 +148,7 @@ def apply(plan: StatesPlan, fitted: MapsFit, inputs: Inputs) -> StatesChanges:
             parameter.requires_grad_(parameter.requires_grad and name.startswith(TRAINED))
     trained = train(
         model, inputs.target_tokenizer, settings, objective, objective, (Readings(moved), Readings(held_out)),
-        seed=inputs.seed, out_dir=inputs.out_dir,
+        seed=inputs.seed, out_dir=inputs.out_dir, running=inputs.running,
     )  # fmt: skip
     trained |= adapters.finish(model, lora, inputs.out_dir)
     model.requires_grad_(True).eval().cpu()  # where all else is that `diagnose` compares it with

@@ -1,7 +1,7 @@
 """The bundled pair: its layout mirrors the real one, it knows what its names say, and it is small."""
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -130,6 +130,26 @@ def test_same_family_same_split_in_every_language():
         for split in ("adapt", "train", "validation", "test"):
             for row in read_rows(f"polygraft/sample/{language}/{split}.parquet", ["text", "family"]):
                 assert split_of.setdefault(row["family"], split) == split
+
+
+def test_translations_are_in_their_split_and_nothing_is_in_two():
+    split_of, seen = {}, {}
+    for language in LANGUAGES:
+        for split in ("adapt", "train", "validation", "test"):
+            rows = read_rows(f"polygraft/sample/{language}/{split}.parquet", ["text", "family"])
+            split_of |= {row["family"]: split for row in rows}
+    columns = ["source", "target", "source_lang", "target_lang", "family"]
+    for split in ("train", "validation", "test"):
+        rows = read_rows(f"polygraft/sample/translation/{split}.parquet", columns)
+        assert len({row["id"] for row in rows}) == len(rows)
+        for row in rows:
+            assert split_of.setdefault(row["family"], split) == split
+            direction = row["source_lang"], row["target_lang"]
+            for side in ("source", "target"):
+                assert seen.setdefault((*direction, side, row[side].casefold()), row["id"]) == row["id"]
+        counts = Counter((row["source_lang"], row["target_lang"]) for row in rows)
+        assert set(counts) == {("de", "fr"), ("fr", "de"), ("uk", "de"), ("de", "uk")}
+        assert min(counts.values()) >= 60
 
 
 def test_names():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,34 +55,40 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
 def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[str, Any]:
     from polygraft import report
     from polygraft.scoring import verdict
+    from polygraft.scoring.forgetting import of_runs
 
     outcome = None
     if recipe.verdict is not None:
         runs = {arm: [folder / arm / f"seed-{seed}" for seed in recipe.seeds] for arm in arms}
+        forgotten = of_runs(runs, recipe.verdict.confidence) if recipe.forgetting else None
         cost = {arm: adaptation_cost(runs[arm], stages_of(one)) for arm, one in arms.items()}
         spent = {arm: {"seconds": one.seconds, "flops": one.flops, "tokens": one.tokens} for arm, one in cost.items()}
-        outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds, spent)
-    return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, arms, recipe.seeds)}
+        outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds, spent, forgotten)
+    return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, recipe, arms)}
 
 
-def score_table(folder: Path, arms: Mapping[str, Recipe], seeds: Sequence[int]) -> list[dict[str, Any]]:
+def score_table(folder: Path, recipe: Recipe, arms: Mapping[str, Recipe]) -> list[dict[str, Any]]:
     """Return one row per arm: mean scores over seeds, and the mean cost of adaptation and fine-tuning."""
-    from polygraft.scoring.metrics import METRICS
+    from polygraft.scoring.metrics import shown_first
+    from polygraft.scoring.words import LEADS
 
-    shown = [name for name, metric in METRICS.items() if metric.main]
+    shown, seeds = shown_first(recipe.verdict), recipe.seeds
     rows: list[dict[str, Any]] = []
-    for arm, recipe in arms.items():
+    for arm, one in arms.items():
         runs = [folder / arm / f"seed-{seed}" for seed in seeds]
         scores = [json.loads((run / "evaluate" / "scores.json").read_text())["systems"] for run in runs]
         model = [score["model"]["all"] for score in scores]
         lead = scores[0]["lead"]["all"]
-        records = [r for run in runs for stage in stages_of(recipe) if (r := read_record(run / stage))]
+        records = [r for run in runs for stage in stages_of(one) if (r := read_record(run / stage))]
         row: dict[str, Any] = {
             "arm": arm,
             "seeds": len(seeds),
             "seconds": sum(r["seconds"] for r in records) / len(seeds),
         }
-        row |= {name: sum(one[name]["score"] for one in model) / len(model) for name in shown}
+        row |= {name: sum(scored[name]["score"] for scored in model) / len(model) for name in shown}
         rows.append(row)
-    rows.append({"arm": "lead baseline"} | {name: lead[name]["score"] for name in shown if name in lead})
+    rows.append(
+        {"arm": LEADS[recipe.evaluate.lead_tokens == 0].name}
+        | {name: lead[name]["score"] for name in shown if name in lead}
+    )
     return rows

@@ -447,8 +447,33 @@ class Evaluate(Decoding):
 
     max_samples: PositiveInt | None = None
     """Score only the first so many test pairs."""
-    lead_tokens: PositiveInt = 16
-    """Length of the lead baseline: the first so many tokens of the input."""
+    lead_tokens: Annotated[int, Field(ge=0)] = 16
+    """Length of the lead baseline: the first so many tokens of the input; 0 for all of it, as translations want it."""
+
+
+class Forgetting(Settings):
+    """Held-out text in languages that the target knew before: what becomes of them."""
+
+    test_file: Files
+    """Text that no stage trains on: a file, a glob, a folder, a bundled name, or a list of these; see docs/files.md."""
+    text_column: str = "text"
+    """The column that holds the text (ignored for .txt)."""
+    lang: str | None = None
+    """Language of the text: `de`, `de_DE` and `deu_Latn` mean the same."""
+    lang_column: str | None = None
+    """The column that names each row's language, for files of several languages; overrides `lang`."""
+    max_samples: PositiveInt = 100
+    """Documents of each language that are read, the first ones."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that each file must have, the text first."""
+        return [*self.texts, *([self.lang_column] if self.lang_column else [])]
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of text; a row that is blank in one of them is left out."""
+        return [self.text_column]
 
 
 class Generate(Decoding):
@@ -539,3 +564,6 @@ class Verdict(Settings):
     """Arms are equivalent if the interval of their difference in loss (nats per reference token) lies within ± this."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Level of the intervals."""
+    metrics: list[str] = ["chrf++", "rougeL"]
+    """Scores of generated text by which the two arms are compared as well, named as in scores.json: of summaries
+    chrf++ and rougeL, of translations bleu and chrf++. The report shows them first."""

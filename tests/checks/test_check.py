@@ -80,6 +80,20 @@ def test_report_of_a_good_recipe(data, tiny_mbart, tiny_xlmr):
         assert said in shown
 
 
+def test_forgetting_is_priced_by_its_documents_and_checkpoints(data, tmp_path):
+    (tmp_path / "known.txt").write_text("Das Paket enthält die Dateien für Entwickler.\n" * 20)
+    data["forgetting"] = {"test_file": str(tmp_path / "known.txt"), "lang": "de", "max_samples": 5}
+    few = examine(data)
+    plain, direct = (few.stages[arm][-1] for arm in ("plain", "direct"))
+    assert plain.stage == direct.stage == "forgetting" and plain.seconds > 0
+    assert direct.flops == 1.5 * plain.flops  # the target as it was, adapted, fine-tuned; and without the second
+    data["forgetting"]["max_samples"] = 10
+    assert examine(data).stages["plain"][-1].flops == 2 * plain.flops
+    data["forgetting"]["lang"] = "el"
+    with pytest.raises(DataError, match=r"forgetting\.lang: language 'el'"):
+        examine(data)
+
+
 def test_what_is_left_of_a_common_budget(data):
     how = {"per_device_train_batch_size": 4, "precision": "fp32"}
     data["arms"] = {

@@ -95,7 +95,7 @@ def test_each_file_once_and_leaks_within_an_arm_only(write):
 
 
 ROLES = {"text.train": "adapt", "text.validation": "validation", "pairs.train": "train",
-         "pairs.validation": "validation", "pairs.test": "test"}  # fmt: skip
+         "pairs.validation": "validation", "pairs.test": "test", "forgetting.test": "test"}  # fmt: skip
 LEAKS = {
     ("pairs.test", "pairs.train"): "memory, not skill",
     ("pairs.test", "pairs.validation"): "choose the checkpoint that they score",
@@ -103,6 +103,8 @@ LEAKS = {
     ("pairs.validation", "pairs.train"): "knows them by heart",
     ("pairs.validation", "text.train"): "Their summaries are not there, but models adapted to that text have read",
     ("text.validation", "text.train"): "one of training",
+    ("forgetting.test", "text.train"): "one of training",
+    ("forgetting.test", "pairs.train"): "one of training",
     ("pairs.train", "text.train"): None,
     ("pairs.test", "text.validation"): None,
     ("pairs.train", "text.validation"): None,
@@ -115,7 +117,7 @@ def test_leaks(write, role, other):
     stray = rows[role][4:7]
     # where they land: on lines 3, 1 and 2, with other spaces and, in pairs, another summary
     rows[other] = [{**row, "text": f" {row['text']} ", "summary": "x"} for row in [*stray[1:], stray[0]]] + rows[other]
-    files: dict[str, Any] = {"text": {"lang": "fr"}, "pairs": {}}
+    files: dict[str, Any] = {"text": {"lang": "fr"}, "pairs": {}, "forgetting": {"lang": "fr"}}
     for name in ROLES:
         section, split = name.split(".")
         files[section][f"{split}_file"] = write(f"{name}.jsonl", rows[name])
@@ -130,6 +132,21 @@ def test_leaks(write, role, other):
     assert "line 5 = line 3 there" in warning
     assert LEAKS[role, other] in warning
     assert warning.endswith(f"Remove them from {leak.other_file}.")
+
+
+BASELINES = {  # settings of pairs, lead_tokens, and whether the baseline is doubted
+    "one language": ({"source_lang": "de"}, 16, False),
+    "one language, written twice": ({"source_lang": "de", "target_lang": "deu_Latn"}, 16, False),
+    "a translation": ({"source_lang": "de", "target_lang": "fr"}, 16, True),
+    "a translation beside its source": ({"source_lang": "de", "target_lang": "fr"}, 0, False),
+}
+
+
+@pytest.mark.parametrize(("pairs", "lead_tokens", "doubted"), BASELINES.values(), ids=BASELINES)
+def test_the_first_words_are_no_baseline_of_translations(pairs, lead_tokens, doubted):
+    warnings = check_data(arms(pairs=pairs, evaluate={"lead_tokens": lead_tokens})).warnings
+    found = [warning for warning in warnings if "evaluate.lead_tokens to 0" in warning]
+    assert len(found) == doubted and all("go from 'de' to 'fr'" in warning for warning in found)
 
 
 def test_one_file_in_two_roles():

@@ -105,6 +105,17 @@ def test_parallel_files_of_lines(tmp_path, monkeypatch, files, name, columns, ex
     assert found == [languages[language] for language in expected]
 
 
+def test_parallel_files_are_asked_for_in_both_directions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.en").write_text("dog\n")
+    (tmp_path / "t.uk").write_text("пес\n")
+    columns = ["text", "summary", "from", "to"]
+    rows = [[row[column] for column in columns] for row in read_rows(["t.{en,uk}", "t.{uk,en}"], columns)]
+    assert rows == [["dog", "пес", "en", "uk"], ["пес", "dog", "uk", "en"]]
+    with pytest.raises(DataError, match="no column 'to'"):  # whose language it would be is not said
+        read_rows("t.{en,uk}", ["text", "summary", "to"])
+
+
 def test_parallel_files_of_unequal_length(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.en").write_text("one\n" * 1200)

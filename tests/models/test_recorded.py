@@ -51,7 +51,7 @@ def test_what_finetuning_records_is_obeyed_with_and_without_polygraft(tuned, sen
     assert capsys.readouterr().err == said
     assert taken == generate_texts(name, sentences[:2], "en", "uk", GREEDY)
     scores = evaluate.run(GREEDY, name, PairData(train_file="", test_file=pairs, source_lang="en"), tmp_path / "scores")
-    assert set(scores["systems"]["model"]) == {"uk_UA", "all"}
+    assert set(scores["systems"]["model"]) == {"en_XX-uk_UA", "all"}
 
 
 def test_another_language_is_taken_and_said(tuned, capsys):
@@ -86,6 +86,38 @@ def test_a_model_that_writes_what_it_reads_goes_on_so(tuned):
     assert (columns.source_lang, columns.target_lang) == (None, None)  # each row's own
 
 
+def test_each_source_has_the_target_that_it_was_translated_into(tiny_mbart, tiny_mbart_dir, mbart_tokenizer, tmp_path):
+    """Reading and writing the same three languages, as a model that writes what it reads does, means no such thing."""
+    directions = [("de_DE", "fr_XX"), ("fr_XX", "de_DE"), ("de_DE", "uk_UA"), ("uk_UA", "de_DE")]
+    record(tiny_mbart, mbart_tokenizer, *map(set, zip(*directions, strict=True)), directions)
+    tiny_mbart.save_pretrained(tmp_path / "model")
+    mbart_tokenizer.save_pretrained(tmp_path / "model")
+    name = str(tmp_path / "model")
+    tokenizer = checkpoints.load_tokenizer(name)
+    assert choose(name, tokenizer, "uk", None) == ("uk_UA", "de_DE")
+    assert choose(name, tokenizer, "fr", None) == ("fr_XX", "de_DE")
+    assert choose(name, tokenizer, "de", "uk") == ("de_DE", "uk_UA")
+    with pytest.raises(RecipeError, match=r"which language it writes is not said, and it was tuned for .*uk_UA\. Give"):
+        choose(name, tokenizer, "de", None)
+
+
+def test_training_with_a_trimmed_vocabulary_records_the_same(tiny_mbart_dir, pairs, tmp_path):
+    sides = {"train_file": pairs, "source_lang_column": "from", "target_lang": None}
+    settings = TUNE.model_copy(update={"trim_vocabulary": True})
+    finetune.run(settings, str(tiny_mbart_dir), PairData(**sides), 1, tmp_path / "trimmed")
+    finetune.run(TUNE, str(tiny_mbart_dir), PairData(**sides), 1, tmp_path / "whole")
+    kept = [getattr(checkpoints.load_config(str(tmp_path / name)), KEY, None) for name in ("trimmed", "whole")]
+    assert kept[0] == kept[1]
+    assert kept[0]["directions"] == [["de_DE", "de_DE"], ["en_XX", "en_XX"]]
+
+
+def test_a_checkpoint_of_before_that_writes_what_it_reads(tiny_mbart, mbart_tokenizer, tmp_path):
+    setattr(tiny_mbart.config, KEY, {"source": ["de_DE", "en_XX"], "target": ["de_DE", "en_XX"]})
+    tiny_mbart.save_pretrained(tmp_path)
+    mbart_tokenizer.save_pretrained(tmp_path)
+    assert choose(str(tmp_path), checkpoints.load_tokenizer(str(tmp_path)), "en", None) == ("en_XX", "en_XX")
+
+
 def test_nothing_recorded_is_asked_for(tiny_mbart_dir):
     tokenizer = checkpoints.load_tokenizer(str(tiny_mbart_dir))
     for given, side in (((None, "uk"), "source"), (("uk", None), "target")):
@@ -105,7 +137,7 @@ def test_published_configurations(published, name, targets):
     found = languages_of(
         checkpoints.load_config(folder), checkpoints.load_generation_config(folder), checkpoints.load_tokenizer(folder)
     )
-    assert found == ((), targets)
+    assert found == ((), targets, ())
 
 
 def test_it_outlives_trimming_restoring_and_new_languages(tuned, tiny_mbart_dir, pairs, tmp_path):

@@ -248,6 +248,15 @@ ARM_PROBLEMS = {
         ("treatment: detour", "treatment: detuor"),
         ["line 20: verdict.treatment = detuor: no such arm; did you mean `detour`?"],
     ),
+    "scores that no verdict compares by": (
+        ("control: plain}", "control: plain, metrics: [rougel, loss_per_token, copy_rate, rouge1, rouge1]}"),
+        [
+            "line 20: verdict.metrics.0 = rougel: no such score to compare by; did you mean `rougeL`?",
+            "line 20: verdict.metrics.1 = loss_per_token: decides the verdict anyway: leave it out",
+            "line 20: verdict.metrics.2 = copy_rate: no such score to compare by; scores: chrf++, bleu, rouge1",
+            "line 20: verdict.metrics.4 = rouge1: is named twice",
+        ],
+    ),
     "verdict of an arm against itself": (
         ("control: plain", "control: detour"),
         ["line 20: verdict.control = detour: must be another arm than the treatment"],

@@ -36,7 +36,7 @@ def test_a_verdict_is_shown_with_all_it_rests_on(copy, change, text_of):
     text = text_of(copy)
     for said in (
         "2 seeds (1, 2), 24 test documents, 95% interval, p = 0.030 of no difference; below 0 favours detour.",
-        "97.5% 0.044 helped", "detour against lead",
+        "97.5% 0.044 helped", "detour against lead baseline",
     ):  # fmt: skip
         assert said in text, said
     change(copy / "verdict.json", low=None, high=None, includes_seeds=False, p_value=None)

@@ -307,3 +307,40 @@ def test_new_language_and_trimmed_vocabulary_in_a_recipe(recipe_data, tmp_path):
     classes = json.loads((out / "a/seed-1/finetune/stage.json").read_text())["result"]["classes"]
     assert classes < new
     assert f"over {classes:,} classes" in Path(result["report"]).read_text(encoding="utf-8")
+
+
+def test_forgetting_is_a_stage_of_every_arm(recipe_data, tmp_path):
+    """It depends on the text's content and on the checkpoints; nothing depends on it, and where it is not asked for
+    there is none."""
+    known = tmp_path / "known.txt"
+    known.write_text("Das Paket enthält die Dateien für Entwickler.\nEs wird zum Bauen von Programmen gebraucht.\n")
+    recipe_data["arms"] = {arm: recipe_data["arms"][arm] for arm in ("plain", "direct")}
+    recipe_data["verdict"] = {"treatment": "direct", "control": "plain"}
+    assert run(recipe_data)["verdict"]["forgetting"] is None
+    out = tmp_path / "out" / "tiny"
+    before = states(out)
+
+    recipe_data["forgetting"] = {"test_file": str(known), "lang": "de"}
+    result = run(recipe_data)
+    after = states(out)
+    assert {stage: after[stage] for stage in before} == before
+    assert set(after) - set(before) == {"plain/seed-1/forgetting", "direct/seed-1/forgetting"}
+    found = result["verdict"]["forgetting"]
+    assert found["plain"]["de_DE"]["adapted"]["effect"] == 0.0 != found["direct"]["de_DE"]["adapted"]["effect"]
+    assert found["plain"]["de_DE"]["target"] == found["direct"]["de_DE"]["target"]
+    assert "Held-out loss of known languages (de_DE) by adaptation: 'direct' " in result["verdict"]["sentence"]
+    card = (out / "direct/seed-1/finetune/README.md").read_text(encoding="utf-8")
+    target, effect = found["direct"]["de_DE"]["target"], found["direct"]["de_DE"]["adapted"]["effect"]
+    assert f"| de_DE | {target:.3f} | " in card and f" ({effect:+.3f}".replace("-", "\N{MINUS SIGN}") in card
+    report = Path(result["report"]).read_text(encoding="utf-8")
+    assert report.count("2 documents</span>") == 2 and f'<td class="num">{target:.3f}</td>' in report
+
+    (tmp_path / "moved").mkdir()
+    known.rename(tmp_path / "moved" / "known.txt")
+    recipe_data["forgetting"]["test_file"] = str(tmp_path / "moved" / "known.txt")
+    run(recipe_data)
+    assert states(out) == after, "contents count, not places"
+    recipe_data["forgetting"]["max_samples"] = 1
+    run(recipe_data)
+    changed = {stage for stage, time in states(out).items() if time != after[stage]}
+    assert changed == {"plain/seed-1/forgetting", "direct/seed-1/forgetting"}

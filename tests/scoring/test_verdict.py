@@ -199,6 +199,31 @@ def edit_row(run_dir, arm, seed, number, **changes) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
+def test_metrics_name_what_is_compared_beside_the_loss(tmp_path):
+    write_run(tmp_path, losses_of([2.0, 2.01, 1.99]), GOOD)
+    chosen = SETTINGS.model_copy(update={"metrics": ["rouge1", "chrf++"]})
+    found = verdict.run(tmp_path, chosen, ARMS, [1, 2, 3], NOTHING)
+    of_text = [item["metric"] for item in found["comparisons"] if "loss" not in item["metric"]]
+    assert of_text == ["chrF++", "ROUGE-1"]
+    alone = SETTINGS.model_copy(update={"metrics": []})
+    assert verdict.run(tmp_path, alone, ARMS[1:], [1, 2, 3], NOTHING)["comparisons"] == []
+
+
+def test_a_lead_that_is_all_of_the_source_is_called_so(tmp_path):
+    write_run(tmp_path, losses_of([2.0]), GOOD)
+    for arm in ARMS:
+        for number in range(DOCUMENTS):
+            edit_row(tmp_path, arm, 1, number, lead=f"довгий текст\u2028{number}")
+    found = verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
+    assert "The copied source (the text as it is, untranslated) has chrF++" in found["sentence"]
+    assert found["lead"]["is_source"] is True
+    edit_row(tmp_path, "detour", 1, 0, source_lang="de_DE")  # the others are older, and do not say
+    verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
+    edit_row(tmp_path, "plain", 1, 0, source_lang="fr_XX")
+    with pytest.raises(DataError, match="its source_lang is 'de_DE', but 'fr_XX'"):
+        verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -9,6 +9,7 @@ import os
 
 import pytest
 import torch
+from sacrebleu.metrics import CHRF
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBartTokenizer
 
 from polygraft.data.dataset import pair_codes
@@ -164,7 +165,32 @@ def test_max_samples_and_a_target_language_of_its_own(model_dir, test_file, tmp_
     settings = SETTINGS.model_copy(update={"max_samples": 4})
     pairs = pairs_of(test_file, source_lang="en", target_lang="ukr_Cyrl")
     assert evaluate.run(settings, str(model_dir), pairs, tmp_path / "evaluate")["documents"] == 4
-    assert {row["lang"] for row in read_predictions(tmp_path / "evaluate")} == {"uk_UA"}
+    rows = read_predictions(tmp_path / "evaluate")
+    assert {(row["source_lang"], row["lang"]) for row in rows} == {("en_XX", "uk_UA")}
+
+
+def test_translations_have_scores_per_direction_beside_the_copied_source(model_dir, tmp_path, sentences):
+    """Of each direction, what sacreBLEU says of its documents alone: two sources of one target do not mix."""
+    directions = [("en", "de"), ("fr", "de"), ("de", "fr")]
+    rows = [
+        {"text": text, "summary": text[3:20], "from": source, "to": target}
+        for text, (source, target) in zip(sentences, directions * 4, strict=True)
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = SETTINGS.model_copy(update={"lead_tokens": 0})
+    pairs = pairs_of(path, source_lang_column="from", target_lang_column="to")
+    scores = evaluate.run(settings, str(model_dir), pairs, tmp_path / "evaluate")["systems"]
+    assert list(scores["model"]) == ["de_DE-fr_XX", "en_XX-de_DE", "fr_XX-de_DE", "all"]
+    written = read_predictions(tmp_path / "evaluate")
+    assert all(row["lead"] == row["source"] == line["text"] for row, line in zip(written, rows, strict=True))
+    for direction in list(scores["model"])[:3]:
+        mine = [row for row in written if f"{row['source_lang']}-{row['lang']}" == direction]
+        assert len(mine) == 4
+        references = [[row["reference"] for row in mine]]
+        for system, field in (("model", "prediction"), ("lead", "source")):
+            expected = CHRF(word_order=2).corpus_score([row[field] for row in mine], references).score
+            assert scores[system][direction]["chrf++"]["score"] == pytest.approx(expected)
 
 
 def test_languages_of_rows(mbart_tokenizer):

@@ -110,6 +110,7 @@ def run(recipe: Recipe) -> Report:
 def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:
     """Each language that an arm's data is declared to be in and that the target must have: where it is declared."""
     files = {label(names) for names in (recipe.pairs.train_file, recipe.pairs.validation_file, recipe.pairs.test_file)}
+    files |= {label(recipe.forgetting.test_file)} if recipe.forgetting else set()
     compared = recipe.transfer is not None and recipe.transfer.compares_states
     if recipe.text and (recipe.adapt_target or recipe.warm_up or compared):
         files |= {label(names) for names in (recipe.text.train_file, recipe.text.validation_file)}

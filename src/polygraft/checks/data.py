@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from polygraft.checks.language import LanguageReport, language_warnings, report_language
 from polygraft.checks.scan import EXAMPLES, FileReport, Scan, Table
+from polygraft.data.languages import language_prefix
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe
 
@@ -26,6 +27,8 @@ LEAKS = {
     ("pairs.validation", "pairs.train"): "They choose the checkpoint that knows them by heart.",
     ("pairs.validation", "text.train"): ADAPTED,
     ("text.validation", "text.train"): "Their loss is one of training.",
+    ("forgetting.test", "text.train"): "Their loss is one of training.",
+    ("forgetting.test", "pairs.train"): "Their loss is one of training.",
 }
 """The roles whose files must not share texts, and what it means if they do."""
 
@@ -79,7 +82,7 @@ def check_data(arms: Mapping[str, Recipe]) -> DataReport:
     language = tuple(_languages(uses, scans))
     warnings = [warning for use in uses for warning in _row_warnings(use, scans[use.table])]
     for arm, recipe in arms.items():
-        warnings += _size_warnings(recipe, uses_of[arm], scans)
+        warnings += [*_size_warnings(recipe, uses_of[arm], scans), *_baseline_warnings(recipe)]
     warnings += [*map(_leak_warning, leaks), *language_warnings(language)]
     files = tuple(scan.report([use.role for use in uses if use.table == table]) for table, scan in scans.items())
     return DataReport(files, leaks, language, tuple(dict.fromkeys(warnings)))
@@ -100,6 +103,9 @@ def _uses(recipe: Recipe) -> list[_Use]:
             if file:
                 table = Table(file, tuple(text.columns), (text.lang_column,))
                 uses.append(_Use(f"text.{split}", table, ((text.lang or "", "text.lang"),)))
+    if (known := recipe.forgetting) is not None:
+        table = Table(known.test_file, tuple(known.columns), (known.lang_column,))
+        uses.append(_Use("forgetting.test", table, ((known.lang or "", "forgetting.lang"),)))
     source, target = (pairs.source_lang or "", "pairs.source_lang"), (pairs.target_lang or "", "pairs.target_lang")
     langs = (pairs.source_lang_column, pairs.target_lang_column)
     if pairs.target_lang is None:  # as in data/dataset.py, the input's language is then the output's
@@ -172,6 +178,17 @@ def _size_warnings(recipe: Recipe, uses: list[_Use], scans: Mapping[Table, Scan]
             limit = "" if scored == rows else " (evaluate.max_samples)"
             remedy = f"Have at least {FEW_TEST_ROWS}, for narrower intervals."
             yield f"{file}: {scored} test pair(s){limit} are few. {remedy}"
+
+
+def _baseline_warnings(recipe: Recipe) -> Iterator[str]:
+    """Of a translation the first words are no baseline: they are in the wrong language, and too few."""
+    source = recipe.pairs.source_lang_column or recipe.pairs.source_lang or ""
+    target = recipe.pairs.target_lang_column or recipe.pairs.target_lang or source
+    if recipe.evaluate.lead_tokens and language_prefix(source) != language_prefix(target):
+        yield (
+            f"pairs go from '{source}' to '{target}', but their baseline is the first {recipe.evaluate.lead_tokens} "
+            "tokens of the input. If they are translations, set evaluate.lead_tokens to 0: the copied source."
+        )
 
 
 def _leaks(uses: list[_Use], scans: Mapping[Table, Scan]) -> Iterator[Leak]:

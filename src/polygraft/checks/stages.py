@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from polygraft import machine
+from polygraft.checks.memory import BYTES, parameters_of
 from polygraft.checks.models import Opened
 from polygraft.checks.needs import (
     Lengths,
@@ -27,12 +28,15 @@ from polygraft.data.notices import Unwritable
 from polygraft.data.reading import Names, blank_columns, iter_rows, label
 from polygraft.errors import PolygraftError
 from polygraft.machine import Arithmetic
+from polygraft.measure.losses import BATCH_LOGITS, BATCH_TOKENS
 from polygraft.models.trimming import needed_ids
 from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
+from polygraft.recipe.stages import ADAPTATION
 from polygraft.runs.costs import target_section
-from polygraft.settings import Evaluate, Finetune, PairData, TextData, Training
-from polygraft.stages import adapt, evaluate, finetune, transfer  # noqa: F401  (for what they take in memory)
+from polygraft.scoring.forgetting import STATES
+from polygraft.settings import Evaluate, Finetune, Forgetting, PairData, TextData, Training
+from polygraft.stages import adapt, evaluate, finetune, forgetting, transfer  # noqa: F401  (for what they take in memory)
 from polygraft.transfers.methods import Method
 
 SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
@@ -67,6 +71,9 @@ class Stages:
             needs.append(replace(need, budget=f"{need.budget} (what is left)") if shared else need)
         needs.append(self.finetune(recipe.finetune, target, recipe.pairs))
         needs.append(self.evaluate(recipe.evaluate, target, recipe.pairs))
+        if recipe.forgetting:
+            adapts = any(need.stage in ADAPTATION for need in needs)
+            needs.append(self.forgetting(recipe.forgetting, target, len(STATES) if adapts else len(STATES) - 1))
         return tuple(needs)
 
     def before_target(self, recipe: Recipe) -> tuple[list[Need], str]:
@@ -138,6 +145,15 @@ class Stages:
         lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
         return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model))
 
+    def forgetting(self, settings: Forgetting, model: str, states: int) -> Need:
+        key = ("forgetting", settings.model_dump_json(), model)
+        if key not in self.cache:
+            tokenizer = self.opened[model].tokenizer
+            rows = forgetting.first_of_each(settings, tokenizer)
+            ids = tokenize(tokenizer, [row[settings.text_column] for row in rows])
+            self.cache[key] = Lengths([len(one) + 2 for one in ids], None, len(rows))
+        return forgetting_need(self.opened[model].config, self.cache[key], states, self.probe(model, "fp32"))
+
     def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:
         config: PreTrainedConfig = self.opened[model].config
         probe = self.probe(model, machine.arithmetic(settings.precision))
@@ -170,3 +186,15 @@ class Stages:
             return None
         used = np.unique(np.fromiter((i for column in columns for ids in column for i in ids), dtype=np.int64))
         return len(np.union1d(used, needed_ids(self.opened[model].tokenizer, [])))
+
+
+def forgetting_need(config: PreTrainedConfig, lengths: Lengths, states: int, probe: Probe) -> Need:
+    """Estimate restoring a text by several checkpoints, one after the other: weights, and the logits of a batch."""
+    parameters = parameters_of(config)
+    logits = 2 * BYTES * min(BATCH_LOGITS, BATCH_TOKENS * config.vocab_size)
+    operations = 2 * parameters * lengths.mean * lengths.documents * states
+    loading = states * BYTES * parameters / probe.bytes_per_second
+    return Need(
+        stage="forgetting", parameters=parameters, memory_bytes=probe.baseline_bytes + BYTES * parameters + logits,
+        disk_bytes=0, disk_peak_bytes=0, seconds=operations / probe.flops_per_second + loading, flops=operations,
+    )  # fmt: skip

@@ -67,7 +67,8 @@ class Source:
             DataError: whatever is wrong with it, with its line or row and a remedy.
         """
         if self.kind == "lines":
-            return _parallel_rows(self.name, self.paths, self._line_columns(columns), strict)
+            lines_of = _parallel_rows(self.name, self.paths, self._line_columns(columns), strict)
+            return self._with_languages(lines_of, columns)
         if self.kind in (".json", ".jsonl"):
             read = json_rows.read_json if self.kind == ".json" else json_rows.read_jsonl
             return read(self.paths[0], self.name, columns, strict)
@@ -88,6 +89,17 @@ class Source:
         """What the columns of files of lines are called: as in the braces, or by their order as they are asked for."""
         by_order = len(self.paths) <= len(columns) and not set(self.parts) & set(columns)
         return columns[: len(self.paths)] if by_order else self.parts
+
+    def _with_languages(self, rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Row]:
+        """Add the columns that name a language each, behind the texts': what the files are called in the braces.
+
+        So both directions can be asked for: `train.{en,uk}` beside `train.{uk,en}`.
+        """
+        named = columns[len(self.paths) :]
+        by_order = self._line_columns(columns) is not self.parts and len(named) == len(self.parts) > 1
+        languages = dict(zip(named, self.parts, strict=True)) if by_order else {}
+        for unit, number, row in rows:
+            yield unit, number, row | languages if isinstance(row, dict) else row
 
     def files(self) -> list[str]:
         """Return the names of all files behind the source, or that of a hub data set."""

@@ -89,7 +89,7 @@ class Exported(Engine):
         assert_known_format(path, self.record)
         rows = MBartConfig(vocab_size=self.record["vocabulary"])
         self.tokenizer = right_tokenizer(AutoTokenizer.from_pretrained(name), name, rows)
-        self.languages = Languages(*map(tuple, (self.record["languages"][side] for side in Languages._fields)))
+        self.languages = Languages(*map(tuple, (self.record["languages"].get(side, ()) for side in Languages._fields)))
 
     @cached_property
     def translator(self) -> Any:

@@ -205,13 +205,9 @@ def denoising(
     Args:
         languages: for every document the id of its language code.
     """
-    layout, codes = objective.layout, [languages[piece.document] for piece in pieces]
-    sources, missing = noisy(objective, pieces)
-    sources = [layout.wrap(source, code) for source, code in zip(sources, codes, strict=True)]
-    labels = [layout.wrap(piece.ids.tolist(), code) for piece, code in zip(pieces, codes, strict=True)]
-    others = other_documents(pieces, codes)
-    own = list(zip(sources, labels, strict=True))
-    foreign = [(sources[others[i]], labels[i]) for i in range(len(pieces)) if others[i] >= 0]
+    own, missing = _to_restore(objective, pieces, languages)
+    others = other_documents(pieces, [languages[piece.document] for piece in pieces])
+    foreign = [(own[others[i]][0], own[i][1]) for i in range(len(pieces)) if others[i] >= 0]
     losses = iter(_restoring_bits(model, objective, own + foreign, on_tokens))
     own_losses = [next(losses) for _ in own]
     spelling_D = _spelling(pieces, len(languages))
@@ -230,6 +226,35 @@ def denoising(
         removed_characters=removed_characters_D,
         other_bits=other_D,
     )
+
+
+def restoring_nats(
+    model: Any,
+    objective: SpanDenoising,
+    pieces: Sequence[Piece],
+    languages: Sequence[int],
+    on_tokens: OnTokens | None = None,
+) -> np.ndarray:
+    """What restoring each document from its own noisy source costs: -ln p of it and of </s>, float64 [D].
+
+    The `bits` of `denoising`, without what another document's source would cost.
+    """
+    nats_D = np.zeros(len(languages))
+    losses = _restoring_bits(model, objective, _to_restore(objective, pieces, languages)[0], on_tokens)
+    for piece, loss_T in zip(pieces, losses, strict=True):
+        nats_D[piece.document] += loss_T.sum() * math.log(2)
+    return nats_D
+
+
+def _to_restore(
+    objective: SpanDenoising, pieces: Sequence[Piece], languages: Sequence[int]
+) -> tuple[list[tuple[list[int], list[int]]], list[np.ndarray]]:
+    """Each piece as (noisy source, labels), special tokens included, and which of its tokens the source lacks."""
+    layout, codes = objective.layout, [languages[piece.document] for piece in pieces]
+    sources, missing = noisy(objective, pieces)
+    sources = [layout.wrap(source, code) for source, code in zip(sources, codes, strict=True)]
+    labels = [layout.wrap(piece.ids.tolist(), code) for piece, code in zip(pieces, codes, strict=True)]
+    return list(zip(sources, labels, strict=True)), missing
 
 
 def noisy(objective: SpanDenoising, pieces: Sequence[Piece]) -> tuple[list[list[int]], list[np.ndarray]]:

@@ -20,18 +20,29 @@ KEY = "polygraft_languages"
 
 
 class Languages(NamedTuple):
-    """The tokenizer's codes of the languages that a checkpoint reads and writes; none where nothing says so."""
+    """The tokenizer's codes of the languages that a checkpoint reads and writes; none where nothing says so.
+
+    `directions` say which of several targets follows from which source; checkpoints of one target have none.
+    """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
+    directions: tuple[tuple[str, str], ...] = ()
 
 
-def record(model: Any, tokenizer: Any, sources: Collection[str], targets: Collection[str]) -> None:
+def record(
+    model: Any,
+    tokenizer: Any,
+    sources: Collection[str],
+    targets: Collection[str],
+    directions: Collection[tuple[str, str]] = (),
+) -> None:
     """Write into a model's configuration and its tokenizer which languages it has learned to read and to write."""
     sides = {"source": list(sources), "target": list(targets)}
     for codes in sides.values():
         codes.sort(key=tokenizer.convert_tokens_to_ids)
-    setattr(model.config, KEY, sides)
+    pairs = {"directions": sorted(map(list, directions))} if len(targets) > 1 and directions else {}
+    setattr(model.config, KEY, sides | pairs)
     for name, codes in zip(("src_lang", "tgt_lang"), sides.values(), strict=True):
         if len(codes) == 1 and codes[0] in tokenizer.lang_code_to_id:  # with another one its class does not load
             setattr(tokenizer, name, codes[0])
@@ -44,7 +55,10 @@ def languages_of(config: Any, generation_config: Any, tokenizer: Any) -> Languag
     sources, targets = (tuple(code for code in kept.get(side, ()) if code in known) for side in ("source", "target"))
     start = generation_config.decoder_start_token_id if is_cc25(tokenizer) else generation_config.forced_bos_token_id
     forced = [code for code in known if tokenizer.convert_tokens_to_ids(code) == start]
-    return Languages(sources, tuple(forced) or targets)
+    directions = tuple(
+        (source, target) for source, target in kept.get("directions", ()) if {source, target} <= {*known}
+    )
+    return Languages(sources, tuple(forced) or targets, directions)
 
 
 def choose(name: str, tokenizer: Any, source: str | None, target: str | None) -> tuple[str, str]:
@@ -66,14 +80,20 @@ def recorded_in(name: str, tokenizer: Any) -> Languages:
 def completed(pairs: PairData, name: str, tokenizer: Any, found: Languages | None = None) -> PairData:
     """Return the settings of pairs to be scored, with what the checkpoint records where they say nothing; as `choose`.
 
-    A model that writes the language that it reads, whichever of several, goes on doing so. `found` is what is recorded,
-    where that is known already.
+    A model that writes the language that it reads, whichever of several, goes on doing so; one that translates each
+    language that it reads into one other, too. `found` is what is recorded, where that is known already.
     """
     found = found or recorded_in(name, tokenizer)
     source, reads = _side(name, "source", pairs.source_lang, pairs.source_lang_column, found.sources, tokenizer)
-    same = len(found.targets) > 1 and found.targets == found.sources and not pairs.target_lang
-    if same and pairs.target_lang_column is None:
+    directions = found.directions
+    if not directions and found.targets == found.sources:  # what checkpoints of before that was kept mean
+        directions = tuple(zip(found.sources, found.targets, strict=True))
+    unsaid = len(found.targets) > 1 and not pairs.target_lang and pairs.target_lang_column is None
+    written = [target for read, target in directions if read == source]
+    if unsaid and directions and all(read == target for read, target in directions):
         target, writes = source, f"{source or 'the same'} (as recorded, what it reads)"
+    elif unsaid and len(written) == 1:
+        target, writes = written[0], f"{written[0]} (as recorded, of what it reads)"
     else:
         target, writes = _side(name, "target", pairs.target_lang, pairs.target_lang_column, found.targets, tokenizer)
     print(f"languages: reads {reads}, writes {writes}", file=sys.stderr, flush=True)

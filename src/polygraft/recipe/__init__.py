@@ -14,6 +14,7 @@ from polygraft.settings import (
     Diagnose,
     Evaluate,
     Finetune,
+    Forgetting,
     OneOf,
     PairData,
     ReportTo,
@@ -75,6 +76,8 @@ class Recipe(Settings):
     """Stage 3: fine-tuning on the pairs."""
     evaluate: Evaluate = Evaluate()
     """Stage 4: decoding and scoring the test pairs."""
+    forgetting: Forgetting | None = None
+    """Measure what adaptation and fine-tuning make of languages that the target knew before, on held-out text."""
     arms: dict[str, dict[str, Any]] = Field({})
     """Named variants of this recipe: each overrides sections (null leaves a stage out). Without arms: one, `main`."""
     verdict: Verdict | None = None

@@ -9,7 +9,8 @@ from typing import Any
 
 from polygraft.recipe.problems import Finding, nearest_key, shown
 from polygraft.recipe.stages import BEFORE_TARGET, UNITS
-from polygraft.settings import BALANCE_NEEDS, PairData, TextData
+from polygraft.scoring.metrics import LOSS, METRICS
+from polygraft.settings import BALANCE_NEEDS, Forgetting, PairData, TextData
 from polygraft.transfers.methods import DEFAULT_METHOD, METHODS, Method
 
 TEXT_STAGES = ("adapt", "warm_up", "adapt_target")
@@ -67,7 +68,8 @@ def _transfer_rules(data: Mapping[str, Any], method: Method) -> Iterator[Finding
 
 def _language_rules(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Texts and inputs are in some language, which mBART has to be told."""
-    for name, key, kind in (("text", "lang", TextData), ("pairs", "source_lang", PairData)):
+    sections = (("text", "lang", TextData), ("pairs", "source_lang", PairData), ("forgetting", "lang", Forgetting))
+    for name, key, kind in sections:
         section = data.get(name)
         if not isinstance(section, Mapping) or section.get(key) is not None or section.get(f"{key}_column"):
             continue
@@ -121,7 +123,18 @@ def _amount(section: Any, unit: str) -> float:
 
 
 _RESERVED = {"recipe", "verdict", "diagnose", "report", "con", "nul", "aux", "prn"}
-SHARED_KEYS = ("version", "name", "output_dir", "seeds", "data_seed", "report_to", "diagnose", "arms", "verdict")
+SHARED_KEYS = (
+    "version",
+    "name",
+    "output_dir",
+    "seeds",
+    "data_seed",
+    "report_to",
+    "diagnose",
+    "forgetting",
+    "arms",
+    "verdict",
+)
 """What all arms of a recipe have in common."""
 
 
@@ -173,5 +186,21 @@ def _verdict_rules(verdict: Any, arms: list[str]) -> Iterator[Finding]:
             near = difflib.get_close_matches(arm.lower(), arms, n=1)
             reason = f"no such arm; did you mean `{near[0]}`?" if near else f"no such arm; arms: {', '.join(arms)}"
             yield Finding(("verdict", role), reason, arm)
+    yield from _metric_rules(verdict.get("metrics"))
     if verdict.get("treatment") is not None and verdict.get("treatment") == verdict.get("control"):
         yield Finding(("verdict", "control"), "must be another arm than the treatment", shown(verdict["control"]))
+
+
+def _metric_rules(names: Any) -> Iterator[Finding]:
+    """Scores of generated text in which one direction is better."""
+    valid = [name for name, metric in METRICS.items() if metric.of != "loss" and metric.better]
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        path = ("verdict", "metrics", str(index))
+        if isinstance(name, str) and name not in valid:
+            near = difflib.get_close_matches(name.lower(), valid, n=1)
+            loss = METRICS.get(name) is LOSS
+            reason = f"did you mean `{near[0]}`?" if near else f"scores: {', '.join(valid)}"
+            reason = "decides the verdict anyway: leave it out" if loss else f"no such score to compare by; {reason}"
+            yield Finding(path, reason, name)
+        elif name in names[:index]:
+            yield Finding(path, "is named twice", shown(name))

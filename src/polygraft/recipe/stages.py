@@ -24,6 +24,7 @@ STAGES = (
     Stage("adapt_target", "Adapting the target", True),
     Stage("finetune", "Fine-tuning", False),
     Stage("evaluate", "Evaluation", False),
+    Stage("forgetting", "Forgetting", False),
 )
 ADAPTATION = tuple(stage.name for stage in STAGES if stage.adapts)
 BEFORE_TARGET = ADAPTATION[:-1]

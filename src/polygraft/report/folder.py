@@ -13,6 +13,7 @@ from polygraft.recipe.stages import STAGES, stages_of
 from polygraft.report import files
 from polygraft.report.files import DiagnosisFile, LoggedLine, PlanFile, Record, Result, ScoresFile, VerdictFile
 from polygraft.runs.records import DONE, STAGE_FILE, left_over
+from polygraft.scoring.forgetting import Restored
 
 ALL_LANGUAGES = "all"
 TITLES = {stage.name: stage.title for stage in STAGES}
@@ -50,6 +51,7 @@ class SeedRun:
     folder: Path
     stages: Mapping[str, StageRun]
     scores: ScoresFile | None
+    restored: Restored | None
     plan: PlanFile | None
     diagnostics: Mapping[str, int | float]
 
@@ -130,6 +132,7 @@ def read_seed(run_dir: Path, arm: str, recipe: Recipe, seed: int) -> SeedRun:
     folder = run_dir / arm / f"seed-{seed}"
     stages = {name: _read_stage(folder / name, arm, seed) for name in stages_of(recipe)}
     scored, transferred = stages["evaluate"].finished, "transfer" in stages and stages["transfer"].finished
+    measured = "forgetting" in stages and stages["forgetting"].finished
     transfer = folder / "transfer"
     return SeedRun(
         arm=arm,
@@ -137,6 +140,7 @@ def read_seed(run_dir: Path, arm: str, recipe: Recipe, seed: int) -> SeedRun:
         folder=folder,
         stages=stages,
         scores=files.read_scores(folder / "evaluate" / files.SCORES) if scored else None,
+        restored=Restored.load(folder / "forgetting") if measured else None,
         plan=files.read(transfer / files.PLAN, PlanFile) if transferred else None,
         diagnostics=files.read(transfer / files.DIAGNOSTICS, dict[str, int | float]) if transferred else {},
     )

@@ -8,11 +8,21 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from polygraft.data.files import write_atomically
-from polygraft.report import diagnose_view, formats, plots, samples, scores, stages_view, transfer_view, verdict_view
+from polygraft.report import (
+    diagnose_view,
+    forgetting_view,
+    formats,
+    plots,
+    samples,
+    scores,
+    stages_view,
+    transfer_view,
+    verdict_view,
+)
 from polygraft.report.folder import Run, read_run
 from polygraft.report.formats import plural
 from polygraft.scoring.figures import level
-from polygraft.scoring.metrics import DIRECTIONS, METRICS
+from polygraft.scoring.metrics import DIRECTIONS
 
 PAGE_NAME = "report.html"
 FORMATS = (
@@ -44,10 +54,12 @@ def _context(run: Run) -> dict[str, Any]:
         "directions": DIRECTIONS,
         "verdict": verdict_view.verdict_view(run),
         "diagnosis": diagnose_view.diagnosis(run),
-        "metrics": METRICS.values(),
         "tables": scores.score_tables(run),
+        "lead_name": scores.lead_name(run),
+        "lead": scores.lead_sentence(run),
         "score_plots": scores.score_plots(run),
         "signature": scores.signature(run),
+        "forgotten": forgetting_view.forgotten_rows(run),
         "loss_plots": stages_view.loss_plots(run),
         "transfers": transfer_view.transfers(run),
         "samples": samples.samples(run),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from polygraft.report.folder import Run
 from polygraft.report.formats import decimal
-from polygraft.report.scores import evaluated
+from polygraft.report.scores import evaluated, language_title
 from polygraft.scoring import predictions
 from polygraft.scoring.predictions import Prediction
 
@@ -31,7 +31,9 @@ class ShownDocument:
     """A document, its source cut in two where it is long, and all outputs."""
 
     document: Prediction
+    direction: str
     html_lang: str
+    html_source_lang: str
     source: str
     source_rest: str
     outputs: list[Output]
@@ -51,7 +53,7 @@ def samples(run: Run) -> list[ShownDocument]:
     for arm in run.arms:
         for seed_run, _ in evaluated(arm.runs)[:1]:
             read = predictions.read(seed_run.folder / "evaluate" / predictions.FILE)
-            rows[arm.name, arm.index] = {(row.lang, row.id): row for row in read}
+            rows[arm.name, arm.index] = {(row.direction, row.id): row for row in read}
     common = set.intersection(*map(set, rows.values())) if rows else set()
     return [_sample({arm: of_arm[identity] for arm, of_arm in rows.items()}) for identity in choose(common)]
 
@@ -61,7 +63,9 @@ def _sample(by_arm: dict[tuple[str, int], Prediction]) -> ShownDocument:
     cut = len(first.source) if len(first.source) <= SHOWN_SOURCE_CHARACTERS + 80 else SHOWN_SOURCE_CHARACTERS
     return ShownDocument(
         document=first,
-        html_lang=first.lang.replace("_XX", "").replace("_", "-"),
+        direction=language_title(first.direction),
+        html_lang=_html(first.lang),
+        html_source_lang=_html(first.source_lang or first.lang),
         source=first.source[:cut],
         source_rest=first.source[cut:],
         outputs=[
@@ -69,3 +73,8 @@ def _sample(by_arm: dict[tuple[str, int], Prediction]) -> ShownDocument:
             for (name, index), row in by_arm.items()
         ],
     )
+
+
+def _html(code: str) -> str:
+    """A tokenizer's code as HTML names languages."""
+    return code.replace("_XX", "").replace("_", "-")

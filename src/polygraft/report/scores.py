@@ -14,9 +14,11 @@ from polygraft.report.files import ScoresFile
 from polygraft.report.folder import ALL_LANGUAGES, Run, SeedRun
 from polygraft.report.formats import MISSING, decimal, interval
 from polygraft.scoring.bootstrap import Score
-from polygraft.scoring.metrics import METRICS, Metric
+from polygraft.scoring.metrics import METRICS, Metric, shown_first
+from polygraft.scoring.words import LEADS
 
-LEAD_NAME, REFERENCE_NAME = "lead baseline", "references"
+REFERENCE_NAME = "references"
+MOST_COLUMNS = 5  # of scores, that fit beside the names on a page 1,280 pixels wide
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,23 @@ def systems(run: Run) -> list[System]:
         by_seed = [scores.systems.model for _, scores in scored]
         found.append(System(name=arm.name, arm=arm.index, seeds=[one.seed for one, _ in scored], scores=by_seed))
     some = [scores.systems for _, scores in evaluated(run.seed_runs)[:1]]
-    found.append(System(name=LEAD_NAME, arm=None, seeds=(), scores=[one.lead for one in some]))
+    found.append(System(name=lead_name(run), arm=None, seeds=(), scores=[one.lead for one in some]))
     found.append(System(name=REFERENCE_NAME, arm=None, seeds=(), scores=[one.reference for one in some]))
     return [system for system in found if system.scores]
 
 
+def lead_name(run: Run) -> str:
+    """What the system is called that takes no model."""
+    return LEADS[run.recipe.evaluate.lead_tokens == 0].name
+
+
+def lead_sentence(run: Run) -> str:
+    """What it is."""
+    return LEADS[run.recipe.evaluate.lead_tokens == 0].sentence
+
+
 def languages(found: Sequence[System]) -> list[str]:
-    """All languages scored; with a single one, only that (its "all" would say the same again)."""
+    """All languages or directions scored; with a single one, only that (its "all" would say the same again)."""
     single = sorted({language for system in found for by in system.scores for language in by} - {ALL_LANGUAGES})
     return single if len(single) < 2 else [ALL_LANGUAGES, *single]
 
@@ -75,38 +87,53 @@ def _cell(scores: Sequence[Score], metric: Metric) -> Cell:
     return Cell(decimal(fmean(values), metric.places), ends, spread)
 
 
+def score_groups(run: Run) -> list[list[str]]:
+    """The scores that a table has room for: first those that arms are compared by, then the others in turn."""
+    first = shown_first(run.recipe.verdict)
+    others = [name for name in METRICS if name not in first]
+    size = -(-len(others) // max(1, -(-len(others) // MOST_COLUMNS))) or 1  # tables of like width
+    return [first, *(others[start : start + size] for start in range(0, len(others), size))]
+
+
 def score_tables(run: Run) -> list[dict[str, Any]]:
-    """One table per language: columns are METRICS, rows are systems, each with rows of single seeds."""
-    found = systems(run)
+    """For each language or direction a table per group of scores."""
+    found, groups = systems(run), score_groups(run)
     return [
-        {
-            "language": language,
-            "rows": [
-                {"system": system, "cells": [_cell(system.of(language, name), METRICS[name]) for name in METRICS]}
-                for system in found
-            ],
-            "singles": [
-                {
-                    "system": system,
-                    "seed": seed,
-                    "cells": [_cell(system.of(language, name)[place : place + 1], METRICS[name]) for name in METRICS],
-                }
-                for system in found
-                for place, seed in enumerate(system.seeds)
-            ],
-        }
+        {"language": language_title(language), "groups": [_table(found, language, names) for names in groups]}
         for language in languages(found)
     ]
 
 
+def _table(found: Sequence[System], language: str, names: Sequence[str]) -> dict[str, Any]:
+    """Columns are scores; rows are the systems that have some of them, and single seeds of these."""
+    found = [system for system in found if any(system.of(language, name) for name in names)]
+
+    def cells(system: System, seeds: slice) -> list[Cell]:
+        return [_cell(system.of(language, name)[seeds], METRICS[name]) for name in names]
+
+    return {
+        "metrics": [METRICS[name] for name in names],
+        "rows": [{"system": system, "cells": cells(system, slice(None))} for system in found],
+        "singles": [
+            {"system": system, "seed": seed, "cells": cells(system, slice(place, place + 1))}
+            for system in found
+            for place, seed in enumerate(system.seeds)
+        ],
+    }
+
+
+def language_title(language: str) -> str:
+    """A language or a direction for people: de_DE → fr_XX."""
+    return "All languages" if language == ALL_LANGUAGES else language.replace("-", " → ")
+
+
 def score_plots(run: Run) -> list[Markup]:
-    """A dot plot per main metric, over all languages together."""
+    """A dot plot per score that arms are compared by, over all languages together."""
     found = systems(run)
     drawn: list[Markup] = []
     for language in languages(found)[:1]:
-        for name, metric in METRICS.items():
-            if not metric.main:
-                continue
+        for name in shown_first(run.recipe.verdict):
+            metric = METRICS[name]
             estimates = [_estimate(system, scores) for system in found if (scores := system.of(language, name))]
             said = "; ".join(f"{item.label} {decimal(item.value, metric.places)}" for item in estimates)
             description = f"{metric.title} ({metric.hint}): {said}."

@@ -163,7 +163,7 @@ def settings_groups(run: Run) -> list[SettingsGroup]:
             group = groups.setdefault(f"{name} {rows}", SettingsGroup(title=title, rows=rows))
             group.seeds.setdefault(stage.arm, []).append(stage.seed)
             group.left += left
-    return list(groups.values())
+    return [group for group in groups.values() if group.rows]  # a stage of data alone has no settings
 
 
 def _given(record: Record) -> list[str]:

@@ -12,6 +12,7 @@ from polygraft.report import plots
 from polygraft.report.files import Compared, VerdictFile
 from polygraft.report.folder import Arm, Run
 from polygraft.report.formats import MISSING, effect, p_value, plain, plural
+from polygraft.report.scores import lead_name
 from polygraft.runs.costs import Cost, adaptation_cost
 from polygraft.scoring.figures import level
 
@@ -120,6 +121,11 @@ def _absence(run: Run) -> str:
     return "The run has not reached its verdict yet. Run the recipe again to continue where it stopped."
 
 
+def _with_lead(run: Run, verdict: VerdictFile) -> list[Compared]:
+    """The comparisons with what takes no model, under the name that it has on the page."""
+    return [item.model_copy(update={"control": lead_name(run)}) for item in verdict.lead.comparisons]
+
+
 def verdict_view(run: Run) -> dict[str, Any]:
     """All that the template needs for the verdict."""
     verdict = run.verdict
@@ -139,7 +145,7 @@ def verdict_view(run: Run) -> dict[str, Any]:
         "direction": "below 0 favours" if verdict.better < 0 else "above 0 favours",
         "basis": _basis(verdict, alpha),
         "forest": _forest(verdict, {arm.name: arm.index for arm in run.arms}),
-        "comparisons": [(item, *_effect(item)) for item in [*verdict.comparisons, *verdict.lead.comparisons]],
+        "comparisons": [(item, *_effect(item)) for item in [*verdict.comparisons, *_with_lead(run, verdict)]],
         "alpha": alpha,
         "costs": costs(run),
     }

@@ -11,8 +11,9 @@ from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
 from polygraft.runs.costs import Cost, target_section
 from polygraft.runs.records import run_stage
+from polygraft.scoring.forgetting import STATES
 from polygraft.settings import AddLanguages, PairData, Running, Settings, TextData
-from polygraft.stages import adapt, evaluate, finetune, transfer, vocabulary
+from polygraft.stages import adapt, evaluate, finetune, forgetting, transfer, vocabulary
 from polygraft.transfers.methods import seeds_of
 
 TARGET = "target"  # the state of an arm before anything is done
@@ -20,13 +21,18 @@ TARGET = "target"  # the state of an arm before anything is done
 
 def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
     """Run the stages of one arm in order; absent sections are skipped."""
-    *_, model = adapt_arm(recipe, seed, folder).values()
+    states = adapt_arm(recipe, seed, folder)
+    model = list(states.values())[-1]
     pairs, tuned, scored = recipe.pairs, folder / "finetune", folder / "evaluate"
     labelled = pairs.model_copy(update={"test_file": None})
     tune = partial(finetune.run, recipe.finetune, model, pairs, seed, tuned, recipe.running)
     run_stage("finetune", tuned, recipe.finetune, [model, labelled], seed, tune, running=recipe.running)
     score = partial(evaluate.run, recipe.evaluate, str(tuned), pairs, scored)
     run_stage("evaluate", scored, recipe.evaluate, [str(tuned), test_only(pairs)], None, score)
+    if recipe.forgetting:
+        known = dict(zip(STATES, (states[TARGET], model, str(tuned)), strict=True))
+        measure = partial(forgetting.run, recipe.forgetting, known, folder / "forgetting")
+        run_stage("forgetting", folder / "forgetting", Settings(), [*known.values(), recipe.forgetting], None, measure)
 
 
 def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:

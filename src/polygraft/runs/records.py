@@ -28,7 +28,7 @@ from polygraft.errors import PolygraftError
 from polygraft.recipe import Recipe
 from polygraft.recipe.stages import stages_of
 from polygraft.runs.fingerprints import fingerprint_of
-from polygraft.settings import InputData, PairData, Running, Settings, TextData, Trim
+from polygraft.settings import Forgetting, InputData, PairData, Running, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
 # Settings that change no bit of a result: what is done stays, what runs goes on.
@@ -142,7 +142,7 @@ def _flat(inputs: Sequence[str | Settings | None]) -> list[str]:
     """List checkpoints and the files that data sections name."""
     names: list[str] = []
     for item in inputs:
-        if isinstance(item, TextData | PairData | Trim | InputData):
+        if isinstance(item, TextData | PairData | Trim | InputData | Forgetting):
             names += [f"file:{name}" for name in data_files(item)]
         elif isinstance(item, str):
             names.append(item)

@@ -20,6 +20,7 @@ from polygraft.data.identification import PLAUSIBLE
 from polygraft.scoring import counts
 from polygraft.scoring.bootstrap import Bootstrap, Score, ratio_of_sums, resampled_sums
 from polygraft.scoring.tokens import UnicodeTokenizer
+from polygraft.settings import Verdict
 
 DEFAULT = Bootstrap()
 DIRECTIONS = {-1: "lower is better", 1: "higher is better"}
@@ -40,7 +41,6 @@ class Metric:
         from_sums: the score that follows from statistics summed over documents, [..., K] to [...].
         signature: which version and settings made it, given the languages of the documents.
         of: what it is of: a loss, an output beside its reference, or an output alone, so that references have it, too.
-        main: whether verdicts compare arms by it, and the report plots it.
         long_title: what verdicts call it, where that is not its title.
     """
 
@@ -52,7 +52,6 @@ class Metric:
     from_sums: Callable[[np.ndarray], np.ndarray]
     signature: Callable[[Bootstrap, Collection[str]], str]
     of: Literal["loss", "reference", "output"] = "reference"
-    main: bool = False
     long_title: str = ""
 
     @property
@@ -116,9 +115,9 @@ def bleu(tokenize: str | None = None) -> Metric:
     )  # fmt: skip
 
 
-def _rouge(name: str, title: str, *, main: bool = False) -> Metric:
+def _rouge(name: str, title: str) -> Metric:
     return Metric(
-        title=title, unit="0 to 100", better=1, places=1, main=main, from_sums=ratio_of_sums,
+        title=title, unit="0 to 100", better=1, places=1, from_sums=ratio_of_sums,
         statistics=partial(counts.rouge_statistics, name), signature=partial(rouge_signature, name),
     )  # fmt: skip
 
@@ -126,17 +125,17 @@ def _rouge(name: str, title: str, *, main: bool = False) -> Metric:
 METRICS: dict[str, Metric] = {
     "loss_per_token": Metric(
         title="Loss", long_title="loss per reference token (nats)", unit="nats per reference token", better=-1,
-        places=3, main=True, of="loss", statistics=counts.loss_statistics, from_sums=ratio_of_sums,
+        places=3, of="loss", statistics=counts.loss_statistics, from_sums=ratio_of_sums,
         signature=partial(own_signature, "nats/reference token", "tokens:text and </s>, no language token"),
     ),
     "chrf++": Metric(
-        title="chrF++", unit="0 to 100", better=1, places=1, main=True,
+        title="chrF++", unit="0 to 100", better=1, places=1,
         statistics=counts.chrf_statistics, from_sums=counts.chrf_from_sums, signature=chrf_signature,
     ),
     "bleu": bleu(),
     "rouge1": _rouge("rouge1", "ROUGE-1"),
     "rouge2": _rouge("rouge2", "ROUGE-2"),
-    "rougeL": _rouge("rougeL", "ROUGE-L", main=True),
+    "rougeL": _rouge("rougeL", "ROUGE-L"),
     "rougeLsum": _rouge("rougeLsum", "ROUGE-Lsum"),
     "length_ratio": Metric(
         title="Length", unit="output / reference words, 1 is ideal", better=0, places=2,
@@ -166,3 +165,9 @@ _SCORED = {"model": ("loss", "reference", "output"), "lead": ("reference", "outp
 def metrics_of(system: str) -> dict[str, Metric]:
     """The scores that a system has: "model" all, "lead" those of text, "reference" those of outputs alone."""
     return {name: metric for name, metric in METRICS.items() if metric.of in _SCORED[system]}
+
+
+def shown_first(verdict: Verdict | None) -> list[str]:
+    """Names of the scores that tables begin with and the report plots: those that arms are compared by."""
+    compared = Verdict.model_fields["metrics"].default if verdict is None else verdict.metrics
+    return [name for name, metric in METRICS.items() if metric is LOSS or name in compared]

@@ -19,6 +19,7 @@ class Prediction:
 
     Attributes:
         lang: the language that was written, as the tokenizer's code.
+        source_lang: the one that was read; None in files of before that was kept.
         prediction: what the model wrote.
         lead: the first words of the source, the baseline.
         loss_nats: -ln p of the reference, summed over its tokens and </s>; `reference_tokens` of them.
@@ -32,6 +33,12 @@ class Prediction:
     lead: str
     loss_nats: float
     reference_tokens: int
+    source_lang: str | None = None
+
+    @property
+    def direction(self) -> str:
+        """What has scores of its own: the language, or of a translation both languages, as in de_DE-fr_XX."""
+        return self.lang if self.source_lang in (None, self.lang) else f"{self.source_lang}-{self.lang}"
 
     def of(self, system: str) -> Prediction:
         """The document as a system is scored on it: "model", "lead", whose output is the lead, or "reference"."""
@@ -73,7 +80,7 @@ def _prediction(row: dict) -> Prediction:
         raise ValueError(f"lacks {', '.join(missing)}")
     if not math.isfinite(row["loss_nats"]) or not 1 <= row["reference_tokens"] < math.inf:
         raise ValueError("loss or token count is not a number")
-    return Prediction(**{field: row[field] for field in wanted})
+    return Prediction(**{field: row[field] for field in wanted}, source_lang=row.get("source_lang"))
 
 
 def check_same_documents(path: Path, rows: list[Prediction], first_path: Path, first_rows: list[Prediction]) -> None:
@@ -86,9 +93,9 @@ def check_same_documents(path: Path, rows: list[Prediction], first_path: Path, f
     if len(rows) != len(first_rows):
         raise DataError(f"{path}: {len(rows)} documents, but {first_path} has {len(first_rows)}. {remedy}")
     for number, (row, first) in enumerate(zip(rows, first_rows, strict=True), 1):
-        for field in SHARED_FIELDS:
+        for field in (*SHARED_FIELDS, "source_lang"):
             mine, other = getattr(row, field), getattr(first, field)
-            if mine != other:
+            if mine != other and not (field == "source_lang" and None in (mine, other)):
                 raise DataError(
                     f"{path}, document {number} (id {row.id}): its {field} is {str(mine)[:60]!r}, "
                     f"but {str(other)[:60]!r} in {first_path}. {remedy}"

@@ -1,7 +1,7 @@
 """Stage 5: which arm is better, in plain words, from the predictions of all arms and seeds. No torch.
 
 One primary comparison (treatment against control on loss) decides the word. Every other pair of arms on loss, and the
-same pair on chrF++ and ROUGE-L, is secondary: their intervals are widened together as Holm's procedure has it. So are
+same pair on `verdict.metrics`, is secondary: their intervals are widened together as Holm's procedure has it. So are
 those of both arms against the lead baseline. The statistics are in `comparison.py`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.scoring import predictions
 from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms, holm_levels
+from polygraft.scoring.forgetting import Forgotten
 from polygraft.scoring.metrics import CHRF, LOSS, METRICS, Metric
 from polygraft.scoring.predictions import Prediction
 from polygraft.scoring.words import sentence
@@ -41,8 +42,17 @@ class Scores:
 
     def of_lead(self, metric: Metric) -> ArmScores:
         """The lead baseline's score; it is the same in all arms and seeds."""
-        some_rows = next(iter(self.rows.values()))[0]
-        return ArmScores.of([metric.statistics([row.of("lead") for row in some_rows])], metric)
+        return ArmScores.of([metric.statistics([row.of("lead") for row in self.some_rows])], metric)
+
+    @property
+    def some_rows(self) -> list[Prediction]:
+        """The documents, as the first seed of an arm has them."""
+        return next(iter(self.rows.values()))[0]
+
+    @property
+    def lead_is_source(self) -> bool:
+        """Whether the lead baseline is all of the source."""
+        return all(row.lead == row.source for row in self.some_rows)
 
 
 def run(
@@ -51,11 +61,13 @@ def run(
     arms: Sequence[str],
     seeds: Sequence[int],
     cost: Mapping[str, Mapping[str, float]],
+    forgotten: Mapping[str, Mapping[str, Forgotten]] | None = None,
 ) -> dict[str, Any]:
     """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it.
 
     Args:
         cost: what each arm spent before fine-tuning, mean over seeds: its "seconds", "flops" and "tokens".
+        forgotten: what each arm made of the languages that the target knew, where that was measured.
 
     Raises:
         DataError: predictions are missing or broken, or the arms were not scored on the same documents.
@@ -67,17 +79,19 @@ def run(
     result = {
         "format": RESULT_FORMAT,
         "word": primary.word,
-        "sentence": sentence(primary, *pair, lead, cost),
+        "sentence": sentence(primary, *pair, lead, cost, copied=scores.lead_is_source, forgotten=forgotten or {}),
         **as_dict(primary, *pair),
         "seeds": list(seeds),
         "lead": {
             "metric": CHRF.name,
+            "is_source": scores.lead_is_source,
             "score": lead[settings.treatment].control_score,
             "beaten_by": [arm for arm, against in lead.items() if against.word == "helped"],
             "comparisons": [_secondary_dict(against, arm, "lead", settings) for arm, against in lead.items()],
         },
         "comparisons": _secondary(scores, settings, arms),
         "cost": cost,
+        "forgetting": forgotten and _as_dicts(forgotten),
         "signature": "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm",
     }
     write_atomically(run_dir / "verdict.json", json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
@@ -119,9 +133,9 @@ def _secondary(scores: Scores, settings: Verdict, arms: Sequence[str]) -> list[d
     """All comparisons but the primary one; in a pair of other arms, the one later in the recipe is the treatment."""
     primary_pair = {settings.treatment, settings.control}
     pairs = [(later, earlier, LOSS) for earlier, later in combinations(arms, 2) if {earlier, later} != primary_pair]
-    others = [metric for metric in METRICS.values() if metric.main and metric is not LOSS]
+    others = [metric for name, metric in METRICS.items() if name in settings.metrics]
     pairs += [(settings.treatment, settings.control, metric) for metric in others]
-    found = together([_compared(scores, settings, *pair) for pair in pairs])
+    found = together([_compared(scores, settings, *pair) for pair in pairs]) if pairs else []
     return [_secondary_dict(item, *pair[:2], settings) for pair, item in zip(pairs, found, strict=True)]
 
 
@@ -148,6 +162,10 @@ def as_dict(comparison: Comparison, treatment: str, control: str) -> dict[str, A
         values |= {"p_value": None, "p_equivalence": None}
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     return {"treatment": treatment, "control": control, **finite}
+
+
+def _as_dicts(forgotten: Mapping[str, Mapping[str, Forgotten]]) -> dict[str, dict[str, Any]]:
+    return {arm: {language: asdict(one) for language, one in found.items()} for arm, found in forgotten.items()}
 
 
 # ---------------------------------------------------------------- reading

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from polygraft.scoring.comparison import MIN_SEEDS, WANTED_SEEDS, Comparison
 from polygraft.scoring.figures import exactly, level, rounded
+from polygraft.scoring.forgetting import ALL, UNIT, Forgotten, whole_of
 from polygraft.scoring.metrics import CHRF
 
 COST_TOLERANCE = 0.1  # of the larger: costs that differ by more are said to
@@ -19,6 +21,27 @@ SUGGESTIONS = {
     "equivalent": "{} and {} look equivalent",
     "not enough evidence": "{} and {} cannot be told apart",
 }
+
+
+class Lead(NamedTuple):
+    """What takes no model and is scored beside those that do: its name, in a verdict's sentence, and what it is."""
+
+    name: str
+    subject: str
+    sentence: str
+
+
+LEADS = {
+    False: Lead(
+        "lead baseline", "The lead baseline (the text's first words)",
+        "The lead baseline is the beginning of the input; it needs no model.",
+    ),
+    True: Lead(
+        "copied source", "The copied source (the text as it is, untranslated)",
+        "The copied source is the input as it is, untranslated; it needs no model.",
+    ),
+}  # fmt: skip
+"""By whether it is all of the input."""
 AGAINST_LEAD = {"helped": "beats it", "hurt": "falls short of it", "not enough evidence": "is not shown to beat it"}
 ALONE = {
     "helped": "looks better on these documents",
@@ -33,12 +56,17 @@ def sentence(
     control: str,
     lead: dict[str, Comparison],
     cost: Mapping[str, Mapping[str, float]],
+    *,
+    copied: bool = False,
+    forgotten: Mapping[str, Mapping[str, Forgotten]] = {},
 ) -> str:
     """The primary comparison in plain words; `lead` compares each of the two arms with the lead baseline on chrF++.
 
-    `cost` is per arm: its seconds, flops and tokens before fine-tuning.
+    `cost` is per arm: its seconds, flops and tokens before fine-tuning. `copied`: the lead is all of the source.
+    `forgotten` is per arm and language, of those that were measured.
     """
-    parts = [_finding(found, f"'{treatment}'", f"'{control}'"), _caution(found), _lead(lead)]
+    parts = [_finding(found, f"'{treatment}'", f"'{control}'"), _caution(found), _lead(lead, LEADS[copied].subject)]
+    parts += [_forgotten({arm: forgotten[arm] for arm in (treatment, control) if arm in forgotten})]
     parts.append(_cost(treatment, control, cost))
     return " ".join(part for part in parts if part)
 
@@ -92,11 +120,11 @@ def _caution(found: Comparison) -> str:
     return ""
 
 
-def _lead(lead: dict[str, Comparison]) -> str:
+def _lead(lead: dict[str, Comparison], name: str) -> str:
     """Each arm's generated text beside what takes no model."""
     (score,) = rounded([], [next(iter(lead.values())).control_score], least=1)
     arms = ", ".join(f"'{arm}' {_against_lead(against)}" for arm, against in lead.items())
-    text = f"The lead baseline (the text's first words) has {CHRF.name} {score}: {arms}."
+    text = f"{name} has {CHRF.name} {score}: {arms}."
     if any(against.word == "helped" for against in lead.values()):
         return text
     return f"{text} So the generated text shows nothing yet: loss is the metric to go by."
@@ -109,6 +137,21 @@ def _against_lead(found: Comparison) -> str:
         return f"{says} ({score}, from one document)"
     low, high, effect = rounded([found.low, found.high], [found.effect], least=1, signed=True)
     return f"{says} ({score}, difference {effect}, {level(found.confidence)} interval {low} to {high})"
+
+
+def _forgotten(arms: Mapping[str, Mapping[str, Forgotten]]) -> str:
+    """What adaptation did to the languages that the target knew, on average."""
+    said = []
+    for arm, by_language in arms.items():
+        change, codes = whole_of(by_language).adapted, [code for code in by_language if code != ALL]
+        known = change.low is not None and change.high is not None
+        low, high, effect = rounded([change.low or 0.0, change.high or 0.0], [change.effect], least=3, signed=True)
+        said.append(f"'{arm}' {effect}{f' ({low} to {high})' if known else ''}")
+    return (
+        f"Held-out loss of known languages ({', '.join(codes)}) by adaptation: {', '.join(said)} {UNIT}."
+        if said
+        else ""
+    )
 
 
 def _cost(treatment: str, control: str, cost: Mapping[str, Mapping[str, float]]) -> str:

@@ -1,7 +1,7 @@
 """Stage 4: decode the test pairs, score them per language, and measure the loss of the references.
 
-The lead baseline (the first tokens of the input) stands beside the model in every table: a summarizer that does not
-beat it has not shown anything yet.
+The lead baseline (the first tokens of the input; of translations all of it) stands beside the model in every table: a
+model that does not beat it has not shown anything yet. Translations are scored per direction.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def run(settings: Evaluate, model: str, pairs: PairData, out_dir: Path) -> dict[
     predictions = [
         Prediction(
             id=row["id"], lang=code, source=text, reference=row[pairs.summary_column], prediction=output, lead=lead,
-            loss_nats=loss, reference_tokens=count,
+            loss_nats=loss, reference_tokens=count, source_lang=source_code,
         )
-        for row, code, text, output, lead, loss, count in zip(
-            rows, target_codes, texts, outputs, leads, losses, counts, strict=True
+        for row, source_code, code, text, output, lead, loss, count in zip(
+            rows, source_codes, target_codes, texts, outputs, leads, losses, counts, strict=True
         )
     ]  # fmt: skip
     scores = score_predictions(predictions)
@@ -131,14 +131,19 @@ def reference_losses(
 
 
 def lead_baseline(tokenizer: Any, texts: Sequence[str], lead_tokens: int) -> list[str]:
-    """The first `lead_tokens` tokens of each text, as text."""
+    """The first `lead_tokens` tokens of each text, as text; all of it where that is 0."""
+    if lead_tokens == 0:
+        return list(texts)
     starts = [ids[:lead_tokens] for ids in tokenize(tokenizer, texts)]
     return tokenizer.batch_decode(starts, skip_special_tokens=True)
 
 
 def score_predictions(rows: Sequence[Prediction]) -> dict[str, Any]:
-    """What scores.json holds: per system, per target language and for "all", every score of METRICS that it has."""
-    codes = np.array([row.lang for row in rows])
+    """What scores.json holds: per system, per language and for "all", every score of METRICS that it has.
+
+    Translations have scores per direction, under names as de_DE-fr_XX.
+    """
+    codes = np.array([row.direction for row in rows])
     languages = {code: codes == code for code in sorted(set(codes.tolist()))} | {ALL: np.ones(len(rows), dtype=bool)}
     systems: dict[str, dict[str, dict[str, Any]]] = {}
     for system in SYSTEMS:
@@ -148,5 +153,5 @@ def score_predictions(rows: Sequence[Prediction]) -> dict[str, Any]:
             statistics_DK = metric.statistics(outputs)
             for language, chosen_D in languages.items():
                 systems[system][language][name] = asdict(metric.score(statistics_DK[chosen_D]))
-    signature = {name: metric.signature(Bootstrap(), set(codes.tolist())) for name, metric in METRICS.items()}
+    signature = {name: metric.signature(Bootstrap(), {row.lang for row in rows}) for name, metric in METRICS.items()}
     return {"format": RESULT_FORMAT, "documents": len(rows), "signature": signature, "systems": systems}

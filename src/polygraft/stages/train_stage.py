@@ -64,8 +64,10 @@ def train_stage(
         splits = train_rows, validation_rows = lesson.read()
         written = None
         if lesson.languages is not None:
-            read, written = map(set, lesson.languages(train_rows, full_tokenizer))
-            record(network, full_tokenizer, read, written)
+            codes = lesson.languages(train_rows, full_tokenizer)
+            read, written = map(set, codes)
+            learned = read, written, set(zip(*codes, strict=True))
+            record(network, full_tokenizer, *learned)
         checkpoints.rehearse(network, full_tokenizer, out_dir, written)
         tokenizer = full_tokenizer
         if settings.trim_vocabulary:
@@ -88,6 +90,8 @@ def train_stage(
     result |= adapters.finish(network, lora, out_dir)
     if settings.trim_vocabulary:
         network = restore(network, tokenizer, lesson.load(model), full_tokenizer)
+        if lesson.languages is not None:
+            record(network, full_tokenizer, *learned)
         if lesson.writes:
             held_out = lesson.dataset(validation_rows, full_tokenizer, network)
             mass = unseen_mass(tokenizer, (row[lesson.source.texts[-1]] for row in train_rows))

@@ -151,6 +151,7 @@ def test_checkpoint_commands(polygraft, tmp_path):
     assert (tmp_path / "outputs/be/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_recipe_of_every_method(polygraft, tmp_path):
     """Three of its eight arms, the ones that no other recipe has; all of them take minutes even when cut."""
     content = yaml.safe_load((ROOT / "recipes" / "methods.yaml").read_text(encoding="utf-8"))
@@ -166,6 +167,7 @@ def test_recipe_of_every_method(polygraft, tmp_path):
 RUN_ABOVE = ("demo.yaml", "methods.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted({p.name for p in (ROOT / "recipes").glob("*.yaml")} - {*RUN_ABOVE}))
 def test_every_other_recipe(polygraft, recipe):
     text = (ROOT / "recipes" / recipe).read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = [(verb, option) for verb, command in VERBS.items() for option in command.params if option.opts[0][:2] == "--"]
 FILES = {"--train-file", "--validation-file", "--test-file"}
 LISTS = FILES | {"--set", "--text-column", "--language", "--source", "--target", "--lang", "--adapter.target-modules"}
-LISTS |= {"--input-file", "--general.train-file", "--general.validation-file", "--pairs", "--text"}
+LISTS |= {"--input-file", "--general.train-file", "--general.validation-file", "--pairs", "--text", "--report-to"}
 LISTS |= {"--against", "--score-column", "--lower-is-better"}
 SINGLE = [(verb, name) for verb, o in OPTIONS if not o.multiple and not o.is_flag for name in o.opts]
 

@@ -111,6 +111,12 @@ def test_a_language_without_a_code_starts_from_a_relative(here, quick, tiny, pai
     assert "source_lang: be, as given; but 100% of" in done.stderr  # it is Ukrainian
 
 
+def test_translations_are_scored_as_translations(here, quick, tiny, pairs, invoke):
+    assert invoke("init", "--pairs", pairs, "--source-lang", "uk", "--target-lang", "en", *tiny).exit_code == 0
+    recipe = load_recipe("recipe.yaml")
+    assert recipe.evaluate.lead_tokens == 0 and recipe.verdict.metrics == ["bleu", "chrf++"]
+
+
 WRONG = {  # flags, exit code, what is said
     "nothing": ((), 2, ["--pairs: files of", "--source: a masked", "--target: an mBART"]),
     "text alone": (("--text", "polygraft/sample/uk/adapt.parquet", *NANO), 2, ["--pairs: files", "polygraft adapt"]),

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBartTokenizer
 
 from polygraft.errors import CheckpointError, DataError
-from polygraft.inference.generate import decode, encode_sources, generate_texts, language_arguments
+from polygraft.inference.engine import generate_texts
+from polygraft.inference.generate import decode, encode_sources, language_arguments
 from polygraft.settings import Evaluate
 
 BEAMS = Evaluate(num_beams=3, max_new_tokens=12, no_repeat_ngram_size=2, per_device_eval_batch_size=4)

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 
 from polygraft.errors import CheckpointError
-from polygraft.inference.generate import generate_texts
+from polygraft.inference.engine import generate_texts
 from polygraft.models import checkpoints
 from polygraft.objectives import Denoising
 from polygraft.settings import Budget, Evaluate, Finetune, PairData, TextData, Trim
@@ -193,7 +193,7 @@ def ran(checkpoint, source, text, tmp_path_factory):
             tested = PairData(train_file="", test_file=text)
             scores = evaluate.run(GREEDY, at["finetune"], tested, out / "evaluate")
             lines = [row["text"] for row in rows_of(text)]
-            outputs = generate_texts(at["finetune"], lines, None, None, GREEDY)
+            outputs = [best for (best,) in generate_texts(at["finetune"], lines, None, None, GREEDY)]
             run_trim(Trim(train_file=[text], text_column=["summary"]), at["finetune"], out / "trim")
             run_restore(at["trim"], at["finetune"], out / "restore")
             done[name] = SimpleNamespace(start=start, at=at, scores=scores, lines=lines, outputs=outputs)

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from polygraft.errors import DataError, RecipeError
-from polygraft.inference.generate import generate_texts
+from polygraft.inference.engine import generate_texts
 from polygraft.models import checkpoints
 from polygraft.models.recorded import KEY, choose, completed, languages_of, record
 from polygraft.settings import Budget, Evaluate, Finetune, PairData, Trim

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from polygraft.training import spending
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "worker.py"
 spec = importlib.util.spec_from_file_location("worker", WORKER)
 worker = importlib.util.module_from_spec(spec)

@@ -257,7 +257,7 @@ def test_other_settings_do_not_go_on_with_what_is_there_but_smaller_batches_do(
 
 
 def test_outputs_of_a_real_model_are_those_of_its_texts_alone(tiny_mbart_dir, sentences, tmp_path):
-    from polygraft.inference.generate import generate_texts
+    from polygraft.inference.engine import generate_texts
 
     settings = Generate(num_beams=3, num_return_sequences=2, max_new_tokens=8, length_penalty=0.5)
     write(tmp_path / "in.jsonl", [{"text": text} for text in sentences])

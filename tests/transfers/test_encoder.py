@@ -22,7 +22,7 @@ from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CO
 
 from polygraft.data.dataset import texts_of
 from polygraft.errors import CheckpointError, DataError, TransferError
-from polygraft.inference.generate import generate_texts
+from polygraft.inference.engine import generate_texts
 from polygraft.models import checkpoints, graft
 from polygraft.models.trimming import trim
 from polygraft.objectives import WarmUp

@@ -272,7 +272,7 @@ def generate(
         DataError: a language that the model does not have.
         CheckpointError: a model that cannot be loaded.
     """
-    from polygraft.inference.generate import generate_texts
+    from polygraft.inference.engine import generate_texts
 
     section = settings_of("generate", "settings", Generate, settings)
     found = generate_texts(os.fspath(model), texts, source_lang, target_lang, section)

@@ -25,7 +25,7 @@ LANGUAGE = "en"  # every mBART has it
 
 def look_at_stages(findings: Findings, recipe: Recipe, folder: Path, say: Callable[[], None]) -> None:
     """Adapt, transfer, adapt_target, finetune, evaluate, generate; what a stage no longer needs is deleted."""
-    from polygraft.inference.generate import generate_texts
+    from polygraft.inference.engine import generate_texts
     from polygraft.stages import adapt, evaluate, finetune, transfer
 
     file = folder / "sentences.jsonl"
@@ -67,7 +67,7 @@ def look_at_stages(findings: Findings, recipe: Recipe, folder: Path, say: Callab
         findings.add("evaluate", "there is no fine-tuned model", failed=True)
         return
     stage("evaluate", lambda out: evaluate.run(decoding, tuned, tested, Path(out)))
-    stage("generate", lambda _: generate_texts(tuned, [rows[0]["text"]], None, None, decoding))
+    stage("generate", lambda _: generate_texts(tuned, [rows[0]["text"]], None, None, decoding)[0])
 
 
 def _report(findings: Findings, name: str, result: Any, seconds: float) -> None:

@@ -168,9 +168,9 @@ def _evaluate(facts: Facts) -> Iterator[RecipeLine]:
     yield RecipeLine(1, "per_device_eval_batch_size", sizes.decoded, "documents decoded at a time")
     if sizes.samples:
         yield RecipeLine(1, "max_samples", sizes.samples, "more would take too much of the time; null scores all")
-    yield RecipeLine(
-        1, "lead_tokens", sizes.median_target, "the baseline: as many first tokens as the median output has"
-    )
+    why = "the baseline: as many first tokens as the median output has"
+    lead = (0, "the baseline: the copied source") if facts.translates else (sizes.median_target, why)
+    yield RecipeLine(1, "lead_tokens", *lead)
 
 
 def _time(minutes: float) -> str:
@@ -207,3 +207,5 @@ def _verdict(facts: Facts) -> Iterator[RecipeLine]:
     yield RecipeLine(0, "verdict", None, "does the detour help?")
     yield RecipeLine(1, "treatment", "detour", "the arm in question")
     yield RecipeLine(1, "control", "direct", "the arm that it has to beat, at the same cost")
+    if facts.translates:
+        yield RecipeLine(1, "metrics", ["bleu", "chrf++"], "beside the loss, on which the verdict rests")

@@ -13,10 +13,11 @@ from transformers import AutoTokenizer, MBartConfig
 
 from polygraft.data.batching import longest_first
 from polygraft.data.files import assert_known_format
+from polygraft.data.notices import count_unwritable
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.inference.generate import OnProgress, best_device, decode_several, encode_sources
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
-from polygraft.models.recorded import Languages, recorded_in
+from polygraft.models.recorded import Languages, choose, recorded_in
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.settings import Decoding
 
@@ -89,7 +90,9 @@ class Exported(Engine):
         assert_known_format(path, self.record)
         rows = MBartConfig(vocab_size=self.record["vocabulary"])
         self.tokenizer = right_tokenizer(AutoTokenizer.from_pretrained(name), name, rows)
-        self.languages = Languages(*map(tuple, (self.record["languages"].get(side, ()) for side in Languages._fields)))
+        languages = self.record["languages"]
+        sides = tuple(languages["sources"]), tuple(languages["targets"])
+        self.languages = Languages(*sides, tuple(map(tuple, languages["directions"])))
 
     @cached_property
     def translator(self) -> Any:
@@ -169,6 +172,24 @@ def is_exported(name: str) -> bool:
 def open_engine(name: str) -> Engine:
     """Return the engine of a checkpoint (hub name, folder or bundled name) or of an exported folder."""
     return Exported(name) if is_exported(name) else Checkpoint(name)
+
+
+def generate_texts(
+    model: str, texts: Sequence[str], source_lang: str | None, target_lang: str | None, settings: Decoding
+) -> list[list[str]]:
+    """Generate outputs for each text, the best first, by a checkpoint or an exported folder.
+
+    Languages may be written `uk`, `uk_UA` or `ukr_Cyrl`; those not given are what the checkpoint records.
+
+    Raises:
+        RecipeError: a language that is neither given nor recorded.
+        DataError: a language that the model does not have.
+        CheckpointError: a model that cannot be loaded.
+    """
+    engine = open_engine(model)
+    source, target = choose(model, engine.tokenizer, source_lang, target_lang, engine.languages)
+    count_unwritable(engine.tokenizer, texts, "the input", "text")
+    return engine.decode(texts, [source] * len(texts), [target] * len(texts), settings)
 
 
 def import_ctranslate2() -> Any:

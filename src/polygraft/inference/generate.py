@@ -11,11 +11,8 @@ import torch
 from polygraft.data.batching import longest_first
 from polygraft.data.dataset import tokenize
 from polygraft.data.layout import Layout, pad_rows
-from polygraft.data.notices import count_unwritable
 from polygraft.inference.beam_search import generate
-from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.graft import assert_reads, is_graft
-from polygraft.models.recorded import choose
 from polygraft.settings import Decoding
 
 logger = logging.getLogger(__name__)
@@ -126,24 +123,3 @@ def decode_several(
         if progress:
             progress(done, len(texts))
     return outputs
-
-
-def generate_texts(
-    model: str,
-    texts: Sequence[str],
-    source_lang: str | None,
-    target_lang: str | None,
-    settings: Decoding,
-) -> list[list[str]]:
-    """Load a checkpoint (bundled name, folder or hub name) and generate outputs for each text, the best first.
-
-    Languages may be written `uk`, `uk_UA` or `ukr_Cyrl`; those not given are what the checkpoint records. Raises
-    CheckpointError for a model that cannot be loaded, DataError for a language that it does not have, RecipeError for
-    one that is neither given nor recorded.
-    """
-    tokenizer = load_tokenizer(model)
-    source, target = choose(model, tokenizer, source_lang, target_lang)
-    count_unwritable(tokenizer, texts, "the input", "text")
-    network: Any = load_seq2seq(model)
-    network.to(best_device())
-    return decode_several(network, tokenizer, texts, [source] * len(texts), [target] * len(texts), settings)

@@ -61,14 +61,16 @@ def languages_of(config: Any, generation_config: Any, tokenizer: Any) -> Languag
     return Languages(sources, tuple(forced) or targets, directions)
 
 
-def choose(name: str, tokenizer: Any, source: str | None, target: str | None) -> tuple[str, str]:
+def choose(
+    name: str, tokenizer: Any, source: str | None, target: str | None, found: Languages | None = None
+) -> tuple[str, str]:
     """Return the codes that a checkpoint is to read and to write, what it records where nothing is given; say them.
 
     Raises:
         RecipeError: a language that is neither given nor recorded.
         DataError: one that the tokenizer does not have.
     """
-    pairs = completed(PairData(train_file="", source_lang=source, target_lang=target), name, tokenizer)
+    pairs = completed(PairData(source_lang=source, target_lang=target), name, tokenizer, found)
     return str(pairs.source_lang), str(pairs.target_lang)
 
 

@@ -6,6 +6,7 @@ are told; what fails in one fails in all. With a single process all of this is n
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -46,6 +47,8 @@ def _group() -> Any:
     from accelerate import PartialState
 
     PartialState(cpu=not torch.cuda.is_available())  # starts the processes' group as Trainer would
+    # gloo's threads have to end before the interpreter does: else some exits were SIGABRT, with all work done
+    atexit.register(torch.distributed.destroy_process_group)
     return torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 

@@ -46,6 +46,7 @@ GREEDY = Decoding(num_beams=1, max_new_tokens=10, no_repeat_ngram_size=0)
 CASES = {
     "greedy": GREEDY,
     "cut short": GREEDY.model_copy(update={"max_new_tokens": 4}),
+    "not too short": Generate(num_beams=1, max_new_tokens=10, min_new_tokens=6, no_repeat_ngram_size=0),
     "no repeats": GREEDY.model_copy(update={"no_repeat_ngram_size": 2}),
 }
 

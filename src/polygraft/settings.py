@@ -282,16 +282,9 @@ class Training(Optimization):
         return self
 
 
-class TextData(Settings):
-    """Monolingual text to adapt to."""
+class PlainText(Settings):
+    """Where text lies in files, and in which language it is."""
 
-    train_file: Files
-    """A .txt (one document per line), .jsonl, .json, .csv, .tsv, .parquet or .arrow file, also compressed; a folder, a
-    glob, hf://datasets/…, a bundled polygraft/sample/… name, or a list of these: see docs/files.md."""
-    validation_file: Files | None = None
-    """Held-out text; without it, `validation_split` of the training documents are held out."""
-    validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Share of the training documents held out when there is no `validation_file`."""
     text_column: str = "text"
     """The column that holds the text (ignored for .txt)."""
     lang: str | None = None
@@ -313,6 +306,18 @@ class TextData(Settings):
     def texts(self) -> list[str]:
         """The columns of text; a row that is blank in one of them is left out."""
         return [self.text_column]
+
+
+class TextData(PlainText):
+    """Monolingual text to adapt to."""
+
+    train_file: Files
+    """A .txt (one document per line), .jsonl, .json, .csv, .tsv, .parquet or .arrow file, also compressed; a folder, a
+    glob, hf://datasets/…, a bundled polygraft/sample/… name, or a list of these: see docs/files.md."""
+    validation_file: Files | None = None
+    """Held-out text; without it, `validation_split` of the training documents are held out."""
+    validation_split: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of the training documents held out when there is no `validation_file`."""
 
 
 class PairData(Settings):
@@ -451,29 +456,13 @@ class Evaluate(Decoding):
     """Length of the lead baseline: the first so many tokens of the input; 0 for all of it, as translations want it."""
 
 
-class Forgetting(Settings):
+class Forgetting(PlainText):
     """Held-out text in languages that the target knew before: what becomes of them."""
 
     test_file: Files
     """Text that no stage trains on: a file, a glob, a folder, a bundled name, or a list of these; see docs/files.md."""
-    text_column: str = "text"
-    """The column that holds the text (ignored for .txt)."""
-    lang: str | None = None
-    """Language of the text: `de`, `de_DE` and `deu_Latn` mean the same."""
-    lang_column: str | None = None
-    """The column that names each row's language, for files of several languages; overrides `lang`."""
     max_samples: PositiveInt = 100
     """Documents of each language that are read, the first ones."""
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that each file must have, the text first."""
-        return [*self.texts, *([self.lang_column] if self.lang_column else [])]
-
-    @property
-    def texts(self) -> list[str]:
-        """The columns of text; a row that is blank in one of them is left out."""
-        return [self.text_column]
 
 
 class Generate(Decoding):

@@ -2,11 +2,19 @@
 
 import json
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from polygraft.data.dataset import TextDataset, pair_dataset, read_pairs, read_text, text_dataset
+from polygraft.data.dataset import (
+    TextDataset,
+    numbered_languages,
+    pair_dataset,
+    read_pairs,
+    read_text,
+    text_dataset,
+)
 from polygraft.settings import PairData, TextData
 
 
@@ -64,3 +72,11 @@ def test_documents_are_cut_to_the_length_and_keep_their_language(mbart_tokenizer
     assert np.concatenate([data[i]["input_ids"] for i in range(len(data))]).tolist() == [i for one in ids for i in one]
     languages = [data[i]["language"] for i in (0, len(data) - 1)]
     assert languages == ([mbart_tokenizer.convert_tokens_to_ids(c) for c in ("uk_UA", "fr_XX")] if coded else [-1, -1])
+
+
+def test_languages_are_numbered_by_what_their_names_mean():
+    """Of cut texts each piece has its row's; a region makes no other language, a script does."""
+    names = ["uk", "de", "uk_UA", "ukr_Cyrl", "sr_Latn", "sr", "DE", "no such language"]
+    rows = [{"lang": name} for name in names]
+    places = SimpleNamespace(places=[0, 0, 1, 2, 3, 4, 5, 6, 7])
+    assert numbered_languages(rows, ["lang"], places).tolist() == [0, 0, 1, 0, 0, 2, 3, 1, 4]

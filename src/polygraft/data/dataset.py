@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from polygraft.data.languages import to_code
+from polygraft.data.languages import meaning_of, to_code
 from polygraft.data.layout import Layout
 from polygraft.data.notices import Unwritable
 from polygraft.data.reading import RowList, Rows
@@ -188,15 +188,21 @@ def row_codes(rows: Iterable[dict[str, Any]], lang: str | None, column: str | No
     return found
 
 
+def _language(name: str) -> tuple[str, ...]:
+    """What a name of a language says, the region aside; a name that is none stands for itself."""
+    meaning = meaning_of(name)
+    return (meaning.language, meaning.script) if meaning else (name,)
+
+
 def numbered_languages(
     rows: Iterable[dict[str, Any]], columns: Sequence[str], data: TextDataset | PairDataset
 ) -> np.ndarray:
     """Return a number for the language, or the pair of languages, of each item: (N,) int64.
 
-    Rows are of one language where the same is written in `columns`.
+    Rows are of one language where what is written in `columns` means the same (`uk`, `uk_UA`).
     """
     numbers: dict[tuple[Any, ...], int] = {}
-    names = (tuple(row[column] for column in columns) for row in rows)
+    names = (tuple(_language(row[column]) for column in columns) for row in rows)
     of_rows = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64)
     return of_rows[np.asarray(data.places, dtype=np.int64)]
 

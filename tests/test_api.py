@@ -169,7 +169,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(here, case):
 
 def test_paths_and_settings_may_be_of_any_kind(here):
     text = {"train_file": [Path("a.txt"), "b.txt"], "lang": "uk"}
-    from polygraft.api.given import plain, settings_of
+    from polygraft.recipe.given import plain, settings_of
 
     assert settings_of("adapt", "text", polygraft.TextData, text) == polygraft.TextData(
         train_file=("a.txt", "b.txt"), lang="uk"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from polygraft.checks.needs import SAFE_SHARE
-from polygraft.drafting.sizes import Numbers, Texts, learning_rate, savings, sizes
+from polygraft.drafting.sizes import SAVINGS, Numbers, Texts, learning_rate, sizes
 from polygraft.drafting.wishes import Wishes, read_bytes
 from polygraft.errors import RecipeError
 from polygraft.settings import PairData, TextData
@@ -73,9 +73,9 @@ def test_what_does_not_fit_says_what_would():
 
 
 def test_every_way_of_saving_says_why():
-    for way in savings():
+    for way in SAVINGS:
         assert way.settings.keys() == way.why.keys()
-    assert next(iter(savings()[-1].settings)) == "trim_vocabulary"
+    assert next(iter(SAVINGS[-1].settings)) == "trim_vocabulary"
 
 
 LENGTHS = {  # lengths without special tokens: the limit, and the share that is longer

@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBartTokenizer
 
+from polygraft.data.reading import read_rows
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.inference.engine import EXPORT_FILE, Checkpoint, Exported, open_engine
 from polygraft.models import checkpoints
 from polygraft.models.recorded import record
-from polygraft.settings import Bottleneck, Decoding, Export, Generate, InputData, PairData
-from polygraft.stages import export, vocabulary
+from polygraft.settings import Bottleneck, Decoding, Export, Finetune, Generate, InputData, PairData
+from polygraft.stages import export, finetune, vocabulary
 
 SETTINGS = Export(num_beams=2, max_new_tokens=10, per_device_eval_batch_size=4)
 
@@ -46,6 +47,7 @@ GREEDY = Decoding(num_beams=1, max_new_tokens=10, no_repeat_ngram_size=0)
 CASES = {
     "greedy": GREEDY,
     "cut short": GREEDY.model_copy(update={"max_new_tokens": 4}),
+    "not too short": Generate(num_beams=1, max_new_tokens=10, min_new_tokens=6, no_repeat_ngram_size=0),
     "no repeats": GREEDY.model_copy(update={"no_repeat_ngram_size": 2}),
 }
 
@@ -151,3 +153,27 @@ def test_what_cannot_be_held_is_refused_with_the_reason(tuned, pairs, tiny_mbart
     with pytest.raises(CheckpointError, match="has bottleneck adapters, which cannot be merged"):
         export.run(SETTINGS, str(tmp_path / "adapted"), pairs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_patience_stands_for_beams_that_do_not_stop_early(tmp_path, monkeypatch):
+    """Of a fine-tuned nano mBART's outputs: more are those of transformers' default than if searches ended early."""
+    from polygraft.inference import engine
+
+    sample = {split: f"polygraft/sample/de/{split}.parquet" for split in ("train", "validation")}
+    pairs = PairData(**{f"{split}_file": name for split, name in sample.items()}, source_lang="de")
+    how = {"budget": {"epochs": 1}, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "precision": "fp32"}
+    lengths = {"max_source_length_tokens": 128, "max_target_length_tokens": 32}
+    finetune.run(Finetune(**how, **lengths), "polygraft/nano-mbart", pairs, 1, tmp_path / "tuned")
+    settings = Export(max_source_length_tokens=128, max_new_tokens=48, max_samples=4)
+    export.run(settings, str(tmp_path / "tuned"), pairs, tmp_path / "out")
+    texts = [row["text"] for row in read_rows(sample["validation"], ["text"])]
+    codes = ["de_DE"] * len(texts), ["de_DE"] * len(texts)
+    expected = open_engine(str(tmp_path / "tuned")).decode(texts, *codes, settings)
+    equal = {}
+    for patience in (1, 2, 3, 4, 6, 8):
+        monkeypatch.setattr(engine, "PATIENCE", patience)
+        ours = open_engine(str(tmp_path / "out")).decode(texts, *codes, settings)
+        equal[patience] = sum(a == b for a, b in zip(ours, expected, strict=True))
+    print(len(texts), equal)
+    assert equal[4] > equal[1] + 0.1 * len(texts), equal

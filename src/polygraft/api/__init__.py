@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polygraft.api.given import assert_budget, of_kind, plain, running_of, settings_of
 from polygraft.errors import RecipeError
 from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.recipe import Recipe
+from polygraft.recipe.given import assert_budget, of_kind, plain, running_of, settings_of
 from polygraft.recipe.reading import dump_recipe, load_recipe, parse_recipe
 from polygraft.settings import (
     Evaluate,

@@ -29,10 +29,10 @@ from polygraft.checks.memory import (
 from polygraft.machine import Arithmetic
 from polygraft.models.checkpoints import decoder_config, positions_of
 from polygraft.objectives import TextTask
+from polygraft.objectives.linear_loss import CHUNK_LOGITS
 from polygraft.objectives.task import BatchShape
 from polygraft.runs.costs import Cost
 from polygraft.settings import Budget, Evaluate, Training
-from polygraft.stages.evaluate import LOGITS_PER_BATCH
 from polygraft.transfers.methods import Method, Sizes
 
 SAFE_SHARE = 0.85  # of the available memory, for the proposed batch size
@@ -333,7 +333,7 @@ def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths
     beams = 2 * BYTES * decoder.decoder_layers * decoder.d_model * positions
     if torch.cuda.is_available():
         beams += 2 * BYTES * hypotheses * config.vocab_size
-    references = 2 * BYTES * min(LOGITS_PER_BATCH, batch * settings.max_new_tokens * config.vocab_size)
+    references = 2 * BYTES * min(CHUNK_LOGITS, batch * settings.max_new_tokens * config.vocab_size)
     memory = probe.baseline_bytes + weights + max(beams, references)
     batches = -(-lengths.documents // batch)
     per_step = max(weights / 2 / probe.bytes_per_second, weights / BYTES * hypotheses / probe.flops_per_second)

@@ -107,6 +107,6 @@ def _ask(question: str, default: str | None) -> str:
 
 def _with(wishes: Wishes, answers: dict[str, str]) -> Wishes:
     """The wishes with the answers, read as flags are."""
-    from polygraft.drafting.drafts import read_wishes
+    from polygraft.recipe.given import settings_of
 
-    return read_wishes({**wishes.model_dump(exclude_unset=True), **answers}, "polygraft init")
+    return settings_of("init", "", Wishes, {**wishes.model_dump(exclude_unset=True), **answers})

@@ -53,9 +53,8 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 @contextmanager
-def create_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file for writing, through the compression that its name ends in."""
-    compression = split_endings(path.name)[1]
+def create_bytes(path: Path, compression: str) -> Iterator[IO[bytes]]:
+    """Open a new file for writing, through one of COMPRESSIONS or "" for none."""
     if compression == ".zst":
         import pyarrow
 

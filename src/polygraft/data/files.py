@@ -14,18 +14,27 @@ from filelock import FileLock, Timeout
 from polygraft.errors import DataError, PolygraftError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 under a temporary name, then rename; a failure leaves nothing behind and is raised."""
+@contextlib.contextmanager
+def appearing_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; when the block ends, the file is on the disk and has its own name.
+
+    A failure leaves nothing behind.
+    """
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed run left is overwritten
     try:
-        # What no encoding can hold (a lone surrogate from a JSON escape) must not cost the file.
-        with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name with no content
+        yield temporary
+        _sync_one(temporary)  # else a power cut may leave the new name with no content
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    # What no encoding can hold (a lone surrogate from a JSON escape) must not cost the file.
+    content = text.encode(errors="replace")
+    with appearing_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextlib.contextmanager

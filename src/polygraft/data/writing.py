@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from polygraft.data.compression import create_bytes, split_endings
+from polygraft.data.files import appearing_file
 from polygraft.data.sources import FORMATS, Names, sources
 from polygraft.data.tables import BATCH_ROWS, schema_of
 from polygraft.errors import DataError
@@ -160,19 +160,12 @@ def writer(path: Path, names: Names, column: str, count: int) -> Iterator[Writer
 
     `names` is what the rows are read from.
     """
-    ending = split_endings(path.name)[0]
-    temporary = path.with_name(f".tmp.{path.name}")
-    try:
-        with create_bytes(temporary) as file:
-            columnar = ending in COLUMNAR
-            rows = _table(file, column, count, names, ending) if columnar else WRITERS[ending](file, column, count)
-            yield rows
-            rows.close()
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    ending, compression = split_endings(path.name)
+    with appearing_file(path) as temporary, create_bytes(temporary, compression) as file:
+        columnar = ending in COLUMNAR
+        rows = _table(file, column, count, names, ending) if columnar else WRITERS[ending](file, column, count)
+        yield rows
+        rows.close()
 
 
 def _table(file: IO[bytes], column: str, count: int, names: Names, ending: str) -> TableWriter:

@@ -20,7 +20,7 @@ from polygraft.drafting.languages import Guess, guess, samples
 from polygraft.drafting.splits import Named, Part, by_name, write_parts
 from polygraft.drafting.wishes import Wishes
 from polygraft.errors import DataError, PolygraftError, RecipeError
-from polygraft.recipe.problems import Problem, problems_error, validate
+from polygraft.recipe.given import settings_of
 
 if TYPE_CHECKING:
     from polygraft.recipe import Recipe
@@ -87,26 +87,11 @@ def init(
         DataError: files that cannot be used.
         CheckpointError: models that cannot be used.
     """
-    read, path = read_wishes(wishes, "polygraft.init"), Path(output)
+    read, path = settings_of("init", "", Wishes, wishes), Path(output)
     assert_free(path, overwrite)
     made = draft(read, look(read), path)
     write(made, path)
     return made
-
-
-def read_wishes(given: Mapping[str, Any], where: str) -> Wishes:
-    """Return the wishes that a mapping holds; raise one RecipeError for everything wrong with them."""
-    read, findings = validate(Wishes, {key: _plain(value) for key, value in given.items()}, lambda path: None)
-    if read is None:
-        raise problems_error([Problem(".".join(one.path), one.reason, one.value) for one in findings], where)
-    return read
-
-
-def _plain(value: Any) -> Any:
-    """A value with paths as text, as flags have them."""
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def assert_needed(wishes: Wishes) -> None:

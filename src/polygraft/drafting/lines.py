@@ -26,7 +26,6 @@ class Facts:
         languages, why: of `lang`, `source_lang` and `target_lang`: the code, and why it is that.
         added: languages that the target is to get a code for.
         parameters: the target's.
-        documents, trained: how many documents of plain text and how many pairs there are to train on.
     """
 
     name: str
@@ -39,8 +38,6 @@ class Facts:
     added: list[NewLanguage]
     sizes: Numbers
     parameters: int
-    documents: int
-    trained: int
 
     @property
     def translates(self) -> bool:
@@ -87,7 +84,7 @@ def _text(facts: Facts) -> Iterator[RecipeLine]:
     yield RecipeLine(0, "text", None, "plain text: what the target reads before it is fine-tuned")
     own = found.text is not None
     why = (
-        f"{facts.documents:,} documents"
+        f"{facts.sizes.documents:,} documents"
         if own
         else "no text was given: the inputs of the pairs, without the test pairs"
     )
@@ -96,13 +93,13 @@ def _text(facts: Facts) -> Iterator[RecipeLine]:
     yield RecipeLine(1, "text_column", column, "where the text is")
     why = facts.why.get("lang", "as that of the pairs' input")
     yield RecipeLine(1, "lang", facts.languages["lang"], f"mBART has to be told; {why}")
-    share = max(0.05, min(0.3, round(HELD_OUT / max(1, facts.documents), 2)))
+    share = max(0.05, min(0.3, round(HELD_OUT / max(1, facts.sizes.documents), 2)))
     yield RecipeLine(1, "validation_split", share, "held out, to measure the loss on")
 
 
 def _pairs(facts: Facts) -> Iterator[RecipeLine]:
     yield RecipeLine(0, "pairs", None, "an input and an output each")
-    trained, parted = f"{facts.trained:,} pairs to train on", "; set apart by init, your file is untouched"
+    trained, parted = f"{facts.sizes.trained:,} pairs to train on", "; set apart by init, your file is untouched"
     yield RecipeLine(1, "train_file", _file(facts.files["train_file"]), trained + parted * facts.parted)
     if validation := facts.files.get("validation_file"):
         yield RecipeLine(1, "validation_file", _file(validation), "they choose the best checkpoint")

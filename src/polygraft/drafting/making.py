@@ -61,8 +61,6 @@ def make(wishes: Wishes, found: Found, output: Path) -> Draft:
         added=languages.added,
         sizes=numbers,
         parameters=opened[str(wishes.target)].report.parameters,
-        documents=numbers.documents,
-        trained=numbers.trained,
     )
     text = recipe_text(facts)
     recipe = parse_recipe(read_yaml(text)[0], str(output))

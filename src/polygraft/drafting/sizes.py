@@ -48,14 +48,11 @@ _TRIM = {"trim_vocabulary": "saves memory: only rows that the texts need are in 
 _RECOMPUTE = {"gradient_checkpointing": "saves memory: the forward pass is done again instead of being kept"}
 _LORA = {"adapter": "saves memory: only small changes of the weights are trained, and merged in the end"}
 _VALUES: dict[str, Any] = {"trim_vocabulary": True, "gradient_checkpointing": True, "adapter": {"type": "lora"}}
-
-
-def savings() -> list[Saving]:
-    """The ways to save memory, in the order in which they are tried: what changes least comes first."""
-    ways: list[dict[str, str]] = [{}, _TRIM, _TRIM | _RECOMPUTE, _TRIM | _LORA, _TRIM | _RECOMPUTE | _LORA]
-    known = [{key: why for key, why in way.items() if key in Finetune.model_fields} for way in ways]
-    unlike = [way for place, way in enumerate(known) if way not in known[:place]]
-    return [Saving({key: _VALUES[key] for key in way}, way) for way in unlike]
+SAVINGS = [
+    Saving({key: _VALUES[key] for key in way}, way)
+    for way in ({}, _TRIM, _TRIM | _RECOMPUTE, _TRIM | _LORA, _TRIM | _RECOMPUTE | _LORA)
+]
+"""The ways to save memory, in the order in which they are tried: what changes least comes first."""
 
 
 class BatchSize(NamedTuple):
@@ -225,7 +222,7 @@ class _Choice:
     def _fit(self) -> tuple[Saving, dict[str, BatchSize]]:
         """The first way to save memory in which some documents fit into a batch, and the batches."""
         best, least = None, math.inf
-        for saving in savings():
+        for saving in SAVINGS:
             needs = self._needs(saving, {stage: BatchSize(number, 1) for stage, number in self.most.items()})
             fitting = {stage: min(self.most[stage], need.proposed_batch_size or 0) for stage, need in needs.items()}
             if all(fitting.values()):

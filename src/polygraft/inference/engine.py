@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, MBartConfig
 
-from polygraft.data.batching import longest_first
 from polygraft.data.files import assert_known_format
 from polygraft.data.notices import count_unwritable
 from polygraft.errors import CheckpointError, RecipeError
-from polygraft.inference.generate import OnProgress, best_device, decode_several, encode_sources
+from polygraft.inference.generate import OnProgress, best_device, decode_several, encode_sources, in_batches
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.recorded import Languages, choose, recorded_in
 from polygraft.models.tokenizers import right_tokenizer
@@ -27,33 +25,13 @@ PATIENCE = 4
 `early_stopping=False`; docs/export.md has how often outputs then are equal."""
 
 
-class Engine(ABC):
-    """A model that writes texts.
+class Checkpoint:
+    """A checkpoint that transformers reads.
 
     Attributes:
-        name: as it was called.
         tokenizer: its tokenizer.
         languages: the codes that it was trained to read and to write.
     """
-
-    name: str
-    tokenizer: Any
-    languages: Languages
-
-    @abstractmethod
-    def decode(
-        self,
-        texts: Sequence[str],
-        source_codes: Sequence[str],
-        target_codes: Sequence[str],
-        settings: Decoding,
-        progress: OnProgress | None = None,
-    ) -> list[list[str]]:
-        """Generate outputs per text, the best first, as `generate.decode_several` does."""
-
-
-class Checkpoint(Engine):
-    """A checkpoint that transformers reads."""
 
     def __init__(self, name: str) -> None:
         self.name, self.tokenizer = name, load_tokenizer(name)
@@ -73,11 +51,12 @@ class Checkpoint(Engine):
         settings: Decoding,
         progress: OnProgress | None = None,
     ) -> list[list[str]]:
+        """Generate outputs per text, the best first; see `generate.decode_several`."""
         return decode_several(self.network, self.tokenizer, texts, source_codes, target_codes, settings, progress)
 
 
-class Exported(Engine):
-    """A folder that `polygraft export` wrote."""
+class Exported:
+    """A folder that `polygraft export` wrote; attributes as those of `Checkpoint`."""
 
     def __init__(self, name: str) -> None:
         """Read what the folder says of itself; the model itself is loaded when it is first needed.
@@ -119,28 +98,18 @@ class Exported(Engine):
         settings: Decoding,
         progress: OnProgress | None = None,
     ) -> list[list[str]]:
+        """Generate outputs per text, as `Checkpoint.decode` does."""
         limit = self.record["max_positions"]
-        longest = min(settings.max_source_length_tokens, limit)
+        longest, arguments = min(settings.max_source_length_tokens, limit), self.arguments(settings, limit)
         sources = encode_sources(self.tokenizer, texts, source_codes, longest)
-        arguments = self.arguments(settings, limit)
-        outputs = [[""] * arguments["num_hypotheses"] for _ in texts]
-        wanted = [i for i, text in enumerate(texts) if text.strip()]
-        done = len(texts) - len(wanted)
-        size = settings.per_device_eval_batch_size
-        for places in longest_first([len(sources[i]) for i in wanted], lambda batch: len(batch) <= size):
-            batch = [wanted[place] for place in places]
-            found = self.translator.translate_batch(
-                [self.tokenizer.convert_ids_to_tokens(sources[i]) for i in batch],
-                target_prefix=[[target_codes[i]] for i in batch],
-                **arguments,
-            )
-            for i, result in zip(batch, found, strict=True):
-                rows = [self.tokenizer.convert_tokens_to_ids(tokens) for tokens in result.hypotheses]
-                outputs[i] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-            done += len(batch)
-            if progress:
-                progress(done, len(texts))
-        return outputs
+
+        def write(rows: list[list[int]], target_code: str) -> list[list[str]]:
+            tokens = [self.tokenizer.convert_ids_to_tokens(row) for row in rows]
+            found = self.translator.translate_batch(tokens, target_prefix=[[target_code]] * len(rows), **arguments)
+            ids = [[self.tokenizer.convert_tokens_to_ids(one) for one in result.hypotheses] for result in found]
+            return [self.tokenizer.batch_decode(one, skip_special_tokens=True) for one in ids]
+
+        return in_batches(texts, sources, target_codes, settings, write, progress)
 
     @staticmethod
     def arguments(settings: Decoding, limit: int) -> dict[str, Any]:
@@ -162,6 +131,9 @@ class Exported(Engine):
             named |= {"beam_size": 1, "patience": 1, "sampling_topk": given.get("top_k", 50)}
             named |= {"sampling_topp": given.get("top_p", 1.0), "sampling_temperature": given.get("temperature", 1.0)}
         return named
+
+
+Engine = Checkpoint | Exported
 
 
 def is_exported(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,12 +61,43 @@ def language_arguments(tokenizer: Any, target_code: str) -> dict[str, int]:
     return {"decoder_start_token_id": language}
 
 
-def _batches(lengths: Sequence[int], target_codes: Sequence[str], wanted: list[int], size: int) -> Iterator[list[int]]:
-    """Indices per batch, of one target language each."""
+def in_batches(
+    texts: Sequence[str],
+    sources: Sequence[list[int]],
+    target_codes: Sequence[str],
+    settings: Decoding,
+    write: Callable[[list[list[int]], str], list[list[str]]],
+    progress: OnProgress | None = None,
+) -> list[list[str]]:
+    """Return the outputs of each text, made in batches of like length and one target language; of a blank one blanks.
+
+    `write` makes the outputs of each of some sources (token ids of texts) in a target language.
+    """
+    outputs = [[""] * settings.arguments().get("num_return_sequences", 1) for _ in texts]
+    wanted = [i for i, text in enumerate(texts) if text.strip()]
+    done = len(texts) - len(wanted)
     for code in sorted(set(target_codes)):
         indices = [i for i in wanted if target_codes[i] == code]
-        for batch in longest_first([lengths[i] for i in indices], lambda batch: len(batch) <= size):
-            yield [indices[place] for place in batch]
+        lengths = [len(sources[i]) for i in indices]
+        for places in longest_first(lengths, lambda batch: len(batch) <= settings.per_device_eval_batch_size):
+            batch = [indices[place] for place in places]
+            for i, written in zip(batch, write([sources[i] for i in batch], code), strict=True):
+                outputs[i] = written
+            done += len(batch)
+            if progress:
+                progress(done, len(texts))
+    return outputs
+
+
+@contextmanager
+def cuts_unsaid() -> Iterator[None]:
+    """Leave out, in the block, what is said of inputs that are cut, where it has been said before."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def decode(
@@ -97,29 +129,18 @@ def decode_several(
     `source_codes` and `target_codes` are the tokenizer's own codes (`uk_UA`), one per text. Equal to
     `model.generate(**tokenizer(text), forced_bos_token_id=…)` with the same settings. `progress` gets (done, total).
     """
-    arguments = settings.arguments() | {
-        "max_new_tokens": min(settings.max_new_tokens, model.config.max_position_embeddings)
-    }
+    limit = min(settings.max_new_tokens, model.config.max_position_embeddings)
+    arguments = settings.arguments() | {"max_new_tokens": limit}
     count = arguments.get("num_return_sequences", 1)
     sources = encode_sources(tokenizer, texts, source_codes, longest_source(model, tokenizer, settings))
     assert_reads(model, map(len, sources))
-    outputs = [[""] * count for _ in texts]
-    wanted = [i for i, text in enumerate(texts) if text.strip()]
-    done = len(texts) - len(wanted)
     model.eval()
-    for indices in _batches([len(ids) for ids in sources], target_codes, wanted, settings.per_device_eval_batch_size):
-        input_ids = pad_rows([sources[i] for i in indices], tokenizer.pad_token_id).to(model.device)
-        generated = generate(
-            model,
-            input_ids,
-            (input_ids != tokenizer.pad_token_id).long(),
-            **language_arguments(tokenizer, target_codes[indices[0]]),
-            **arguments,
-        )
+
+    def write(rows: list[list[int]], target_code: str) -> list[list[str]]:
+        ids_BS = pad_rows(rows, tokenizer.pad_token_id).to(model.device)
+        mask_BS = (ids_BS != tokenizer.pad_token_id).long()
+        generated = generate(model, ids_BS, mask_BS, **language_arguments(tokenizer, target_code), **arguments)
         written = tokenizer.batch_decode(generated, skip_special_tokens=True)
-        for place, i in enumerate(indices):
-            outputs[i] = written[place * count : (place + 1) * count]
-        done += len(indices)
-        if progress:
-            progress(done, len(texts))
-    return outputs
+        return [written[first : first + count] for first in range(0, len(written), count)]
+
+    return in_batches(texts, sources, target_codes, settings, write, progress)

@@ -34,7 +34,6 @@ from polygraft.scoring.predictions import FILE, Prediction
 from polygraft.settings import Evaluate, PairData
 
 ALL = "all"
-LOGITS_PER_BATCH = 2**27  # fp32 logits held at a time when references are scored: 512 MB
 
 
 def run(settings: Evaluate, model: str, pairs: PairData, out_dir: Path) -> dict[str, Any]:
@@ -109,12 +108,7 @@ def reference_losses(
     losses, counts = [0.0] * len(items), [len(item["labels"]) - 1 for item in items]
     lengths = [(len(item["labels"]), len(item["input_ids"])) for item in items]
     done = 0
-
-    def fits(batch: list[int]) -> bool:
-        logits = len(batch) * lengths[batch[0]][0] * model.config.vocab_size
-        return len(batch) <= settings.per_device_eval_batch_size and logits <= LOGITS_PER_BATCH
-
-    for indices in longest_first(lengths, fits):
+    for indices in longest_first(lengths, lambda batch: len(batch) <= settings.per_device_eval_batch_size):
         batch = make_batch(layout, [items[i]["input_ids"] for i in indices], [items[i]["labels"] for i in indices])
         losses_BT = token_losses(model, {name: tensor.to(model.device) for name, tensor in batch.items()})
         if layout.language_first:

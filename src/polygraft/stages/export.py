@@ -7,7 +7,6 @@ are normalised before (`normalize_before`), which family the tokenizer is of, an
 from __future__ import annotations
 
 import json
-import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from polygraft.data.layout import Layout
 from polygraft.data.reading import RowList, read_rows
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.inference.engine import EXPORT_FILE, Checkpoint, Engine, Exported, import_ctranslate2
+from polygraft.inference.generate import cuts_unsaid
 from polygraft.models import bottleneck
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer, local_folder
 from polygraft.models.graft import is_graft
@@ -158,12 +158,11 @@ def _timed(
     outputs = engine.decode(texts, *codes, settings, lambda done, total: show(done / total))
     seconds = time.perf_counter() - started
     alone = []
-    logging.getLogger("polygraft.inference").setLevel(logging.ERROR)  # inputs that are too long have been told of
-    for i in range(min(ALONE, len(texts))):
-        started = time.perf_counter()
-        engine.decode([texts[i]], [codes[0][i]], [codes[1][i]], settings)
-        alone.append(time.perf_counter() - started)
-    logging.getLogger("polygraft.inference").setLevel(logging.NOTSET)
+    with cuts_unsaid():
+        for i in range(min(ALONE, len(texts))):
+            started = time.perf_counter()
+            engine.decode([texts[i]], [codes[0][i]], [codes[1][i]], settings)
+            alone.append(time.perf_counter() - started)
     return Timed([one[0] for one in outputs], seconds, statistics.median(alone))
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -64,7 +65,7 @@ def telling(trainer: Trainer, running: Running, out_dir: Path) -> Iterator[None]
             reporter.close()
 
 
-class Reporter(TrainerCallback):
+class Reporter(TrainerCallback, ABC):
     """One tracker, which begins when it first hears of something.
 
     `begin` makes ready what transformers' callback finds, and returns this; `end` closes it.
@@ -77,11 +78,11 @@ class Reporter(TrainerCallback):
         self.callback: Any = None
         self.failed = False
 
-    def begin(self, args: Any, step: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def begin(self, args: Any, step: int) -> Any: ...
 
-    def end(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def end(self) -> None: ...
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._tell("on_train_begin", args, state, control, **kwargs)

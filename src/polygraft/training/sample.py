@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from polygraft.data.dataset import pair_codes
-from polygraft.inference.generate import decode
-from polygraft.inference.generate import logger as decoding_log
+from polygraft.inference.generate import cuts_unsaid, decode
 from polygraft.scoring.metrics import METRICS
 from polygraft.scoring.predictions import Prediction
 from polygraft.settings import BestMetric, Decoding, Finetune, PairData
@@ -46,7 +45,7 @@ class DecodedSample:
         """Return eval_<name> of each of SCORES, 0 to 100; `heed` is called after every batch."""
         texts = [row[self.pairs.text_column] for row in self.rows]
         sources, targets = pair_codes(self.rows, self.pairs, self.tokenizer)
-        with _plain_forward(model), _once_is_enough():
+        with _plain_forward(model), cuts_unsaid():  # training cuts them, too
             outputs = decode(model, self.tokenizer, texts, sources, targets, self.decoding, lambda *_: heed())
         predictions = [
             Prediction(
@@ -68,14 +67,3 @@ def _plain_forward(model: Any) -> Iterator[None]:
     finally:
         if training is not None:
             model.forward = training
-
-
-@contextmanager
-def _once_is_enough() -> Iterator[None]:
-    """Leave out what is said of inputs that are cut: training cuts them, too, and it would be said every time."""
-    level = decoding_log.level
-    decoding_log.setLevel("ERROR")
-    try:
-        yield
-    finally:
-        decoding_log.setLevel(level)

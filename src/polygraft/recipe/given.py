@@ -1,4 +1,4 @@
-"""What verbs are given, as settings: whatever is wrong with it is one RecipeError, before anything is loaded."""
+"""What verbs are given in Python, as settings: all that is wrong is one RecipeError, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ def of_kind(verb: str, kinds: OneOf, given: Settings | Mapping[str, Any]) -> Any
 
 
 def settings_of(verb: str, argument: str, kind: type[S], given: S | Mapping[str, Any] | None) -> S:
-    """Read a section; raise one RecipeError for all that is wrong with it."""
+    """Read a section, which the verb takes as `argument` ("" if it takes nothing else).
+
+    Raises:
+        RecipeError: all that is wrong with it, at once.
+    """
     if isinstance(given, kind):
         return given
     read, findings = validate(kind, plain(given or {}), lambda path: None)
     if read is None:
-        problems = [Problem(".".join((argument, *one.path)), one.reason, one.value) for one in findings]
+        problems = [Problem(".".join(filter(None, (argument, *one.path))), one.reason, one.value) for one in findings]
         raise problems_error(problems, f"polygraft.{verb}")
     return read
 

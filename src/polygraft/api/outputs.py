@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polygraft.api.given import settings_of
+from polygraft.recipe.given import settings_of
 from polygraft.settings import OutputScoring
 
 if TYPE_CHECKING:  # numpy and scipy take a while

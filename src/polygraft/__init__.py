@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Generate,
         InputData,
         Lora,
+        OutputScoring,
         PairData,
         TextData,
         Verdict,
@@ -61,10 +62,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CLM", "MLM", "Bottleneck", "BottleneckTransfer", "Budget", "CheckpointError", "Comparison", "DataError",
     "Denoising", "Diagnose", "DistillTransfer", "EmbeddingsTransfer", "EncoderTransfer", "Evaluate", "Finetune",
-    "Generate", "InputData", "Lora", "NoTransfer", "PairData", "PolygraftError", "Recipe", "RecipeError", "RunResult",
-    "StageResult", "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt", "check", "compare",
-    "diagnose", "evaluate", "finetune", "generate", "generate_file", "init", "load_recipe", "rank", "run", "score",
-    "transfer",
+    "Generate", "InputData", "Lora", "NoTransfer", "OutputScoring", "PairData", "PolygraftError", "Recipe",
+    "RecipeError", "RunResult", "StageResult", "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt",
+    "check", "compare", "diagnose", "evaluate", "finetune", "generate", "generate_file", "init", "load_recipe", "rank",
+    "run", "score", "transfer",
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first

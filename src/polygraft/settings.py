@@ -542,6 +542,43 @@ class InputData(Settings):
         return [self.text_column, *(c for c in (self.source_lang_column, self.target_lang_column) if c)]
 
 
+BleuTokenizer = Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab"]
+"""sacreBLEU's, without those that it downloads."""
+
+
+class OutputScoring(Settings):
+    """Outputs of any toolkit: where what is in their files, and how they are scored."""
+
+    prediction_column: str = "prediction"
+    """The column that holds the outputs (ignored for .txt)."""
+    reference_column: str | None = None
+    """The column of references; without it `reference`, where there is one."""
+    references: str | None = None
+    """A file that has the references, where those of the outputs have none."""
+    id_column: str | None = None
+    """By which rows of several files are one document; without it `id`, or the order where there is none."""
+    source_column: str | None = None
+    """The column of what the system read, for the copy rate; without it `source`, where there is one."""
+    lang: str | None = None
+    """The language that the outputs should be in; overrides `lang_column`."""
+    lang_column: str | None = None
+    """The column that names each output's language; without it `lang`, where there is one."""
+    score_column: list[str] = []
+    """A column with a number per document, to be averaged: COMET's, a judge's."""
+    lower_is_better: list[str] = []
+    """A score column that should be low."""
+    tokenize: BleuTokenizer | None = None
+    """sacreBLEU's tokenizer for BLEU; without it that of the language."""
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    """Level of the intervals."""
+
+    @model_validator(mode="after")
+    def _low_ones_are_scores(self) -> OutputScoring:
+        if odd := sorted(set(self.lower_is_better) - set(self.score_column)):
+            raise ValueError(f"lower_is_better: '{odd[0]}' is no column of scores. Name it as one (score_column), too.")
+        return self
+
+
 class Verdict(Settings):
     """Which arms are compared, and how large a difference matters."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from polygraft.cli import app, checkpoints, stages
+from polygraft.cli import app, checkpoints, compare, stages
 from polygraft.cli.flags import FIRST, flag_name, flags_of
 from polygraft.cli.options import settings
 from polygraft.errors import RecipeError
@@ -26,6 +26,8 @@ SECTIONS = {
     "generate": (stages.Generation, ()),
     "trim": (checkpoints.Trimming, ()),
     "export": (checkpoints.Exporting, checkpoints.NOT_EXPORTED),
+    "score": (compare.Outputs, ()),
+    "compare": (compare.Outputs, ()),
 }
 
 
@@ -60,7 +62,7 @@ def test_every_setting_has_a_flag_with_its_docstring(verb):
     made = {flag_name(flag.path) for flag in flags_of(sections, (), unused)}
     assert made == {flag_name(path) for path, _ in expected}
     own = {"--model", "--target", "--output-dir", "--seed", "--source", "--source-before", "--dry-run", "--set"}
-    own |= {"--output-file"}
+    own |= {"--output-file", "files", "--against", "--metric", "--margin", "--html", "--json"}
     assert {option.opts[0] for option in VERBS[verb].params} == made | own & options.keys()
 
 
@@ -70,7 +72,7 @@ def given(verb: str, *words: str) -> Any:
     flags = {"__".join(flag.path): flag for flag in flags_of(sections, (), unused)}
     arguments = [part for word in words if word.startswith("--") for part in word.split(" ", 1)]
     values = VERBS[verb].make_parser(typer.Context(VERBS[verb])).parse_args(arguments)[0]
-    flagged = [(flags[name], value) for name, value in values.items()]
+    flagged = [(flags[name], value) for name, value in values.items() if name != "files"]
     return settings(f"polygraft {verb}", sections, flagged, [word for word in words if word[0] != "-"], unused)
 
 
@@ -130,6 +132,8 @@ PROBLEMS = {
         [TEXT, "zzz=3"],
         "--set zzz = 3: no such key; valid here: train_file,",
     ),
+    "scores alone": ("score", ["--lower-is-better comet"], "'comet' is no column of scores. Name it as one"),
+    "a share": ("compare", ["--confidence 95", "--score-column comet"], "--confidence = 95: must be less than 1"),
     "a section that is none": ("adapt", [TEXT, "adapt=3"], "must be a section with keys of its own"),
 }
 

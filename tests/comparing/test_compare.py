@@ -19,12 +19,12 @@ from sacrebleu.significance import PairedTest
 from scipy import stats
 
 import polygraft
-from polygraft.comparing import Columns, ScoringOptions, compare, page, score
+from polygraft.comparing import compare, page, score
 from polygraft.data.reading import read_rows
 from polygraft.errors import DataError, RecipeError
 from polygraft.scoring import verdict
 from polygraft.scoring.metrics import METRICS
-from polygraft.settings import Verdict
+from polygraft.settings import OutputScoring, Verdict
 
 ROWS = [
     {"id": row["id"], "reference": row["summary"], "source": row["text"], "lang": lang}
@@ -96,8 +96,7 @@ def test_several_seeds_have_welchs_part_and_the_documents(good, bad):
             rows = list(map(json.loads, Path(file).read_text(encoding="utf-8").splitlines()))
             shift = (files is good) * 0.2 + 0.01 * place**2
             write(Path(file), [{**row, "judge": number / 10 + shift} for number, row in enumerate(rows)])
-    scoring = ScoringOptions(columns=Columns(scores=("judge",)))
-    found = compare(good, bad, scoring, metric="judge")
+    found = compare(good, bad, OutputScoring(score_column=["judge"]), metric="judge")
     assert found.word == "helped"
     points = [one.scores["judge"].by_file for one in (found.treatment, found.control)]
     theirs = stats.ttest_ind(*points, equal_var=False)
@@ -198,7 +197,7 @@ def test_files_of_every_format_with_references_beside(good, tmp_path, ending):
             content = "".join(cell + "\n" for cell in [*head, *cells]).encode()
             path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
     found = score(
-        [str(tmp_path / f"prediction.{ending}")], ScoringOptions(references=str(tmp_path / f"reference.{ending}"))
+        [str(tmp_path / f"prediction.{ending}")], OutputScoring(references=str(tmp_path / f"reference.{ending}"))
     )
     expected = score(good[:1])
     assert found.scores["chrf++"].score == pytest.approx(expected.scores["chrf++"].score, abs=1e-12)
@@ -218,10 +217,9 @@ def test_columns_of_other_toolkits(good, tmp_path):
         for row in system(0.3, 1)
     ]
     file = write(tmp_path / "theirs.jsonl", rows)
-    columns = Columns(
-        prediction="out.text", reference="gold", id="key", source="doc", language="uk", scores=("errors",)
-    )
-    found = score([file], ScoringOptions(columns=columns, lower_is_better=("errors",), tokenize="char"))
+    columns = {"prediction_column": "out.text", "reference_column": "gold", "id_column": "key", "source_column": "doc"}
+    scores = {"score_column": ["errors"], "lower_is_better": ["errors"], "tokenize": "char"}
+    found = polygraft.score(file, settings={**columns, **scores, "lang": "uk"})
     expected = score(good[:1])
     assert found.scores["copy_rate"] == expected.scores["copy_rate"]
     assert found.scores["errors"].score == 9
@@ -268,15 +266,15 @@ def test_mistakes_in_files_name_their_place(good, tmp_path, mistake):
         ({}, {"metric": "loss_per_token"}, "it needs the columns loss_nats and reference_tokens"),
         ({}, {"metric": "length_ratio"}, "has no direction that is good"),
         ({}, {"margin": 0.0}, "margin: 0.0 must be above 0"),
-        ({"lower_is_better": ("judge",)}, {}, "'judge' is no column of scores"),
-        ({"columns": Columns(scores=("bleu",))}, {}, "'bleu' is the name of a score"),
-        ({"confidence": 95}, {}, "confidence: 95 must lie between 0 and 1"),
-        ({"tokenize": "flores"}, {}, "tokenize: 'flores'"),
+        ({"lower_is_better": ["judge"]}, {}, "'judge' is no column of scores"),
+        ({"score_column": ["bleu"]}, {}, "'bleu' is the name of a score"),
+        ({"confidence": 95}, {}, "polygraft.compare: settings.confidence = 95: must be less than 1"),
+        ({"tokenize": "flores"}, {}, "settings.tokenize = flores: must be 13a or intl or"),
     ],
 )
 def test_mistakes_in_settings(good, bad, settings, options, said):
     with pytest.raises(RecipeError, match=re.escape(said)):
-        compare(good, bad, ScoringOptions(**settings), **options)
+        polygraft.compare(good, bad, settings=settings, **options)
 
 
 def test_no_torch_and_many_outputs_in_processes(good, bad, monkeypatch):

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polygraft.errors import RecipeError
+from polygraft.recipe.given import settings_of
+from polygraft.settings import OutputScoring
 
 if TYPE_CHECKING:  # numpy and scipy take a while
     from polygraft.comparing.results import ComparedSystems, OutputScores
@@ -16,31 +17,17 @@ StrPath = str | os.PathLike[str]
 
 
 def score(
-    files: StrPath | Sequence[StrPath],
-    *,
-    references: StrPath | None = None,
-    columns: Mapping[str, Any] | None = None,
-    lower_is_better: Sequence[str] = (),
-    tokenize: str | None = None,
-    confidence: float = 0.95,
+    files: StrPath | Sequence[StrPath], *, settings: OutputScoring | Mapping[str, Any] | None = None
 ) -> OutputScores:
     """Score outputs of any toolkit, a file per seed: chrF++, BLEU, ROUGE in any script, language, copies, repeats.
 
-    Args:
-        references: a file that has them, where the outputs' files have none.
-        columns: where what is: `prediction`, `reference`, `id`, `source`, `lang`; `language` of all rows; `scores`,
-            columns of a number per document.
-        lower_is_better: those of `scores` that should be low.
-        tokenize: sacreBLEU's tokenizer for BLEU, in place of that of the language.
-
     Raises:
-        RecipeError: columns or settings that are none.
+        RecipeError: settings that are none.
         DataError: files that cannot be used, or do not have the same documents.
     """
     from polygraft import comparing
 
-    scoring = _scoring(columns, references, lower_is_better=lower_is_better, tokenize=tokenize, confidence=confidence)
-    return comparing.score(_names(files), scoring)
+    return comparing.score(_names(files), settings_of("score", "settings", OutputScoring, settings))
 
 
 def compare(
@@ -50,11 +37,7 @@ def compare(
     metric: str = "chrf++",
     margin: float | None = None,
     html: StrPath | None = None,
-    references: StrPath | None = None,
-    columns: Mapping[str, Any] | None = None,
-    lower_is_better: Sequence[str] = (),
-    tokenize: str | None = None,
-    confidence: float = 0.95,
+    settings: OutputScoring | Mapping[str, Any] | None = None,
 ) -> ComparedSystems:
     """Compare outputs of any toolkit with those of another system, a file per seed each: effect, interval, word.
 
@@ -62,15 +45,14 @@ def compare(
         metric: the score that decides; all others are secondary.
         margin: a difference in it that does not matter; without one nothing is "equivalent".
         html: a page to write.
-        references, columns, lower_is_better, tokenize: as those of `score`.
 
     Raises:
-        RecipeError: no such score, columns or settings that are none.
+        RecipeError: no such score, or settings that are none.
         DataError: files that cannot be used, or do not have the same documents.
     """
     from polygraft import comparing
 
-    scoring = _scoring(columns, references, lower_is_better=lower_is_better, tokenize=tokenize, confidence=confidence)
+    scoring = settings_of("compare", "settings", OutputScoring, settings)
     found = comparing.compare(_names(files), _names(against), scoring, metric=metric, margin=margin)
     if html is not None:
         from polygraft.comparing import page
@@ -81,13 +63,3 @@ def compare(
 
 def _names(files: StrPath | Sequence[StrPath]) -> list[str]:
     return [os.fspath(files)] if isinstance(files, str | os.PathLike) else [os.fspath(file) for file in files]
-
-
-def _scoring(columns: Mapping[str, Any] | None, references: StrPath | None, **settings: Any) -> Any:
-    from polygraft.comparing import Columns, ScoringOptions
-
-    known = set(Columns.__dataclass_fields__)
-    if odd := sorted(set(columns or {}) - known):
-        raise RecipeError(f"columns: '{odd[0]}' is none of them. There are {', '.join(sorted(known))}.")
-    beside = None if references is None else os.fspath(references)
-    return ScoringOptions(columns=Columns(**(columns or {})), references=beside, **settings)

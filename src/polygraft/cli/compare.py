@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polygraft.cli import options as o
 from polygraft.cli.errors import Verb
 from polygraft.cli.table import table
 from polygraft.scoring.figures import level, rounded
+from polygraft.settings import OutputScoring, Settings
 
 if TYPE_CHECKING:  # numpy and scipy take a while
-    from polygraft.comparing import ComparedScore, ComparedSystems, OutputScore, OutputScores, ScoringOptions
+    from polygraft.comparing import ComparedScore, ComparedSystems, OutputScore, OutputScores
 
-Outputs = Annotated[
+Files = Annotated[
     list[str] | None,
     typer.Argument(metavar="FILE", help="The outputs of a system: one file per seed, in any format of docs/files.md."),
 ]
@@ -28,29 +30,12 @@ Against = Annotated[
         help="The outputs of the system to compare it with, one file per seed: all up to the next option.",
     ),
 ]
-References = Annotated[
-    str | None, typer.Option("--references", metavar="FILE", help="References, where the outputs' files have none.")
+Primary = Annotated[str, typer.Option("--metric", metavar="SCORE", help="The score that decides.")]
+Margin = Annotated[
+    float | None,
+    typer.Option("--margin", metavar="NUMBER", help="A difference that does not matter, in that score's unit."),
 ]
-PredictionColumn = Annotated[str, typer.Option(metavar="COLUMN", help="The outputs.")]
-ReferenceColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="The references ('reference').")]
-IdColumn = Annotated[
-    str | None,
-    typer.Option(metavar="COLUMN", help="By which rows of several files are one document ('id'); without: by order."),
-]
-SourceColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="What the system read ('source').")]
-Lang = Annotated[str | None, typer.Option("--lang", metavar="LANG", help="The language that the outputs should be in.")]
-LangColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that says it ('lang').")]
-ScoreColumns = Annotated[
-    list[str] | None,
-    typer.Option("--score-column", metavar="COLUMN", help="A number per document to average: COMET's, a judge's."),
-]
-LowerIsBetter = Annotated[
-    list[str] | None, typer.Option("--lower-is-better", metavar="COLUMN", help="A score column that should be low.")
-]
-Tokenize = Annotated[
-    str | None, typer.Option("--tokenize", metavar="NAME", help="sacreBLEU's tokenizer for BLEU; default: by language.")
-]
-Confidence = Annotated[float, typer.Option("--confidence", metavar="LEVEL", help="Of the intervals.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the plot, too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
@@ -69,81 +54,36 @@ class ManyAgainst(Verb):
         return super().parse_args(ctx, spread)
 
 
-def score(
-    files: Outputs = None,
-    references: References = None,
-    prediction_column: PredictionColumn = "prediction",
-    reference_column: ReferenceColumn = None,
-    id_column: IdColumn = None,
-    source_column: SourceColumn = None,
-    lang: Lang = None,
-    lang_column: LangColumn = None,
-    score_column: ScoreColumns = None,
-    lower_is_better: LowerIsBetter = None,
-    tokenize: Tokenize = None,
-    confidence: Confidence = 0.95,
-    json_: AsJson = False,
-) -> None:
-    """Score the outputs of one system, whatever made them: chrF++, BLEU, ROUGE in any script, language, repeats."""
-    from polygraft import comparing
+class Outputs(Settings):
+    outputs: OutputScoring
+    """Columns and scores"""
 
-    columns = {
-        "prediction": prediction_column, "reference": reference_column, "id": id_column, "source": source_column,
-        "lang": lang_column, "language": lang, "scores": score_column or (),
-    }  # fmt: skip
-    scoring = _scoring(
-        columns, references=references, lower_is_better=lower_is_better or (), tokenize=tokenize, confidence=confidence
-    )
-    found = comparing.score(files or [], scoring)
+
+@o.takes(Outputs, settable=False)
+def score(given: Outputs, files: Files = None, json_: AsJson = False) -> None:
+    """Score the outputs of one system, whatever made them: chrF++, BLEU, ROUGE in any script, language, repeats."""
+    from polygraft.api import outputs
+
+    found = outputs.score(files or [], settings=given.outputs)
     typer.echo(json.dumps(asdict(found), indent=1, ensure_ascii=False) if json_ else scores_text(found))
 
 
+@o.takes(Outputs, settable=False)
 def compare(
-    files: Outputs = None,
+    given: Outputs,
+    files: Files = None,
     against: Against = None,
-    metric: Annotated[str, typer.Option("--metric", metavar="SCORE", help="The score that decides.")] = "chrf++",
-    margin: Annotated[
-        float | None,
-        typer.Option("--margin", metavar="NUMBER", help="A difference that does not matter, in that score's unit."),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the plot, too.")
-    ] = None,
-    references: References = None,
-    prediction_column: PredictionColumn = "prediction",
-    reference_column: ReferenceColumn = None,
-    id_column: IdColumn = None,
-    source_column: SourceColumn = None,
-    lang: Lang = None,
-    lang_column: LangColumn = None,
-    score_column: ScoreColumns = None,
-    lower_is_better: LowerIsBetter = None,
-    tokenize: Tokenize = None,
-    confidence: Confidence = 0.95,
+    metric: Primary = "chrf++",
+    margin: Margin = None,
+    html: Html = None,
     json_: AsJson = False,
 ) -> None:
     """Compare the outputs of two systems, several seeds each: effect, interval and a word for every score."""
-    from polygraft import comparing
+    from polygraft.api import outputs
 
-    columns = {
-        "prediction": prediction_column, "reference": reference_column, "id": id_column, "source": source_column,
-        "lang": lang_column, "language": lang, "scores": score_column or (),
-    }  # fmt: skip
-    scoring = _scoring(
-        columns, references=references, lower_is_better=lower_is_better or (), tokenize=tokenize, confidence=confidence
-    )
-    found = comparing.compare(files or [], against or [], scoring, metric=metric, margin=margin)
-    if html:
-        from polygraft.comparing import page
-
-        page.write(found, html)
+    scoring = given.outputs
+    found = outputs.compare(files or [], against or [], metric=metric, margin=margin, html=html, settings=scoring)
     typer.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if json_ else comparison_text(found))
-
-
-def _scoring(columns: dict[str, Any], **settings: Any) -> ScoringOptions:
-    from polygraft.comparing import Columns, ScoringOptions
-
-    return ScoringOptions(columns=Columns(**columns), **settings)
 
 
 # ---------------------------------------------------------------- text

@@ -40,8 +40,8 @@ TITLES = {"budget": f"Budget: one of these (default: {DEFAULT_EPOCHS} epochs)", 
 SHORT = {"--per-device-eval-batch-size": "--batch-size"}
 SWITCH = "[true|false]"
 METAVARS = {
-    "_file": "FILE", "pairs": "FILE", "text": "FILE", "_column": "COLUMN", "lang": "LANG", "source": "MODEL",
-    "target": "MODEL", "_memory": "SIZE",
+    "_file": "FILE", "pairs": "FILE", "references": "FILE", "text": "FILE", "_column": "COLUMN", "_better": "COLUMN",
+    "lang": "LANG", "source": "MODEL", "target": "MODEL", "_memory": "SIZE",
 }  # fmt: skip
 """By the end of a field's name."""
 
@@ -100,7 +100,9 @@ class Flag:
         named = len(kinds_of) > 1 or (len(self.path) > 2 and "" not in self.fields)
         texts = [f"{', '.join(kinds)}: {text}" if named else text for text, kinds in kinds_of.items()]
         choices = dict.fromkeys(one for kind in self.types if get_origin(kind) is Literal for one in get_args(kind))
-        values = [field.default for field in self.fields.values() if field.default not in (None, PydanticUndefined)]
+        values = [
+            field.default for field in self.fields.values() if field.default not in (None, [], (), PydanticUndefined)
+        ]
         default = " or ".join(dict.fromkeys(str(value).lower() for value in values))
         told = all(choice in " ".join(texts) for choice in choices)
         notes = ["" if told else ", ".join(choices), f"default: {default}" if default else ""]

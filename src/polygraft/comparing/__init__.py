@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from polygraft.comparing.outputs import LOSS_COLUMNS, Columns, OutputRow, aligned, read, with_references
+from polygraft.comparing.outputs import LOSS_COLUMNS, OutputRow, aligned, read, with_references
 from polygraft.comparing.results import ComparedScore, ComparedSystems, OutputScore, OutputScores
 from polygraft.data.sources import sources
 from polygraft.errors import RecipeError
@@ -25,48 +25,19 @@ from polygraft.scoring.bootstrap import Bootstrap, mean_statistics, paired_boots
 from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms
 from polygraft.scoring.metrics import METRICS, Metric, bleu, metrics_of, own_signature
 from polygraft.scoring.verdict import together
+from polygraft.settings import OutputScoring
 
 Statistics = dict[str, np.ndarray]
 """Of one file, by score: what `Metric.statistics` counts."""
-TOKENIZERS = ("13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab")  # sacreBLEU's, without those it downloads
 ENOUGH_FOR_PROCESSES = 4000  # outputs; fewer are scored before other processes have started
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoringOptions:
-    """How outputs are scored.
-
-    Attributes:
-        columns: where what is in their files.
-        references: a file that has the references, where the outputs' files have none.
-        lower_is_better: those of the columns of scores.
-        tokenize: sacreBLEU's tokenizer for BLEU; None: by language, "13a" where that is not known.
-        confidence: of all intervals.
-    """
-
-    columns: Columns = field(default_factory=Columns)
-    references: str | None = None
-    lower_is_better: Sequence[str] = ()
-    tokenize: str | None = None
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        if odd := sorted(set(self.lower_is_better) - set(self.columns.scores)):
-            raise RecipeError(
-                f"lower_is_better: '{odd[0]}' is no column of scores. Name it as one (score_column), too."
-            )
-        if odd := sorted(set(self.columns.scores) & set(METRICS)):
-            raise RecipeError(f"score_column: '{odd[0]}' is the name of a score that is computed. Rename the column.")
-        if self.tokenize is not None and self.tokenize not in TOKENIZERS:
-            raise RecipeError(f"tokenize: '{self.tokenize}' must be one of {', '.join(TOKENIZERS)}.")
-        if not 0 < self.confidence < 1:
-            raise RecipeError(f"confidence: {self.confidence} must lie between 0 and 1, such as 0.95.")
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """All scores that there can be, by name."""
-        own = {name: _of_column(name, -1 if name in self.lower_is_better else 1) for name in self.columns.scores}
-        return {**METRICS, "bleu": bleu(self.tokenize), **own}
+def _metrics(scoring: OutputScoring) -> dict[str, Metric]:
+    """All scores that there can be, by name."""
+    if odd := sorted(set(scoring.score_column) & set(METRICS)):
+        raise RecipeError(f"score_column: '{odd[0]}' is the name of a score that is computed. Rename the column.")
+    own = {name: _of_column(name, -1 if name in scoring.lower_is_better else 1) for name in scoring.score_column}
+    return {**METRICS, "bleu": bleu(scoring.tokenize), **own}
 
 
 def _of_column(name: str, better: Literal[-1, 1]) -> Metric:
@@ -81,23 +52,23 @@ def _numbers(name: str, rows: Sequence[OutputRow]) -> np.ndarray:
     return mean_statistics([row.numbers[name] for row in rows])
 
 
-def score(files: Sequence[str], scoring: ScoringOptions = ScoringOptions(), name: str | None = None) -> OutputScores:
+def score(files: Sequence[str], scoring: OutputScoring = OutputScoring(), name: str | None = None) -> OutputScores:
     """Score one system, a file per seed.
 
     Raises:
         DataError: files that cannot be used, or do not have the same documents.
     """
     _named(files=files)
-    names = _files(files)
+    names, metrics = _files(files), _metrics(scoring)
     rows = _read(names, scoring)
-    used = _usable(rows, scoring)
+    used = _usable(rows, metrics)
     return _scores(name or _names(names)[0], names, rows, _count(rows, used), used, scoring)
 
 
 def compare(
     files: Sequence[str],
     against: Sequence[str],
-    scoring: ScoringOptions = ScoringOptions(),
+    scoring: OutputScoring = OutputScoring(),
     *,
     metric: str = "chrf++",
     margin: float | None = None,
@@ -112,10 +83,10 @@ def compare(
     if margin is not None and not margin > 0:
         raise RecipeError(f"margin: {margin} must be above 0, in the unit of '{metric}'.")
     _named(files=files, against=against)
-    ours, theirs = _files(files), _files(against)
-    primary = _metric_name(metric, scoring)
+    ours, theirs, metrics = _files(files), _files(against), _metrics(scoring)
+    primary = _metric_name(metric, metrics)
     rows = _read([*ours, *theirs], scoring)
-    used = _usable(rows, scoring)
+    used = _usable(rows, metrics)
     if primary not in used:
         raise RecipeError(f"metric: '{primary}' cannot be computed: {_NEEDS.get(primary, 'its columns are missing')}.")
     if used[primary].better == 0:
@@ -163,13 +134,13 @@ def _files(names: Sequence[str]) -> list[str]:
     return [source.name for source in sources(list(names))]
 
 
-def _read(files: Sequence[str], scoring: ScoringOptions) -> list[list[OutputRow]]:
+def _read(files: Sequence[str], scoring: OutputScoring) -> list[list[OutputRow]]:
     """The outputs of all files, with references, in the order of the first."""
     beside = None
     if scoring.references is not None:
-        column = scoring.columns.reference or "reference"
-        beside = read(scoring.references, Columns(prediction=column, id=scoring.columns.id and None))
-    found = [with_references(file, read(file, scoring.columns), beside) for file in files]
+        column = scoring.reference_column or "reference"
+        beside = read(scoring.references, OutputScoring(prediction_column=column))
+    found = [with_references(file, read(file, scoring), beside) for file in files]
     return aligned(files, found)
 
 
@@ -193,7 +164,7 @@ _NEEDS = {
 }
 
 
-def _usable(rows: Sequence[Sequence[OutputRow]], scoring: ScoringOptions) -> dict[str, Metric]:
+def _usable(rows: Sequence[Sequence[OutputRow]], metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     """The scores for which all rows have what they need."""
     whole = [row for one in rows for row in one]
     lacking = set()
@@ -203,19 +174,19 @@ def _usable(rows: Sequence[Sequence[OutputRow]], scoring: ScoringOptions) -> dic
         lacking.add("copy_rate")
     if any(row.lang is None for row in whole):
         lacking.add("wrong_language")
-    return {name: metric for name, metric in scoring.metrics.items() if name not in lacking}
+    return {name: metric for name, metric in metrics.items() if name not in lacking}
 
 
-def _metric_name(given: str, scoring: ScoringOptions) -> str:
+def _metric_name(given: str, metrics: Mapping[str, Metric]) -> str:
     """The name of a score as METRICS has it, given with other capitals or hyphens."""
 
     def plain(name: str) -> str:
         return "".join(char for char in name.casefold() if char.isalnum() or char == "+")
 
-    for name, metric in scoring.metrics.items():
+    for name, metric in metrics.items():
         if plain(given) in (plain(name), plain(metric.title)):
             return name
-    raise RecipeError(f"metric: '{given}' is no score. Scores: {', '.join(scoring.metrics)}.")
+    raise RecipeError(f"metric: '{given}' is no score. Scores: {', '.join(metrics)}.")
 
 
 def _count(rows: Sequence[Sequence[OutputRow]], metrics: Mapping[str, Metric]) -> list[Statistics]:
@@ -241,7 +212,7 @@ def _scores(
     rows: Sequence[Sequence[OutputRow]],
     counted: Sequence[Statistics],
     metrics: Mapping[str, Metric],
-    scoring: ScoringOptions,
+    scoring: OutputScoring,
 ) -> OutputScores:
     bootstrap = Bootstrap(confidence=scoring.confidence)
     langs = {row.lang or "" for row in rows[0]}

@@ -10,30 +10,9 @@ from typing import Any
 from polygraft.data.cells import MISSING, cell, no_column
 from polygraft.data.reading import Place, row_texts, whole_rows
 from polygraft.errors import DataError
+from polygraft.settings import OutputScoring
 
 LOSS_COLUMNS = ("loss_nats", "reference_tokens")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Where what is in a row. A column that is None is taken under its usual name, where there is one.
-
-    Attributes:
-        prediction: what the system wrote.
-        reference: what people wrote; or it is in a file beside.
-        id: by which rows of several files are the same document; where there is none, rows belong together by order.
-        source: what the system read, for the copy rate.
-        lang: the language that it was to write, in which `language` is for all rows.
-        scores: columns of numbers, one per document: COMET's, a judge's.
-    """
-
-    prediction: str = "prediction"
-    reference: str | None = None
-    id: str | None = None
-    source: str | None = None
-    lang: str | None = None
-    language: str | None = None
-    scores: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,37 +42,39 @@ class OutputRow:
         return self.numbers["reference_tokens"]
 
 
-def read(file: str, columns: Columns) -> list[OutputRow]:
+def read(file: str, scoring: OutputScoring) -> list[OutputRow]:
     """Read one file.
 
     Raises:
         DataError: it cannot be read, is empty, lacks a column, has a number that is none, or two rows of one id.
     """
-    rows = [_output(place, cells, columns) for place, cells, _ in whole_rows(file, [columns.prediction], strict=True)]
+    found = whole_rows(file, [scoring.prediction_column], strict=True)
+    rows = [_output(place, cells, scoring) for place, cells, _ in found]
     if not rows:
         raise DataError(f"{file}: holds no rows. Name the file that has the outputs.")
     _check_keys(file, rows)
     return rows
 
 
-def _output(place: Place, cells: Mapping[str, Any], columns: Columns) -> OutputRow:
+def _output(place: Place, cells: Mapping[str, Any], scoring: OutputScoring) -> OutputRow:
     def text(column: str | None, usual: str) -> str | None:
         if column is None and cell(cells, usual) is MISSING:
             return None
         name = column or usual
         return row_texts(cells, [name], place)[name]
 
-    key = cell(cells, columns.id or "id")
-    if columns.id and key in (MISSING, None, ""):
-        raise DataError(f"{place}: {no_column(cells, columns.id) if key is MISSING else 'the id is blank. Fill it.'}")
-    lang = columns.language or text(columns.lang, "lang")
-    wanted = [*columns.scores, *(name for name in LOSS_COLUMNS if all(name in cells for name in LOSS_COLUMNS))]
+    column = scoring.id_column
+    key = cell(cells, column or "id")
+    if column and key in (MISSING, None, ""):
+        raise DataError(f"{place}: {no_column(cells, column) if key is MISSING else 'the id is blank. Fill it.'}")
+    lang = scoring.lang or text(scoring.lang_column, "lang")
+    wanted = [*scoring.score_column, *(name for name in LOSS_COLUMNS if all(name in cells for name in LOSS_COLUMNS))]
     return OutputRow(
         key=None if key in (MISSING, None, "") else str(key),
         place=place,
-        prediction=row_texts(cells, [columns.prediction], place)[columns.prediction],
-        reference=text(columns.reference, "reference"),
-        source=text(columns.source, "source"),
+        prediction=row_texts(cells, [scoring.prediction_column], place)[scoring.prediction_column],
+        reference=text(scoring.reference_column, "reference"),
+        source=text(scoring.source_column, "source"),
         lang=lang or None,
         numbers={name: _number(place, cells, name) for name in wanted},
     )

@@ -11,8 +11,8 @@ from typing import Any
 
 from polygraft import processes
 from polygraft.data.files import only_one, write_atomically
-from polygraft.jobs import Chain
-from polygraft.jobs import run as run_chains
+from polygraft.jobs.courses import Chain
+from polygraft.jobs.together import run_chains
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.recipe.stages import stages_of

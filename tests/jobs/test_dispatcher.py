@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from polygraft.checks.needs import Need
 from polygraft.errors import DataError, PolygraftError
+from polygraft.jobs import together
 from polygraft.jobs.courses import Chain, Course
 from polygraft.jobs.dispatcher import Dispatcher
 from polygraft.jobs.portions import Portion, Room
 from polygraft.jobs.workers import Ended
 from polygraft.progress import Overview
+from polygraft.recipe.reading import parse_recipe
 from polygraft.runs.records import read_record
 from polygraft.runs.steps import Step
 from polygraft.settings import Evaluate, Running
@@ -149,7 +153,7 @@ def test_what_fails_between_steps_ends_its_chain(world, capsys):
         raise PolygraftError("nothing is left for it")
 
     chain = world.chain("spent")
-    chain = Chain(**vars(chain) | {"steps": steps(chain)})
+    chain = replace(chain, steps=steps(chain))
     courses, dispatcher = world.run([chain, world.chain("good", num_beams=2)])
     assert courses[1].result == "good"
     assert [str(error) for error in dispatcher.failures] == ["nothing is left for it"]
@@ -222,3 +226,21 @@ def test_as_many_jobs_as_cores_or_as_are_named(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     found = Room.here(None, 20)
     assert (found.jobs, found.devices) == (2, ("GPU-a", "GPU-b"))
+
+
+MINUTES = ({"adapt": {"budget": {"minutes": 1}}}, {"finetune": {"budget": {"minutes": 0.5}}})
+
+
+@pytest.mark.parametrize("changes", MINUTES)
+def test_a_budget_in_minutes_is_not_shared_unless_asked(world, base_data, capsys, monkeypatch, changes):
+    monkeypatch.setattr(together.Workers, "__init__", lambda *_: pytest.fail("processes"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("polygraft.machine.cores", lambda: 2)
+    recipe = parse_recipe(base_data | changes, "r")
+    chains = [replace(world.chain(arm, num_beams=n), recipe=recipe) for n, arm in enumerate("ab", 1)]
+    assert together.run_chains(chains, None, world.folder) == ["a", "b"]
+    assert capsys.readouterr().err.count("One job at a time, since a budget in minutes buys less beside others") == 1
+    assert not together.has_minutes(parse_recipe(base_data, "r"))
+    again = [replace(world.chain(arm, 2), recipe=recipe) for arm in "ab"]
+    with pytest.raises(pytest.fail.Exception, match="processes"):
+        together.run_chains(again, 2, world.folder)

@@ -22,8 +22,8 @@ from polygraft.diagnosis.held_out import HeldOut, Losses
 from polygraft.diagnosis.judge import Judgement, judge
 from polygraft.diagnosis.placebos import EXPLANATIONS, is_placebo, placebo_name, placebos
 from polygraft.errors import RecipeError
-from polygraft.jobs import Chain
-from polygraft.jobs import run as run_chains
+from polygraft.jobs.courses import Chain
+from polygraft.jobs.together import run_chains
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, dump_recipe
 from polygraft.recipe.stages import stages_of

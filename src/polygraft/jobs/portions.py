@@ -60,7 +60,7 @@ class Room:
         return cls(
             jobs=min(most, jobs or count or max(1, cores // (threads or 1))),
             cores=cores,
-            memory_bytes=round(SAFE_SHARE * machine.available_bytes()),
+            memory_bytes=0 if count else round(SAFE_SHARE * machine.available_bytes()),
             devices=tuple(visible.split(",")[:count]),
             named_threads=threads,
         )

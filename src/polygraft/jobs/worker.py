@@ -22,7 +22,9 @@ SECONDS_BETWEEN_REPORTS = 0.5
 
 def main(connection: Connection) -> None:
     """Run calls until there are none, or this process is told to end, or the one that started it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; who gives out the work passes it on
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal's Ctrl-C reaches all; the dispatcher's process passes it on
     signal.signal(signal.SIGTERM, stopping.raise_stopped)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

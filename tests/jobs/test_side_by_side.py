@@ -168,7 +168,9 @@ def long_study(study):
 
 
 def training(folder: Path, arm: str) -> bool:
-    return (folder / arm / "seed-1" / "finetune" / "metrics.jsonl").exists()
+    """Whether steps were done, beyond the evaluation before the first."""
+    metrics = folder / arm / "seed-1" / "finetune" / "metrics.jsonl"
+    return metrics.exists() and '"loss"' in metrics.read_text()
 
 
 def checkpoints(folder: Path) -> list[Path]:

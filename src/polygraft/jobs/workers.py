@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from polygraft.errors import PolygraftError
+from polygraft.jobs.portions import Portion
 
 SECONDS_BETWEEN_LOOKS = 1.0
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # transformers' bars, too
@@ -28,10 +29,10 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of numpy's products; PyTorch's are set 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What a worker is to do, with how many threads, and the file that takes what is said meanwhile."""
+    """What is to be done, what of a machine it gets, and the file that takes what is said meanwhile."""
 
     function: Callable[[], Any]
-    threads: int
+    portion: Portion
     log: Path
 
 

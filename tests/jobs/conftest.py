@@ -13,6 +13,7 @@ import pytest
 from polygraft import pipeline
 from polygraft.jobs import SideBySide
 from polygraft.recipe.reading import dump_recipe, parse_recipe
+from polygraft.runs.records import read_record
 
 TIMES = {"seconds", "train_seconds", "started", "peak_memory_bytes", "part_started", "minutes", "machine"}
 
@@ -91,10 +92,11 @@ def wait_for() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def training() -> Callable[[Path, str], bool]:
-    """Whether an arm has done steps of its fine-tuning, beyond the evaluation before the first."""
+    """Whether an arm is in the middle of its fine-tuning: steps were done, and more are to come."""
 
     def _training(folder: Path, arm: str) -> bool:
-        metrics = folder / arm / "seed-1" / "finetune" / "metrics.jsonl"
-        return metrics.exists() and '"loss"' in metrics.read_text()
+        stage = folder / arm / "seed-1" / "finetune"
+        begun = (stage / "metrics.jsonl").exists() and '"loss"' in (stage / "metrics.jsonl").read_text()
+        return begun and read_record(stage)["status"] == "running"
 
     return _training

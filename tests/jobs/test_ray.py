@@ -1,4 +1,4 @@
-"""The same jobs on a cluster of Ray: a head without cores and two machines of one core each, all of them processes here."""
+"""The same jobs on a cluster of Ray: a head without cores and two machines of one core each, all of them processes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def cluster(monkeypatch) -> Iterator:
 def test_a_lost_machine_costs_nothing_but_time(cluster, long_study, run, results, tmp_path, training, wait_for):
     machines = [cluster.add_node(num_cpus=1, **SIZE) for _ in range(2)]
     for arm in ("a", "b"):
-        long_study["arms"][arm]["finetune"] |= {"save_steps": 20}
+        long_study["arms"][arm]["finetune"] |= {"budget": {"steps": 600}, "save_steps": 100}
     (tmp_path / "r.yaml").write_text(json.dumps(long_study))
     process = subprocess.Popen(
-        [sys.executable, "-m", "polygraft", "run", str(tmp_path / "r.yaml"), "--launcher", "ray"],
+        [sys.executable, "-m", "polygraft", "run", str(tmp_path / "r.yaml"), "--launcher", "ray", "--jobs", "2"],
         env=os.environ | {"RAY_ADDRESS": cluster.address}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     folder = tmp_path / "out" / "tiny"
@@ -52,7 +52,5 @@ def test_a_lost_machine_costs_nothing_but_time(cluster, long_study, run, results
 
 def test_without_ray_it_is_said(study, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        RecipeError, match=r"--launcher ray: Ray is not installed. Run `pip install 'polygraft\[ray\]'`"
-    ):
+    with pytest.raises(RecipeError, match=r"--launcher ray: Ray is not installed. Run `pip install 'polygraft\[ray"):
         run(study, SideBySide(None, "ray"))

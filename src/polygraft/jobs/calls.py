@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from polygraft import processes, progress
+from polygraft.data import files
 
 SECONDS_BETWEEN_REPORTS = 0.5
+SECONDS_FOR_PREDECESSORS = 60.0
 # Of every process of jobs: without transformers' bars; numpy's products by one thread, PyTorch's threads by the job.
 ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -57,7 +59,7 @@ def answer(call: Call, report: Callable[[float], None]) -> Ended:
             last = time.monotonic()
             report(share)
 
-    progress.listener = listen
+    progress.listener, files.lock_patience_seconds = listen, SECONDS_FOR_PREDECESSORS
     with _said_into(call.log):
         try:
             return Ended(value=call.function())

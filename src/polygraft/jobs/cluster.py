@@ -42,6 +42,7 @@ class Cluster:
         try:
             import ray
             from ray.util.queue import Queue
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
         except ImportError:
             raise RecipeError("--launcher ray: Ray is not installed. Run `pip install 'polygraft[ray]'`.") from None
         told = {name: value for name, value in os.environ.items() if name.startswith(TOLD)}
@@ -49,7 +50,8 @@ class Cluster:
         ray.init(runtime_env={"env_vars": ENVIRONMENT | told}, log_to_driver=False, logging_level=logging.ERROR)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, heard)  # Ray has put its own there, which exits with code 15
-        self.ray, self.reports = ray, Queue(actor_options={"num_cpus": 0})
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.ray, self.reports = ray, Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.function = ray.remote(max_retries=RETRIES)(do)
         self.running: dict[Any, int] = {}
         self.count = 0

@@ -194,24 +194,24 @@ def test_a_device_each():
     room = Room(jobs=4, cores=16, widest=16, memory_bytes=GB, devices=("0", "1", "2", "3"))
     portion = room.portion(LARGE)
     assert portion == Portion(threads=4, memory_bytes=0), "a device's memory is not shared"
-    assert [room.lacks(portion, [portion] * n) for n in range(5)] == [None] * 4 + ["cores"]
+    assert [room.has_cores(portion, [portion] * n) for n in range(5)] == [True] * 4 + [False]
 
 
-LACKS = [  # jobs, cores, what runs (threads, GB), what would (threads, GB): what is too little
-    (2, 2, [], (8, 99), None),
-    (2, 2, [(1, 4)], (1, 4), None),
-    (2, 2, [(1, 4), (1, 4)], (1, 0), "cores"),
-    (2, 2, [(2, 4)], (1, 4), "cores"),
-    (2, 2, [(1, 7)], (1, 4), "memory: it needs about 4.0 GB, and 3.0 GB are left"),
-    (4, 2, [(1, 0)] * 3, (1, 0), None),  # more jobs than cores were asked for
+BESIDE = [  # jobs, cores, what runs (threads, GB), threads of another: whether there are cores, GB that are left
+    (2, 2, [(1, 4)], 1, True, 6),
+    (2, 2, [(1, 4), (1, 7)], 1, False, 0),
+    (2, 2, [(2, 4)], 1, False, 6),
+    (2, 4, [(2, 4)], 2, True, 6),
+    (4, 2, [(1, 0)] * 3, 1, True, 10),  # more jobs than cores were asked for
 ]
 
 
-@pytest.mark.parametrize(("jobs", "cores", "running", "wanted", "lacking"), LACKS)
-def test_what_a_job_lacks(jobs, cores, running, wanted, lacking):
+@pytest.mark.parametrize(("jobs", "cores", "running", "threads", "fits", "left"), BESIDE)
+def test_what_there_is_beside_others(jobs, cores, running, threads, fits, left):
     room = Room(jobs=jobs, cores=cores, widest=cores, memory_bytes=10 * GB)
-    *others, portion = [Portion(threads=threads, memory_bytes=size * GB) for threads, size in [*running, wanted]]
-    assert room.lacks(portion, others) == lacking
+    beside = [Portion(threads=of, memory_bytes=size * GB) for of, size in running]
+    assert room.has_cores(Portion(threads=threads, memory_bytes=0), beside) == fits
+    assert room.memory_left(beside) == left * GB
 
 
 def test_as_many_jobs_as_cores_or_as_are_named(monkeypatch):

@@ -63,7 +63,8 @@ class Cluster:
         """Ask what runs to stop, which trainings hear as Ctrl-C, and wait until it has."""
         for job in self.running:
             self.ray.cancel(job)
-        self.ray.wait(list(self.running), num_returns=len(self.running)) if self.running else None
+        if self.running:
+            self.ray.wait(list(self.running), num_returns=len(self.running))
         self.ray.shutdown()
 
     def room(self, jobs: int | None, most: int) -> Room:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from polygraft.checks.needs import Need
@@ -32,17 +32,13 @@ class Launcher(Protocol):
 
 @dataclass(kw_only=True)
 class Job:
-    """A step that runs; `share` of it is done."""
+    """A step that runs, by estimate for so many seconds; `share` of it is done."""
 
     course: Course
     step: Step
-    need: Need
     portion: Portion
+    seconds: float
     share: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return self.need.seconds or 0.0
 
 
 class Dispatcher:
@@ -82,22 +78,33 @@ class Dispatcher:
                 self._start_one(course, course.step, launcher)
 
     def _start_one(self, course: Course, step: Step, launcher: Launcher) -> None:
-        need = self._need(course, step)
-        portion = self.room.portion(need)
-        if lacking := self.room.lacks(portion, [job.portion for job in self.running.values()]):
-            if lacking.startswith("memory") and step.name not in self.told:
-                self.told.add(step.name)
-                _say(f"{step.name} waits for {lacking}.")
+        portion = self.room.portion(self._need(course, step))
+        if not self._has_room(step, portion):
             return
         _say(f"== {step.name}")
         call = Call(function=step.run, portion=portion, log=course.chain.log)
-        self.running[launcher.call(call)] = Job(course=course, step=step, need=need, portion=portion)
+        seconds = course.seconds_of(step.stage, self.needs)
+        self.running[launcher.call(call)] = Job(course=course, step=step, portion=portion, seconds=seconds)
+
+    def _has_room(self, step: Step, portion: Portion) -> bool:
+        """Whether a job can run beside those that do, as alone it always can; says it once where memory is short."""
+        beside = [job.portion for job in self.running.values()]
+        if not beside:
+            return True
+        if not self.room.has_cores(portion, beside):
+            return False
+        left = self.room.memory_left(beside)
+        if portion.memory_bytes > left and step.name not in self.told:
+            self.told.add(step.name)
+            needed, free = portion.memory_bytes / 1e9, left / 1e9
+            _say(f"{step.name} waits for memory: it needs about {needed:.1f} GB, and {free:.1f} GB are left.")
+        return portion.memory_bytes <= left
 
     def _need(self, course: Course, step: Step) -> Need:
         """What a step needs; one that is not estimated needs what its arm's hungriest stage does."""
         needs = self.needs.get(course.chain.arm, {})
         hungriest = max(needs.values(), key=lambda need: need.memory_bytes, default=UNKNOWN)
-        return needs.get(step.stage) or replace(hungriest, stage=step.stage, seconds=None)
+        return needs.get(step.stage) or hungriest
 
     def _end(self, job: Job, ended: Ended) -> None:
         course, same = job.course, job.course.fingerprint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,20 +72,14 @@ class Room:
         """As many as each of so many jobs has cores."""
         return min(self.widest, max(1, self.cores // jobs))
 
-    def lacks(self, portion: Portion, running: Iterable[Portion]) -> str | None:
-        """Say what is too little for a job beside others; None if it can run. Alone it always can."""
-        others = list(running)
-        if not others:
-            return None
+    def has_cores(self, portion: Portion, beside: Sequence[Portion]) -> bool:
+        """Whether one more job can run beside others."""
         threads = max(self.cores, self.jobs * (self.named_threads or 1))
-        if len(others) == self.jobs or portion.threads + sum(one.threads for one in others) > threads:
-            return "cores"
-        left = self.memory_bytes - sum(one.memory_bytes for one in others)
-        if portion.memory_bytes > left:
-            return (
-                f"memory: it needs about {portion.memory_bytes / 1e9:.1f} GB, and {max(0, left) / 1e9:.1f} GB are left"
-            )
-        return None
+        return len(beside) < self.jobs and portion.threads + sum(one.threads for one in beside) <= threads
+
+    def memory_left(self, beside: Sequence[Portion]) -> int:
+        """Return the bytes that jobs leave."""
+        return max(0, self.memory_bytes - sum(one.memory_bytes for one in beside))
 
 
 def named_threads() -> int | None:

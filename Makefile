@@ -53,7 +53,7 @@ docs: $(READY)
 	@echo outputs/site/index.html
 
 bench: $(READY)
-	for name in adapt finetune generate startup scaling transfer; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in adapt finetune generate startup scaling transfer threads jobs; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -18,6 +18,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("POLYGRAFT_JOBS", "1")  # commands run in the process that tests them
 
 import sentencepiece
 import torch

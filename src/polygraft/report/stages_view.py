@@ -188,9 +188,13 @@ def data_of(record: Record) -> list[tuple[str, str]]:
     return [row for part in record.data for row in flat({key: v for key, v in part.items() if v is not None})]
 
 
-def inputs(run: Run) -> list[tuple[StageRun, list[tuple[str, str]]]]:
-    """What each stage read: models and files, as stage.json names them."""
-    return [(stage, rows) for stage, record in run.records if (rows := inputs_of(record) + data_of(record))]
+def inputs(run: Run) -> dict[str, list[tuple[StageRun, list[tuple[str, str]]]]]:
+    """What each stage read, arm by arm: models and files, as stage.json names them."""
+    by_arm: dict[str, list[tuple[StageRun, list[tuple[str, str]]]]] = {}
+    for stage, record in run.records:
+        if rows := inputs_of(record) + data_of(record):
+            by_arm.setdefault(stage.arm, []).append((stage, rows))
+    return by_arm
 
 
 def _gather(values: list[str]) -> str:

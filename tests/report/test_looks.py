@@ -98,6 +98,9 @@ def test_it_fits_and_is_read(visit, address, size, theme):
     assert page.evaluate(UNREACHABLE) == []
     if size == "desktop":
         assert page.evaluate(SCROLLED) == []
+    else:
+        page.set_viewport_size({"width": 320, "height": 568})
+        assert page.evaluate("document.documentElement.scrollWidth") == 320
     assert page.evaluate(PALE, 4.5) == []
 
 

@@ -49,6 +49,11 @@ def right_tokenizer(loaded: Any, path: str, config: PreTrainedConfig) -> Any:
         if kind == CC25 and tokenizer.backend_tokenizer.normalizer is None:
             _set_normalizer(tokenizer, published_character_map(path))
         _assert_ids(tokenizer, stored, path)
+    if not isinstance(tokenizer.model_max_length, int | float) or tokenizer.model_max_length < 1:
+        wrong = f"model_max_length = {tokenizer.model_max_length!r}"
+        raise CheckpointError(
+            f"{path}: its tokenizer_config.json has {wrong}, but that is a number of tokens. Mend it."
+        )
     largest = max(tokenizer.get_vocab().values())
     if largest >= config.vocab_size:
         raise CheckpointError(

@@ -118,7 +118,7 @@ def test_a_command_in_a_shell(tmp_path):
 
 
 # What goes on from what another command left stays in one test.
-RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run"))
+RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run", "report"))
 
 
 @pytest.mark.parametrize("verbs", RECIPE_COMMANDS, ids="-".join)
@@ -132,7 +132,10 @@ def test_recipe_commands(polygraft, tmp_path, verbs):
     assert printed
     if "run" in verbs:
         assert "Not enough evidence" in printed  # one seed
-        assert (tmp_path / "outputs/demo/report.html").is_file()
+        assert {path.name for path in (tmp_path / "outputs/demo").glob("*.html")} == {
+            "report.html",
+            "report-no-text.html",
+        }
 
 
 def test_every_recipe_command_is_in_one_of_those():

@@ -130,11 +130,18 @@ def schema() -> None:
 @app.command(cls=Verb)
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo.")],
+    no_text: Annotated[
+        bool,
+        typer.Option(
+            "--no-text",
+            help="Write report-no-text.html, to give away: no documents, outputs or ids, no names of files or columns.",
+        ),
+    ] = False,
 ) -> None:
     """Write the report of a run again, from what is in its folder."""
     from polygraft.report import write
 
-    typer.echo(str(write(run_dir)))
+    typer.echo(str(write(run_dir, text=not no_text)))
 
 
 of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)

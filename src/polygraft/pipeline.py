@@ -28,7 +28,8 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
     Raises:
         PolygraftError: another run is working in the recipe's folder, or a stage's error.
     """
-    from polygraft import diagnosis, report
+    from polygraft import diagnosis
+    from polygraft.publishing.card import write_model_card
 
     assert_installed(recipe.report_to)
     folder = Path(recipe.output_dir) / recipe.name
@@ -48,12 +49,13 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
                 run = folder / arm / f"seed-{seed}"
                 run_arm(arm_recipe, seed, run)
                 if processes.is_main():
-                    report.write_model_card(run)
+                    write_model_card(run / "finetune")
         return processes.by_main(lambda: _outcome(recipe, folder, arms))
 
 
 def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[str, Any]:
     from polygraft import report
+    from polygraft.publishing.card import write_model_card
     from polygraft.scoring import verdict
     from polygraft.scoring.forgetting import of_runs
 
@@ -64,6 +66,8 @@ def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[s
         cost = {arm: adaptation_cost(runs[arm], stages_of(one)) for arm, one in arms.items()}
         spent = {arm: {"seconds": one.seconds, "flops": one.flops, "tokens": one.tokens} for arm, one in cost.items()}
         outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds, spent, forgotten)
+        for run in (run for one in runs.values() for run in one):  # with the verdict
+            write_model_card(run / "finetune")
     return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, recipe, arms)}
 
 

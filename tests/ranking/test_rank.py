@@ -21,7 +21,7 @@ from polygraft import ranking
 from polygraft.errors import DataError, RecipeError
 from polygraft.measure.losses import masked_passes
 from polygraft.models import checkpoints
-from polygraft.ranking.candidates import licence
+from polygraft.publishing.licences import licence
 from polygraft.settings import TextData
 
 

@@ -15,10 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from polygraft.data.files import write_atomically
 from polygraft.errors import DataError
 from polygraft.models import bottleneck
-from polygraft.publishing.facts import Facts
+from polygraft.publishing.facts import ModelFacts
 from polygraft.publishing.licences import NOTICE, Terms, carried, findings
 from polygraft.publishing.limits import limits
-from polygraft.publishing.origins import FILE, Stage, shareable
+from polygraft.publishing.origins import FILE, DoneStage, shareable
 from polygraft.report.files import Record, ScoresFile
 from polygraft.report.folder import ALL_LANGUAGES, TITLES
 from polygraft.report.forgetting_view import card_rows
@@ -53,7 +53,7 @@ def model_card(folder: Path, *, repo_id: str | None = None, license: str | None 
     Raises:
         DataError: a file is missing or not as this version writes it.
     """
-    facts = Facts.of(folder)
+    facts = ModelFacts.of(folder)
     if facts.place and facts.scores is None:
         raise DataError(f"{folder}: is not evaluated yet, so that there is no model card. Run the recipe again.")
     if not facts.stages:
@@ -85,12 +85,12 @@ def is_own(path: Path) -> bool:
 # ---------------------------------------------------------------- front matter
 
 
-def task_of(facts: Facts) -> Task:
+def task_of(facts: ModelFacts) -> Task:
     """The hub's name of what the model does: pairs are translations, or texts and summaries."""
     return "translation" if facts.translates else "summarization"
 
 
-def _front(facts: Facts, repo_id: str | None, licence: str | None) -> ModelCardData:
+def _front(facts: ModelFacts, repo_id: str | None, licence: str | None) -> ModelCardData:
     """What the hub reads: languages are those of the output, of translations also those of the input."""
     sources, targets = zip(*facts.directions, strict=True)
     codes = (*targets, *sources) if facts.translates else targets
@@ -114,17 +114,17 @@ def _front(facts: Facts, repo_id: str | None, licence: str | None) -> ModelCardD
     )
 
 
-def _relation(facts: Facts) -> str:
+def _relation(facts: ModelFacts) -> str:
     return "quantized" if facts.exported and facts.exported["quantization"] != "float32" else "finetune"
 
 
-def _library(facts: Facts) -> str:
+def _library(facts: ModelFacts) -> str:
     if facts.exported:
         return "ctranslate2"
     return "polygraft" if bottleneck.saved_settings(facts.folder / bottleneck.FOLDER) else "transformers"
 
 
-def _results(facts: Facts, scores: ScoresFile) -> Iterator[EvalResult]:
+def _results(facts: ModelFacts, scores: ScoresFile) -> Iterator[EvalResult]:
     """The scores as the hub's model-index has them: of each language, with intervals and signatures."""
     tests = _tests(facts)
     for language in _shown(scores):
@@ -147,7 +147,7 @@ def _results(facts: Facts, scores: ScoresFile) -> Iterator[EvalResult]:
                 )
 
 
-def _tests(facts: Facts) -> str:
+def _tests(facts: ModelFacts) -> str:
     """What the test pairs are called."""
     record = facts.evaluated[0] if facts.evaluated else None
     names = [name.removeprefix(FILE) for name in (record.inputs if record else ()) if name.startswith(FILE)]
@@ -157,7 +157,7 @@ def _tests(facts: Facts) -> str:
 # ---------------------------------------------------------------- body
 
 
-def _body(facts: Facts, repo_id: str | None, licence: str | None) -> str:
+def _body(facts: ModelFacts, repo_id: str | None, licence: str | None) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -212,13 +212,13 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").split())
 
 
-def _made(facts: Facts) -> str:
+def _made(facts: ModelFacts) -> str:
     if facts.place:
         return f"arm '{facts.place.run.arm}', seed {facts.place.run.seed}, of the recipe '{facts.place.recipe.name}'"
     return ""
 
 
-def _is_cc25(facts: Facts) -> bool:
+def _is_cc25(facts: ModelFacts) -> bool:
     return str(facts.tokenizer.get("tokenizer_class")).removesuffix("Fast") == "MBartTokenizer"
 
 
@@ -232,11 +232,11 @@ def _shown(scores: ScoresFile) -> list[str]:
     return [language for language in model if language != ALL_LANGUAGES or len(model) > 2]
 
 
-def _ordered(facts: Facts) -> list[str]:
+def _ordered(facts: ModelFacts) -> list[str]:
     return list(dict.fromkeys([*facts.shown_first, *METRICS]))
 
 
-def _scores(facts: Facts, scores: ScoresFile) -> dict[str, Rows]:
+def _scores(facts: ModelFacts, scores: ScoresFile) -> dict[str, Rows]:
     """A table by language, some scores first."""
     model, beside = scores.systems.model, (scores.systems.lead, scores.systems.reference)
     tables: dict[str, Rows] = {}
@@ -264,7 +264,7 @@ def _parity(exported: dict[str, Any]) -> Rows:
     ]
 
 
-def _row(stage: Stage) -> tuple[str, ...]:
+def _row(stage: DoneStage) -> tuple[str, ...]:
     """A line for a stage that led to this model."""
     record = stage.record
     result, kind = record.result, record.settings.get("mode") or record.settings.get("objective")
@@ -273,7 +273,7 @@ def _row(stage: Stage) -> tuple[str, ...]:
     return (title, *costs, decimal(result.eval_loss, 3))
 
 
-def _total(stages: Sequence[Stage]) -> str:
+def _total(stages: Sequence[DoneStage]) -> str:
     """What all stages took together."""
     records = [stage.record for stage in stages if stage.record.stage != "export"]
     spent = sum(record.result.flops or 0.0 for record in records)
@@ -282,7 +282,7 @@ def _total(stages: Sequence[Stage]) -> str:
     return f"{seconds(taken)} ({taken / 3600:.2g} hours) and {flops(spent)} on {'; '.join(devices)}"
 
 
-def _notice(facts: Facts) -> str:
+def _notice(facts: ModelFacts) -> str:
     """The notice that goes along with what polygraft bundles."""
     return NOTICE.read_text(encoding="utf-8") if any(origin.bundled for origin in facts.origins) else ""
 

@@ -14,7 +14,7 @@ from polygraft.errors import DataError
 from polygraft.inference.engine import EXPORT_FILE
 from polygraft.models.recorded import KEY as LANGUAGES
 from polygraft.publishing.licences import Origin
-from polygraft.publishing.origins import Stage, lineage, origins
+from polygraft.publishing.origins import DoneStage, lineage, origins
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, load_recipe
 from polygraft.report import files
@@ -31,15 +31,16 @@ Direction = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class InRun:
-    """Where in a run a checkpoint is."""
+    """Where in a run a checkpoint is: the whole recipe, that of its arm, and what there is of its seed."""
 
     recipe: Recipe
+    of_arm: Recipe
     run: SeedRun
     verdict: VerdictFile | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class ModelFacts:
     """A model's folder, and what its files and those around it say.
 
     Attributes:
@@ -53,13 +54,13 @@ class Facts:
     folder: Path
     original: Path
     exported: dict[str, Any] | None
-    stages: Sequence[Stage]
+    stages: Sequence[DoneStage]
     origins: Sequence[Origin]
     place: InRun | None
     evaluated: tuple[Record, ScoresFile] | None
 
     @classmethod
-    def of(cls, folder: Path) -> Facts:
+    def of(cls, folder: Path) -> ModelFacts:
         """Read all that there is.
 
         Raises:
@@ -111,6 +112,8 @@ class Facts:
     @property
     def evaluation(self) -> Evaluate:
         """How its outputs are made, as far as that is known."""
+        if self.place:
+            return self.place.of_arm.evaluate
         given = self.evaluated[0].settings if self.evaluated else {}
         return Evaluate.model_validate({name: given[name] for name in Evaluate.model_fields if name in given})
 
@@ -168,7 +171,7 @@ def _place(folder: Path) -> InRun | None:
     if verdict and whole.verdict:  # one of before the recipe was changed says nothing of these seeds and arms
         compared = whole.verdict.treatment, whole.verdict.control, list(whole.seeds)
         verdict = verdict if (verdict.treatment, verdict.control, verdict.seeds) == compared else None
-    return InRun(recipe=whole, run=read_seed(run_dir, arm, arms[arm], int(seed)), verdict=verdict)
+    return InRun(recipe=whole, of_arm=arms[arm], run=read_seed(run_dir, arm, arms[arm], int(seed)), verdict=verdict)
 
 
 def _in_run(run: SeedRun) -> tuple[Record, ScoresFile] | None:

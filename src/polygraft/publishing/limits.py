@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from polygraft.nano import PREFIX as BUNDLED
-from polygraft.publishing.facts import Facts
+from polygraft.publishing.facts import ModelFacts
 from polygraft.report.formats import decimal, interval
 from polygraft.scoring.metrics import CHRF
 from polygraft.scoring.words import LEADS, plural
@@ -13,7 +13,7 @@ from polygraft.scoring.words import LEADS, plural
 ALL, CHRF_NAME = "all", "chrf++"
 
 
-def limits(facts: Facts) -> Iterator[str]:
+def limits(facts: ModelFacts) -> Iterator[str]:
     """Yield the limits of a model, that which matters most first."""
     if facts.scores is None:
         yield "It was not evaluated: nothing is known of the quality of its outputs."
@@ -31,7 +31,7 @@ def limits(facts: Facts) -> Iterator[str]:
     )
 
 
-def _of_scores(facts: Facts) -> Iterator[str]:
+def _of_scores(facts: ModelFacts) -> Iterator[str]:
     assert facts.scores is not None
     systems, lead = facts.scores.systems, LEADS[facts.evaluation.lead_tokens == 0]
     own, other = systems.model[ALL][CHRF_NAME], systems.lead[ALL][CHRF_NAME]
@@ -53,7 +53,7 @@ def _of_scores(facts: Facts) -> Iterator[str]:
     )
 
 
-def _of_languages(facts: Facts) -> str:
+def _of_languages(facts: ModelFacts) -> str:
     pairs = ", ".join(source if source == target else f"{source} → {target}" for source, target in facts.directions)
     known = {code for direction in facts.directions for code in direction}
     others = [str(code) for code in facts.tokenizer.get("extra_special_tokens") or [] if str(code) not in known]

@@ -25,7 +25,7 @@ MANY_FILES = 3  # of one folder; more are named together
 
 
 @dataclass(frozen=True)
-class Stage:
+class DoneStage:
     """A stage's folder and what its stage.json says."""
 
     folder: Path
@@ -54,18 +54,18 @@ class Stage:
         return named if named.exists() or elsewhere else self.folder.parent / Path(name).name
 
 
-def lineage(folder: Path) -> list[Stage]:
+def lineage(folder: Path) -> list[DoneStage]:
     """Return the stages that a checkpoint went through, each after those whose results it took; [] where none is known.
 
     Raises:
         DataError: a stage.json is not as this version writes it.
     """
-    found: dict[Path, Stage] = {}
+    found: dict[Path, DoneStage] = {}
 
     def walk(place: Path) -> None:
         path = place / STAGE_FILE
         if place not in found and path.is_file():
-            stage = Stage(place, files.read(path, Record))
+            stage = DoneStage(place, files.read(path, Record))
             for name in reversed(stage.models):
                 walk(stage.before(name))
             found[place] = stage
@@ -74,7 +74,7 @@ def lineage(folder: Path) -> list[Stage]:
     return list(found.values())
 
 
-def origins(stages: list[Stage]) -> list[Origin]:
+def origins(stages: list[DoneStage]) -> list[Origin]:
     """Return the models and the texts that a checkpoint was made from; first the model that it once was."""
     begun = {stage.folder for stage in stages}
     models = {
@@ -92,7 +92,7 @@ def _model(name: str, mark: str) -> Origin:
         states = (licence(f"{hub}@{commit}") if hub else None) or licence(name)
     except CheckpointError:  # a folder that is gone
         states = None
-    return Origin(shareable(name), "model", states, hub, commit)
+    return Origin(shareable(name), "model", states, hub=hub, commit=commit)
 
 
 def is_of_hub(name: str, mark: str) -> bool:
@@ -100,7 +100,7 @@ def is_of_hub(name: str, mark: str) -> bool:
     return mark == name or mark.startswith(f"{name}@")
 
 
-def _texts(stages: list[Stage]) -> Iterator[Origin]:
+def _texts(stages: list[DoneStage]) -> Iterator[Origin]:
     texts = {name: mark for stage in stages for name, mark in stage.texts}
     inside = Counter(Path(name).parent for name in texts)
     told: set[Path] = set()

@@ -75,7 +75,7 @@ class Hub:
                 status = answers.pop(0)
                 if status is None:
                     raise ConnectionAbortedError
-                return status, {"error": f"fault {status}"}, {}
+                return status, b"<html>" if status == 502 else fault(status), {}  # 502: a gateway's
         if request.path.startswith(("/v1/", "/v2/")):
             return *self._stored(request), {}
         if request.method == "PUT":
@@ -163,6 +163,10 @@ class Hub:
         if self.after:
             self.after(revision)
         return 200, {"commitUrl": f"{self.url}/{repo}/commit/{COMMIT}", "commitOid": COMMIT}
+
+
+def fault(status: int) -> dict[str, Any]:
+    return {"error": f"fault {status}", "errors": [{"message": f"fault {status}"}]}
 
 
 def oid(content: bytes | None, mode: str) -> str | None:
@@ -280,14 +284,3 @@ def copy(run, tmp_path) -> Path:
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace(str(run.parent), "/gone"), encoding="utf-8")
     return copied
-
-
-@pytest.fixture(scope="session")
-def change() -> Callable[..., None]:
-    """Sets keys of a JSON file."""
-
-    def _change(path: Path, **values: Any) -> None:
-        content = json.loads(path.read_text(encoding="utf-8")) | values
-        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-
-    return _change

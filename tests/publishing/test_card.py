@@ -13,8 +13,11 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
+import polygraft
 from polygraft.errors import DataError
 from polygraft.inference.engine import generate_texts
+from polygraft.inference.generate import encode_sources
+from polygraft.models.checkpoints import load_tokenizer
 from polygraft.publishing.card import model_card, write_model_card
 from polygraft.publishing.push import push
 from polygraft.runs.records import run_stage
@@ -201,6 +204,25 @@ def test_what_nothing_is_known_of(tiny_mbart_dir):
 
 
 # ---------------------------------------------------------------- other kinds
+
+
+def test_its_code_reads_an_added_language_as_polygraft_does(run, tmp_path, monkeypatch):
+    """As whose source a plain tokenizer's class takes no code that was added."""
+    languages = {"source_lang": "da_DK", "target_lang": "uk_UA"}
+    pairs = {"train_file": str(run.parents[1] / "pairs.jsonl"), **languages}
+    tune = {
+        "budget": {"steps": 1},
+        "learning_rate": 1e-3,
+        "max_target_length_tokens": 16,
+        "max_source_length_tokens": 32,
+    }
+    polygraft.finetune(run.parents[1] / "mbart", pairs, output_dir=tmp_path / "finetune", settings=tune)
+    scope = run_it(
+        model_card(tmp_path / "finetune"), tmp_path, tmp_path / "finetune", monkeypatch, "path/to/this/folder"
+    )
+    tokenizer = load_tokenizer(str(tmp_path / "finetune"))
+    assert scope["batch"]["input_ids"].tolist() == encode_sources(tokenizer, ["Put your text here."], ["da_DK"], 64)
+    assert scope["output"][0][1] == tokenizer.convert_tokens_to_ids("uk_UA")
 
 
 def test_what_was_exported_has_a_card_whose_code_runs(run, tmp_path, monkeypatch):

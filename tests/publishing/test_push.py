@@ -188,7 +188,7 @@ BUSY = {
     "another commit came between": ("POST .*/commit", [412, 409]),
     "the commit": ("POST .*/commit", [500, 503, 502]),
     "the line": ("POST .*/commit", [None]),
-    "the card's check": ("POST /api/validate-yaml", [503]),
+    "the card's check": ("POST /api/validate-yaml", [503, 502]),
 }
 
 
@@ -235,6 +235,12 @@ def test_a_refusal_says_what_to_do(hub, model, unloaded, invoke, status):
     result = invoke("push", str(model), "--repo-id", REPO, "--revision", "v1")
     assert result.exit_code == 1 and re.search(REFUSED[status], result.stderr), result.stderr
     assert not hub.files and not hub.waited
+
+
+def test_a_card_that_the_hub_does_not_take(hub, model, unloaded):
+    hub.faults = {"POST /api/validate-yaml": [400]}
+    with pytest.raises(PolygraftError, match=r"the hub does not take it: Invalid metadata in README.md. - fault 400"):
+        push(model, REPO)
 
 
 def test_a_token_is_not_taken_from_the_command_line_and_never_shown(hub, model, unloaded, invoke, caplog, capfd):

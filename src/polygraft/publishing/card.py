@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 
 from polygraft.data.files import write_atomically
 from polygraft.errors import DataError
@@ -167,6 +168,7 @@ def _body(facts: ModelFacts, repo_id: str | None, licence: str | None) -> str:
     environment.filters["cell"] = _cell
     sources, targets = (list(dict.fromkeys(side)) for side in zip(*facts.directions, strict=True))
     lead, tuned, evaluation = LEADS[facts.evaluation.lead_tokens == 0], facts.tuned, facts.evaluation
+    cc25 = str(facts.tokenizer.get("tokenizer_class")).removesuffix("Fast") == "MBartTokenizer"
     return environment.get_template("card.md.j2").render(
         mark=MARK,
         title=repo_id.rpartition("/")[2] if repo_id else facts.title,
@@ -182,7 +184,9 @@ def _body(facts: ModelFacts, repo_id: str | None, licence: str | None) -> str:
         folder=repo_id or PLACE,
         on_hub=repo_id is not None,
         # cc25 names the output language at the decoder's start
-        language_argument="decoder_start_token_id" if _is_cc25(facts) else "forced_bos_token_id",
+        language_argument="decoder_start_token_id" if cc25 else "forced_bos_token_id",
+        cc25=cc25,
+        known=FAIRSEQ_LANGUAGE_CODES[: 25 if cc25 else 52],  # those that its class takes as `src_lang`
         options="".join(f", {key}={getattr(evaluation, key)}" for key in GENERATION),
         generation=evaluation,
         scores=_scores(facts, facts.scores) if facts.scores else {},
@@ -216,10 +220,6 @@ def _made(facts: ModelFacts) -> str:
     if facts.place:
         return f"arm '{facts.place.run.arm}', seed {facts.place.run.seed}, of the recipe '{facts.place.recipe.name}'"
     return ""
-
-
-def _is_cc25(facts: ModelFacts) -> bool:
-    return str(facts.tokenizer.get("tokenizer_class")).removesuffix("Fast") == "MBartTokenizer"
 
 
 def _settings(rows: list[tuple[str, str]]) -> Rows:

@@ -6,6 +6,7 @@ not, creating the repository and the commit, is retried here. Run again, an inte
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -174,7 +175,7 @@ def _upload(
             return api.create_commit(repo_id, files, commit_message=message, revision=revision)
 
         return str(_patiently(commit).commit_url), is_private
-    except (RequestFailed, OSError, RuntimeError) as error:  # the last of storage: hf_xet, or a thread that uploads
+    except (RequestFailed, OSError, RuntimeError, ValueError) as error:  # also of storage, and of what is not taken
         raise PolygraftError(f"polygraft push: {_explained(error, where, revision)}") from None
 
 
@@ -183,7 +184,7 @@ def _patiently(step: Callable[[], T]) -> T:
     for wait in (*WAITS, None):
         try:
             return step()
-        except RequestFailed as error:
+        except (RequestFailed, json.JSONDecodeError) as error:  # the second of a gateway's page in place of an answer
             status = _status(error)
             if wait is None or (status is not None and status not in RETRIED):
                 raise
@@ -215,4 +216,6 @@ def _explained(error: Exception, where: str, revision: str | None) -> str:
         return f"{place} is not there, or not for this token (404). Check the name, and who you are: `hf auth whoami`."
     if status is not None:
         return f"{where}: the hub answered {status}: {said}.{AGAIN if status in RETRIED else ''}"
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return f"{where}: the hub does not take it: {said}."
     return f"{where}: the upload broke off, or never began ({said}). Check the network and HF_ENDPOINT.{AGAIN}"

@@ -34,8 +34,7 @@ REASONS = (
     ("adapter/*", "merged into the weights"),
     ("runs/*", "a log"),
     ("metrics.jsonl", "a log"),
-    ("*/predictions.jsonl", "holds texts of the test data"),
-    ("*/scores.json", "is in the card"),
+    ("evaluate/*", "holds texts of the test data"),
     ("*.jsonl", "may hold texts"),
     ("*.pt", "a state of training"),
     ("*.bin", "is pickled, or a state of training"),
@@ -112,12 +111,12 @@ def select(model: Path, include: Sequence[str] = ()) -> tuple[list[Upload], list
         if wanted or (file.is_relative_to(model) and path in allowed):
             uploads.append(Upload(path=path, file=file, content=_without_paths(file)))
         else:
-            left.append((file.relative_to(root).as_posix() if root != model else path, path, file))
+            left.append(file)
     if unmatched := [pattern for pattern in include if pattern not in matched]:
         raise RecipeError(f"polygraft push: --include {unmatched[0]}: no file in {root} has such a name.")
     if twice := {one.path for one in uploads if [other.path for other in uploads].count(one.path) > 1}:
         raise RecipeError(f"polygraft push: --include: two files would be called {min(twice)}. Name fewer of them.")
-    return uploads, list(_together(left))
+    return uploads, list(_together(left, model, root))
 
 
 def _is_hidden(path: Path) -> bool:
@@ -159,13 +158,15 @@ def _cleaned(content: Any) -> Any:
     return {key: shareable(value) if key in NOTES_OF_PATHS else _cleaned(value) for key, value in content.items()}
 
 
-def _together(left: Sequence[tuple[str, str, Path]]) -> Iterator[LeftOut]:
-    """One entry for each file, but for those of a folder below the model's, which are told together."""
-    groups: dict[tuple[str, str], list[Path]] = {}
-    for shown, path, file in left:
+def _together(left: Sequence[Path], model: Path, root: Path) -> Iterator[LeftOut]:
+    """An entry for each file beside the weights, and one for each folder."""
+    groups: dict[str, list[Path]] = {}
+    for file in left:
+        place = model if file.is_relative_to(model) else root
+        first, *below = file.relative_to(place).parts
+        shown = (place.relative_to(root) / first).as_posix()
+        groups.setdefault(f"{shown}/" if below else shown, []).append(file)
+    for name, files in groups.items():
+        path = name.removeprefix(f"{model.relative_to(root).as_posix()}/")
         reason = next((why for pattern, why in REASONS if fnmatchcase(path, pattern)), "no part of the model")
-        folder, _, _ = path.partition("/")
-        name = f"{shown[: len(shown) - len(path)]}{folder}/" if "/" in path else shown
-        groups.setdefault((name, reason), []).append(file)
-    for (name, reason), files in groups.items():
         yield LeftOut(path=name, files=len(files), size=sum(file.stat().st_size for file in files), reason=reason)

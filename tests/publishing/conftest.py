@@ -50,7 +50,8 @@ class Hub:
     """Its state: who owns what, what is in it, what was asked, and what is to go wrong.
 
     Attributes:
-        faults: by method and pattern of the path, the answers that come first: a status, or None for a cut connection.
+        faults: by method and pattern of the path, the answers that come first: a status, what returns one, None to cut
+            the connection.
     """
 
     url: str = ""
@@ -60,7 +61,7 @@ class Hub:
     cards: dict[str, str] = field(default_factory=dict)
     branches: list[str] = field(default_factory=lambda: ["main"])
     requests: list[Request] = field(default_factory=list)
-    faults: dict[str, list[int | None]] = field(default_factory=dict)
+    faults: dict[str, list[Any]] = field(default_factory=dict)
     after: Callable[[str], None] | None = None
     waited: list[float] = field(default_factory=list)
 
@@ -73,6 +74,8 @@ class Hub:
         for pattern, answers in self.faults.items():
             if answers and re.search(pattern, asked):
                 status = answers.pop(0)
+                if callable(status):
+                    return status(), {}, {}
                 if status is None:
                     raise ConnectionAbortedError
                 return status, b"<html>" if status == 502 else fault(status), {}  # 502: a gateway's
@@ -239,6 +242,13 @@ def hub(monkeypatch, tmp_path) -> Iterator[Hub]:
         close_session()
         yield found
         close_session()
+
+
+@pytest.fixture
+def far_hub() -> Iterator[Hub]:
+    """A hub for processes of their own."""
+    with serve() as found:
+        yield found
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -366,3 +370,36 @@ def test_licences_of_the_hub_are_looked_up_as_of_the_commit_that_was_used(hub, m
     assert done.findings[0] == (
         "The model `them/xlmr` is under `cc-by-nc-4.0`: no commercial use. This model's, `mit`, does not say that."
     )
+
+
+# ---------------------------------------------------------------- a process of its own
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_and_shows_no_token(far_hub, model, tmp_path):
+    """With the environment as users have it: HF_ENDPOINT, HF_TOKEN, the client's own log of all requests."""
+    token = "hf_thisTokenIsOnlyForTests"
+    settings = {"HF_ENDPOINT": far_hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home"), "HF_DEBUG": "1"}
+    environment = os.environ | settings | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "polygraft", "push", str(model), "--repo-id", REPO]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+        )
+
+    first = start()
+
+    def kill() -> int:
+        first.kill()
+        return 503
+
+    far_hub.faults = {"POST .*/commit": [kill]}
+    said = first.communicate(timeout=120)[0]
+    assert first.returncode == -signal.SIGKILL and far_hub.blobs and not far_hub.files
+    sent = len(far_hub.asked("PUT"))
+    second = start()
+    said += second.communicate(timeout=120)[0]
+    assert second.returncode == 0, said
+    assert set(far_hub.files) == MODEL and len(far_hub.asked("PUT")) == sent
+    assert "Request " in said and token not in said

@@ -78,7 +78,8 @@ def block(command: str) -> list[str]:
 
 def test_stage_commands_then_python(polygraft, capsys):
     for line in block("adapt"):
-        polygraft(line.replace("--steps 20", "--steps 2"))
+        printed = polygraft(line.replace("--steps 20", "--steps 2"))
+    assert "would be uploaded: 6 files" in printed and "nothing was sent" in printed
     (code,) = blocks("python")
     exec(code, {})
     assert capsys.readouterr().out.startswith("[")

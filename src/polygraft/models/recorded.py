@@ -82,10 +82,27 @@ def recorded_in(name: str, tokenizer: Any) -> Languages:
 def completed(pairs: PairData, name: str, tokenizer: Any, found: Languages | None = None) -> PairData:
     """Return the settings of pairs to be scored, with what the checkpoint records where they say nothing; as `choose`.
 
-    A model that writes the language that it reads, whichever of several, goes on doing so; one that translates each
-    language that it reads into one other, too. `found` is what is recorded, where that is known already.
+    `found` is what is recorded, where that is known already.
     """
-    found = found or recorded_in(name, tokenizer)
+    chosen, said = _completed(pairs, name, tokenizer, found or recorded_in(name, tokenizer))
+    print(f"languages: {said}", file=sys.stderr, flush=True)
+    return chosen
+
+
+def quietly_chosen(
+    name: str, tokenizer: Any, source: str | None, target: str | None, found: Languages
+) -> tuple[str, str]:
+    """Return what `choose` returns, and say nothing: for one of many requests."""
+    pairs, _ = _completed(PairData(source_lang=source, target_lang=target), name, tokenizer, found)
+    return str(pairs.source_lang), str(pairs.target_lang)
+
+
+def _completed(pairs: PairData, name: str, tokenizer: Any, found: Languages) -> tuple[PairData, str]:
+    """The settings with languages, and the words for them.
+
+    A model that writes the language that it reads, whichever of several, goes on doing so; one that translates each
+    language that it reads into one other, too.
+    """
     source, reads = _side(name, "source", pairs.source_lang, pairs.source_lang_column, found.sources, tokenizer)
     directions = found.directions
     if not directions and found.targets == found.sources:  # what checkpoints of before that was kept mean
@@ -98,8 +115,7 @@ def completed(pairs: PairData, name: str, tokenizer: Any, found: Languages | Non
         target, writes = written[0], f"{written[0]} (as recorded, of what it reads)"
     else:
         target, writes = _side(name, "target", pairs.target_lang, pairs.target_lang_column, found.targets, tokenizer)
-    print(f"languages: reads {reads}, writes {writes}", file=sys.stderr, flush=True)
-    return pairs.model_copy(update={"source_lang": source, "target_lang": target})
+    return pairs.model_copy(update={"source_lang": source, "target_lang": target}), f"reads {reads}, writes {writes}"
 
 
 def _side(

@@ -35,6 +35,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: adapt.learning_rate=1e-4, seeds=[1,2]."),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, envvar="POLYGRAFT_JOBS", show_default="what the machine has room for",
+        help="How many arms and seeds run side by side, each in a process of its own; 1: all in this one.",
+    ),
+]  # fmt: skip
 OutputDir = Annotated[str | None, typer.Option("--output-dir", help="Where all results live (output_dir).")]
 
 
@@ -56,14 +63,14 @@ app.command(cls=Verb)(init.init)
 
 
 @app.command(cls=Verb)
-def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None) -> None:
+def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None, jobs: Jobs = None) -> None:
     """Run a recipe: adapt, transfer, finetune, evaluate, report. Run again, it continues; what is done is kept."""
     settings = _load(recipe, set_, output_dir)
     from polygraft import pipeline
     from polygraft.recipe.reading import dump_recipe
 
     without_shard_bars()
-    _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings)))
+    _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings), jobs=jobs))
 
 
 @app.command(cls=Verb)
@@ -100,6 +107,7 @@ def diagnose(
     recipe: RecipeFile,
     set_: Overrides = None,
     output_dir: OutputDir = None,
+    jobs: Jobs = None,
     json_: Annotated[bool, typer.Option("--json", help="Print everything that was measured as JSON.")] = False,
 ) -> None:
     """Say before fine-tuning whether the transfer helps, and by what the source knows: placebos, go or no-go."""
@@ -107,7 +115,7 @@ def diagnose(
     from polygraft import diagnosis
 
     without_shard_bars()
-    found = diagnosis.run(settings)
+    found = diagnosis.run(settings, jobs)
     typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else diagnosis_text(found))
 
 

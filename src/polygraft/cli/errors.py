@@ -47,7 +47,7 @@ class Commands(TyperGroup):
             explained = explain(error)
             if explained is None or (_debugging() and not isinstance(error, KeyboardInterrupt)):
                 raise
-            message, code = explained
+            message, code = "\n".join([explained[0], *getattr(error, "__notes__", [])]), explained[1]
             if not getattr(error, "said_by_main", False):
                 typer.echo(message if processes.is_main() else f"process {processes.rank()}: {message}", err=True)
             raise typer.Exit(code) from None

@@ -12,7 +12,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -29,7 +28,7 @@ from transformers.utils import logging as hf_logging
 from polygraft import processes
 from polygraft.data.files import appearing
 from polygraft.data.layout import is_cc25
-from polygraft.errors import CheckpointError, is_out_of_memory
+from polygraft.errors import CheckpointError, PolygraftError, is_out_of_memory
 from polygraft.models import bottleneck, graft
 from polygraft.models.families import file_of
 from polygraft.models.tokenizers import right_tokenizer
@@ -248,8 +247,8 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
         return kind.from_pretrained(path, trust_remote_code=False, **kwargs)
     except UnpicklingError as error:
         raise CheckpointError(f"{name}: its weights hold more than tensors, so they are not read. {REMEDY}") from error
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
+    except Exception as error:  # whatever transformers and what it calls make of a stranger's files
+        if isinstance(error, PolygraftError) or is_out_of_memory(error):
             raise
         offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -40,7 +40,7 @@ function show(card, answer) {
   const lang = answer.target_lang.replace("_XX", "").replace("_", "-");
   card.replaceChildren(card.firstChild);
   for (const output of result.outputs) {
-    const text = element("p", output.text, "output");
+    const text = element("p", output.text || "(an empty output)", output.text ? "output" : "note");
     text.lang = lang;
     text.dir = "auto";
     card.append(text, element("p", `${plural(output.tokens, "token")}, ${plural(output.characters, "character")}`, "note"));
@@ -154,7 +154,7 @@ find("#stop").addEventListener("click", () => sent?.abort());
 const names = new Intl.DisplayNames(["en"], { type: "language", fallback: "none" });
 for (const option of document.querySelectorAll("select[name$=_lang] option")) {
   if (!option.value) continue;
-  option.value = option.value;
+  option.value = option.value; // which was its text until now
   try {
     const name = names.of(option.value.split("_")[0]);
     if (name) option.textContent = `${name} (${option.value})`;

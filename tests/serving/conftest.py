@@ -60,7 +60,7 @@ class Client:
     """What a client of the server does, by the standard library alone."""
 
     def __init__(self, port: int, service: Service) -> None:
-        self.port, self.service = port, service
+        self.port, self.service, self.server = port, service, None
         self.desk = next(iter(service.desks.values()))
         self.engine: Any = self.desk.model.engine
 
@@ -111,6 +111,7 @@ def servers(make_model) -> Iterator[Callable[..., Client]]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         client = Client(listener.getsockname()[1], service)
+        client.server = server
         running.append((server, thread, client))
         return client
 

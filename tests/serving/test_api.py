@@ -7,6 +7,7 @@ import json
 import pytest
 
 from polygraft.serving import limits
+from polygraft.serving.desk import Desk
 
 
 def test_texts_come_back_in_order_with_their_lengths(serve):
@@ -52,8 +53,8 @@ REFUSED = {
     "no UTF-8": ("POST", "/api/generate", b'{"texts": ["\xff"]}', JSON, 422),
     "half a character": ("POST", "/api/generate", b'{"texts": ["\\ud800"]}', JSON, 422),
     "a list": ("POST", "/api/generate", [], {}, 422),
-    "deep JSON": ("POST", "/api/generate", b'{"texts": ' + b"[" * 9_000, JSON, 422),
-    "deep JSON that ends": ("POST", "/api/generate", b"[" * 4_000 + b"]" * 4_000, JSON, 422),
+    "deep JSON": ("POST", "/api/generate", b'{"texts": ' + b"[" * 500_000, JSON, 422),
+    "deep JSON that ends": ("POST", "/api/generate", b"[" * 500_000 + b"]" * 500_000, JSON, 422),
     "no texts": ("POST", "/api/generate", {}, {}, 422),
     "an empty list": ("POST", "/api/generate", {"texts": []}, {}, 422),
     "a text alone": ("POST", "/api/generate", {"texts": "a"}, {}, 422),
@@ -72,8 +73,8 @@ REFUSED = {
     "no such model": ("POST", "/api/generate", {**TEXT, "model": "/etc/passwd"}, {}, 422),
     "too long a text": ("POST", "/api/generate", {"texts": ["a" * 201]}, {}, 413),
     "too many texts": ("POST", "/api/generate", {"texts": ["a"] * 5}, {}, 413),
-    "too large": ("POST", "/api/generate", b" " * 40_000, JSON, 413),
-    "far too large": ("POST", "/api/generate", b" " * 90_000, JSON, 413),
+    "too large": ("POST", "/api/generate", b" " * 2_000_001, JSON, 413),
+    "twice too large": ("POST", "/api/generate", b" " * 4_000_000, JSON, 413),
     "a failure": ("POST", "/api/generate", {"texts": ["fail"]}, {}, 500),
     "what the model refuses": ("POST", "/api/generate", {"texts": ["refuse"]}, {}, 422),
 }  # fmt: skip
@@ -190,3 +191,31 @@ def test_who_has_gone_is_not_worked_for(serve, wait_until):
     client.engine.gate.set()
     assert first.done().status == 200
     assert client.engine.calls == [["first"]]
+
+
+def test_what_is_in_the_work_is_answered_before_the_end(serve, wait_until):
+    client = serve()
+    client.engine.gate.clear()
+    asked = client.soon("abc")
+    assert client.engine.begun.acquire(timeout=10)
+    client.server.should_exit = True
+    wait_until(lambda: refuses_connections(client))
+    client.engine.gate.set()
+    assert asked.done().json["results"][0]["outputs"][0]["text"] == "cba 4"
+
+
+def refuses_connections(client) -> bool:
+    try:
+        client("GET", "/health")
+    except OSError:
+        return True
+    return False
+
+
+def test_health_says_when_a_model_has_ended(serve, monkeypatch, wait_until):
+    async def ends(desk):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Desk, "work", ends)
+    client = serve()
+    assert client("GET", "/health").status == 503

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from polygraft.serving import limits, protocol
+from polygraft.serving import guard, limits, protocol
 from polygraft.serving.guard import COOKIE, Gate
 
 TOKEN = "0123456789abcdef-token"
@@ -150,6 +150,19 @@ def test_slow_clients_are_not_waited_for(serve, monkeypatch):
     found = raw(client, head + b"Connection: close\r\n\r\n", b'{"texts"')
     assert found.startswith(b"HTTP/1.1 408 ")
     assert not client.service.texts.of
+    assert client("GET", "/health").status == 200
+
+
+def test_who_does_not_read_is_not_waited_for(serve, monkeypatch, wait_until):
+    monkeypatch.setattr(guard, "SEND_SECONDS", 0.3)
+    client = serve()
+    connection = client.connection()
+    rows = b"text\n" + (b"a" * 5000 + b"\n") * 1900
+    connection.request("POST", "/api/files?format=csv", rows)
+    wait_until(lambda: client.engine.calls)
+    wait_until(lambda: not client.service.files.of)
+    assert len(client.engine.calls) < 60  # of batches of 32 rows
+    connection.close()
     assert client("GET", "/health").status == 200
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -23,11 +23,12 @@ from polygraft.serving.limits import Refusal, Turns
 from polygraft.serving.messages import FileRequest, TextAnswer, TextRequest, TextResult, Wish, WrittenText, reading
 from polygraft.serving.openapi import description
 from polygraft.serving.shelf import ServedModel
-from polygraft.serving.uploads import MEDIA_TYPES, Rows, assert_taken, read_upload
+from polygraft.serving.uploads import MEDIA_TYPES, Upload, assert_taken, read_upload
 from polygraft.settings import Generate, Serve
 
 T = TypeVar("T")
 LOGIN_BYTES = 10_000
+GONE = Refusal(499, "The client has gone.")  # which nobody hears
 
 
 class Service:
@@ -57,11 +58,11 @@ class Service:
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Have all models work while the server runs."""
-        tasks = [asyncio.create_task(desk.work()) for desk in self.desks.values()]
+        self.tasks = [asyncio.create_task(desk.work()) for desk in self.desks.values()]
         try:
             yield
         finally:
-            for task, desk in zip(tasks, self.desks.values(), strict=True):
+            for task, desk in zip(self.tasks, self.desks.values(), strict=True):
                 task.cancel()
                 desk.close()
 
@@ -69,6 +70,9 @@ class Service:
         return HTMLResponse(self.html)
 
     async def health(self, request: Request) -> Response:
+        """Whether all models work."""
+        if any(task.done() for task in self.tasks):
+            raise Refusal(503, "a model has ended; the server's log has more.")
         return JSONResponse({"status": "ok"})
 
     async def openapi(self, request: Request) -> Response:
@@ -94,8 +98,8 @@ class Service:
         """Outputs for the texts of a JSON request."""
         _assert_type(request, "application/json")
         with self.texts.taken(_client(request)):
-            most = self.settings.max_text_characters * self.settings.per_device_eval_batch_size
-            wish = reading(TextRequest, await _body(request, most * limits.JSON_BYTES_PER_CHARACTER))
+            most = max(limits.JSON_BYTES, limits.JSON_BYTES_PER_CHARACTER * self.settings.max_text_characters)
+            wish = reading(TextRequest, await _body(request, most))
             wish.assert_small(self.settings)
             desk, languages, settings = self._chosen(wish)
             asked = desk.ask(wish.texts, languages, settings, limits.WAIT_SECONDS)
@@ -115,20 +119,20 @@ class Service:
             assert_taken(wish)
             desk, languages, settings = self._chosen(wish)
             body = await _body(request, int(self.settings.max_file_megabytes * 1e6))
-            rows = await asyncio.to_thread(read_upload, body, wish, self.settings)
+            upload = await asyncio.to_thread(read_upload, body, wish, self.settings)
             turn = stack.pop_all()
         head = {
             "Content-Disposition": f'attachment; filename="outputs.{wish.format}"',
-            "X-Rows": str(len(rows.rows)), "X-Skipped-Rows": str(rows.skipped),
+            "X-Rows": str(len(upload.rows)), "X-Skipped-Rows": str(upload.skipped),
         }  # fmt: skip
-        content = self._outputs(rows, desk, languages, settings)
+        content = self._outputs(upload, desk, languages, settings)
         return Streamed(content, turn, media_type=MEDIA_TYPES[wish.format], headers=head)
 
     async def _outputs(
-        self, rows: Rows, desk: Desk, languages: tuple[str, str], settings: Generate
+        self, upload: Upload, desk: Desk, languages: tuple[str, str], settings: Generate
     ) -> AsyncIterator[bytes]:
-        writer = rows.writer(settings.num_return_sequences)
-        for part in rows.parts(self.settings.per_device_eval_batch_size):
+        writer = upload.writer(settings.num_return_sequences)
+        for part in upload.parts(self.settings.per_device_eval_batch_size):
             made, _ = await desk.ask([text for _, text in part], languages, settings)
             yield writer.written(part, [one.outputs for one in made])
         yield writer.rest()
@@ -211,6 +215,8 @@ async def _body(request: Request, most: int) -> bytes:
                     body += part
                 elif length > limits.READ_TO_THE_END * most:
                     break
+    except ClientDisconnect:
+        raise GONE from None
     except TimeoutError:
         raise Refusal(408, f"The request did not arrive within {limits.BODY_SECONDS:.0f} s.") from None
     if length > most:
@@ -225,7 +231,7 @@ async def _while_connected(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(499, "The client has gone.")
+            raise GONE
         return task.result()
     finally:
         task.cancel()

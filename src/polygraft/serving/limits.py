@@ -16,6 +16,8 @@ BODY_SECONDS, SEND_SECONDS, WAIT_SECONDS = 60.0, 60.0, 120.0
 """For a request to arrive, for a part of an answer to be taken, for a model to answer."""
 RETRY_SECONDS = 5
 READ_TO_THE_END = 8  # times what is allowed, of a body that is larger
+JSON_BYTES = 2_000_000
+"""Of a request for texts, unless a single one may be longer."""
 JSON_BYTES_PER_CHARACTER = 12  # of one beyond the BMP, escaped
 
 

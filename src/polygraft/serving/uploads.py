@@ -54,8 +54,8 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The rows of a file; `skipped` are those that could not be read."""
+class Upload:
+    """A file that was sent; `skipped` are the rows that could not be read."""
 
     rows: list[Row]
     skipped: int
@@ -80,7 +80,7 @@ def assert_taken(wish: FileRequest) -> None:
         raise Refusal(422, "a file of lines has room for one output per text: num_return_sequences must be 1.")
 
 
-def read_upload(body: bytes, wish: FileRequest, server: Serve) -> Rows:
+def read_upload(body: bytes, wish: FileRequest, server: Serve) -> Upload:
     """Read all rows of a file that was sent.
 
     Raises:
@@ -96,7 +96,7 @@ def read_upload(body: bytes, wish: FileRequest, server: Serve) -> Rows:
             raise Refusal(422, str(error).replace(f"{folder}/", "")) from None
 
 
-def _rows(path: Path, wish: FileRequest, server: Serve, new: set[str]) -> Rows:
+def _rows(path: Path, wish: FileRequest, server: Serve, new: set[str]) -> Upload:
     columns = ["text" if wish.format == "txt" else wish.text_column]
     rows, skipped = list[Row](), 0
     for place, cells, texts in whole_rows(str(path), columns, not wish.skip_bad_rows):
@@ -112,4 +112,4 @@ def _rows(path: Path, wish: FileRequest, server: Serve, new: set[str]) -> Rows:
         rows.append((cells, text))
     if not any(text.strip() for _, text in rows):
         raise Refusal(422, f"the file has no text in '{columns[0]}' that can be read.")
-    return Rows(rows, skipped, path.suffix)
+    return Upload(rows, skipped, path.suffix)

@@ -138,7 +138,7 @@ def test_few_files_at_a_time(serve, upload, wait_until):
     client = serve()
     turns = client.service.files
     with turns.taken("127.0.0.1"), turns.taken("127.0.0.1"):
-        found = upload(b"text\na\n", client=client)
+        found = upload(b"text\n" + b"a" * 9_000_000, client=client)  # heard after all is sent
         assert (found.status, found.headers["Retry-After"]) == (429, str(limits.RETRY_SECONDS))
     with turns.taken("a"), turns.taken("a"), turns.taken("b"), turns.taken("b"):
         assert upload(b"text\na\n", client=client).status == 503

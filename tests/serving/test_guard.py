@@ -157,7 +157,7 @@ def test_who_does_not_read_is_not_waited_for(serve, monkeypatch, wait_until):
     monkeypatch.setattr(guard, "SEND_SECONDS", 0.3)
     client = serve()
     connection = client.connection()
-    rows = b"text\n" + (b"a" * 5000 + b"\n") * 1900
+    rows = b"text,note\n" + (b"a," + b"b" * 5000 + b"\n") * 1900
     connection.request("POST", "/api/files?format=csv", rows)
     wait_until(lambda: client.engine.calls)
     wait_until(lambda: not client.service.files.of)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,6 +21,8 @@ from polygraft.inference.engine import generate_texts
 from polygraft.runs.records import write_record
 from polygraft.serving.shelf import open_all
 from polygraft.settings import Generate
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -73,28 +79,42 @@ def test_a_real_model_writes_what_generate_writes(serve, tiny_mbart_dir, sentenc
     assert [[one["text"] for one in result["outputs"]] for result in found.json["results"]] == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly(tiny_mbart_dir, number):
-    command = [sys.executable, "-m", "polygraft", "serve", "--model", str(tiny_mbart_dir), "--port", "0"]
+@contextmanager
+def process(model) -> Iterator[tuple[subprocess.Popen, Callable[[], str]]]:
+    """`polygraft serve` as a user starts it, and a function that waits for its address."""
+    command = [sys.executable, "-m", "polygraft", "serve", "--model", str(model), "--port", "0"]
     environment = {name: value for name, value in os.environ.items() if name != "POLYGRAFT_TOKEN"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        line = process.stderr.readline()
-        while "http://" not in line:
-            assert line
-            line = process.stderr.readline()
-        address = line.split(": ")[2].split()[0]
-        text = {"texts": ["a"], "source_lang": "en", "target_lang": "uk", "max_new_tokens": 2}
-        request = urllib.request.Request(
-            f"{address}api/generate", json.dumps(text).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            assert len(json.load(answer)["results"]) == 1
-        process.send_signal(number)
-        _, said = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert process.returncode == 0
-    assert said.splitlines()[-1] == "serve: ended"
-    assert "Traceback" not in said
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as started:
+        try:
+            yield (
+                started,
+                lambda: next(re.findall(r"http://\S+", line)[0] for line in started.stderr if "http://" in line),
+            )
+        finally:
+            started.kill()
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_cleanly(tiny_mbart_dir):
+    with process(tiny_mbart_dir) as first, process(tiny_mbart_dir) as second:
+        for (started, address), number in ((first, signal.SIGINT), (second, signal.SIGTERM)):
+            text = {"texts": ["a"], "source_lang": "en", "target_lang": "uk", "max_new_tokens": 2}
+            request = urllib.request.Request(
+                f"{address()}api/generate", json.dumps(text).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                assert len(json.load(answer)["results"]) == 1
+            started.send_signal(number)
+            _, said = started.communicate(timeout=20)
+            assert (started.returncode, said.splitlines()[-1]) == (0, "serve: ended")
+            assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_fifty_clients_are_all_answered():
+    """Of benchmarks/serve.py, for some seconds: every request is answered, none with a failure or a refusal."""
+    command = [sys.executable, str(ROOT / "benchmarks/serve.py"), "--clients", "50", "--seconds", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["statuses"] == {"200": found["requests"]}
+    assert found["requests"] >= 50

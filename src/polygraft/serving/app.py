@@ -83,7 +83,7 @@ class Service:
 
     async def login(self, request: Request) -> Response:
         """Take the token from a form, and give the browser a cookie in its place."""
-        if request.method == "GET" or not self.gate.token:
+        if request.method != "POST" or not self.gate.token:
             return _login_page() if self.gate.token else RedirectResponse("/", 303)
         _assert_type(request, "application/x-www-form-urlencoded")
         body = await _body(request, LOGIN_BYTES)
@@ -113,12 +113,17 @@ class Service:
 
     async def file(self, request: Request) -> Response:
         """The rows of a file with their outputs, in the file's format, as they are made."""
+        most = int(self.settings.max_file_megabytes * 1e6)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.files.taken(_client(request)))
-            wish = reading(FileRequest, _query(request), strict=False)
-            assert_taken(wish)
-            desk, languages, settings = self._chosen(wish)
-            body = await _body(request, int(self.settings.max_file_megabytes * 1e6))
+            try:
+                stack.enter_context(self.files.taken(_client(request)))
+                wish = reading(FileRequest, _query(request), strict=False)
+                assert_taken(wish)
+                desk, languages, settings = self._chosen(wish)
+            except Refusal:
+                await _body(request, most, keep=False)
+                raise
+            body = await _body(request, most)
             upload = await asyncio.to_thread(read_upload, body, wish, self.settings)
             turn = stack.pop_all()
         head = {
@@ -163,7 +168,7 @@ class Streamed(StreamingResponse):
 
 
 def _login_page(wrong: bool = False) -> Response:
-    """The page that asks for the token; where no referrer is told, a form's Origin is not either, and would be refused."""
+    """The page that asks for the token: without a referrer its form would have no Origin, and be refused."""
     return HTMLResponse(page.login_page(wrong), 401 if wrong else 200, {"Referrer-Policy": "same-origin"})
 
 
@@ -198,10 +203,11 @@ def _query(request: Request) -> dict[str, str]:
     return dict(pairs)
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _body(request: Request, most: int, keep: bool = True) -> bytes:
     """Read the body.
 
-    What is too large is read to its end, if that is not far, and dropped: many clients hear no answer before that.
+    What is too large, or not to be kept, is read to its end, if that is not far, and dropped: many clients hear no
+    answer before that.
 
     Raises:
         Refusal: larger than `most` bytes, or too slow.
@@ -212,7 +218,7 @@ async def _body(request: Request, most: int) -> bytes:
             async for part in request.stream():
                 length += len(part)
                 if length <= most:
-                    body += part
+                    body += part if keep else b""
                 elif length > limits.READ_TO_THE_END * most:
                     break
     except ClientDisconnect:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from polygraft.errors import RecipeError
 from polygraft.serving import guard, limits, protocol
 from polygraft.serving.guard import COOKIE, Gate
 
@@ -24,7 +25,7 @@ LOOPBACK = {
 
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_names_on_loopback(serve_all, host):
-    client = serve_all(allowed_host="Proxy.example")
+    client = serve_all(allowed_host="Proxy.example", token=TOKEN)
     for name in (host, f"{host}:{client.port}"):
         if name.startswith(":"):
             continue
@@ -89,8 +90,10 @@ def test_it_does_not_start(invoke, monkeypatch, host, token, words):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_loopback_needs_no_token(host):
+def test_loopback_needs_no_token_unless_a_proxy_is_before_it(host):
     assert Gate.of(host, [], None).token is None
+    with pytest.raises(RecipeError, match="others can reach it"):
+        Gate.of(host, ["server.lan"], None)
 
 
 def test_a_token_opens_and_nothing_else_does(serve):

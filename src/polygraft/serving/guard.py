@@ -57,15 +57,16 @@ class Gate:
 
     @classmethod
     def of(cls, host: str, allowed: Collection[str], token: str | None) -> Gate:
-        """Decide who is let in where the server listens on `host`.
+        """Decide who is let in where the server listens on `host`, and is called by the names `allowed`, too.
 
         Raises:
             RecipeError: others can reach it and there is no token, or one that can be guessed.
         """
         loopback = is_loopback(host)
         remedy = "Set POLYGRAFT_TOKEN, as by: export POLYGRAFT_TOKEN=$(openssl rand -hex 16)"
-        if not loopback and not token:
-            raise RecipeError(f"polygraft serve: --host {host}: others can reach it, so it needs a token. {remedy}")
+        if not token and (allowed or not loopback):  # a name of its own has what a proxy lets others reach
+            which = f"--host {host}" if not loopback else "--allowed-host"
+            raise RecipeError(f"polygraft serve: {which}: others can reach it, so it needs a token. {remedy}")
         if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
             raise RecipeError(f"POLYGRAFT_TOKEN: needs {SHORTEST_TOKEN} or more letters, digits or signs. {remedy}")
         return cls(frozenset({"localhost", *(name.lower().rstrip(".") for name in allowed)}), loopback, token)

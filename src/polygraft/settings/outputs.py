@@ -116,7 +116,8 @@ class Serve(Decoding):
     port: Annotated[int, Field(ge=0, lt=2**16)] = 8000
     """The port; 0 takes one that is free."""
     allowed_host: list[str] = Field(default=[])
-    """A name by which it may be called, beside localhost and addresses: its own in the network, or a proxy's."""
+    """A name by which it may be called, beside localhost and addresses: its own in the network, or a proxy's. Needs the
+    token, too."""
     max_text_characters: PositiveInt = 20_000
     """Longest text."""
     max_file_megabytes: PositiveFloat = 10.0

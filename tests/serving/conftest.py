@@ -75,7 +75,9 @@ class Client:
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
-        return SimpleNamespace(status=answer.status, headers=answer.headers, content=content, text=content.decode())
+        return SimpleNamespace(
+            status=answer.status, headers=answer.headers, content=content, text=content.decode(errors="replace")
+        )
 
     def generate(self, *texts: str, **wish: Any) -> Any:
         found = self("POST", "/api/generate", {"texts": list(texts), **wish})

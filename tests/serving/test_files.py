@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from random import Random
 from urllib.parse import urlencode
 
 import pytest
@@ -76,6 +78,7 @@ REFUSED = {
     "broken JSON": (b'{"text": "a"', {"format": "jsonl"}, 422),
     "deep JSON": (b'{"text": ' + b"[" * 80_000, {"format": "jsonl"}, 422),
     "deep JSON whole": (b"[" * 80_000, {"format": "json"}, 422),
+    "half a character as a name": (b'{"\\ud83d": 1}', {"format": "jsonl"}, 422),
     "numbers": (b'{"text": 1}', {"format": "jsonl"}, 422),
     "a column that is there": (b"text,prediction\na,b\n", {}, 422),
     "too many rows": (b"text\n" + b"a\n" * 21, {}, 413),
@@ -154,3 +157,29 @@ def test_a_failure_in_the_middle_ends_the_connection(serve, upload):
         upload(b"text\na\nfail\n", client=client)
     assert not client.service.files.of
     assert upload(b"text\na\n", client=client).status == 200
+
+
+def broken(random: Random, content: bytes) -> bytes:
+    """A file or a request with a few bytes changed, put in, left out or doubled."""
+    for _ in range(random.choice((1, 1, 2, 5))):
+        place, length = random.randrange(len(content) + 1), random.randrange(1, 8)
+        pieces = [b"", random.randbytes(length), content[place : place + length], *PIECES]
+        content = content[:place] + random.choice(pieces) + content[place + random.choice((0, length)) :]
+    return content
+
+
+PIECES = (b'"', b"{", b"[", b"\\ud83d", b"\0", b"\r", b"\xef\xbb\xbf", b"1e999", b"NaN", b",", b"\t", b"null", b"true")
+REQUEST = b'{"texts": ["\xd0\xb6", "x"], "num_beams": 2, "length_penalty": 1.5, "model": "one", "source_lang": "uk"}'
+
+
+@pytest.mark.parametrize("kind", ["request", "txt", "csv", "tsv", "json", "jsonl"])
+def test_nothing_that_is_sent_breaks_it(serve_all, kind):
+    client, random, seen = serve_all(), Random(kind), Counter()
+    for number in range(60):
+        if kind == "request":
+            found = client("POST", "/api/generate", broken(random, REQUEST), {"Content-Type": "application/json"})
+        else:
+            query = f"format={kind}&skip_bad_rows={number % 2}"
+            found = client("POST", f"/api/files?{query}", broken(random, content(kind)))
+        seen[found.status] += 1
+    assert set(seen) == {200, 422}

@@ -26,7 +26,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, words: str) -> None:
         super().__init__(words)
-        self.status, self.words = status, words
+        self.status, self.words = status, words.encode(errors="replace").decode()  # names of columns may be anything
 
     @property
     def headers(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ Models = Annotated[
     list[str],
     typer.Option(
         "--model",
+        metavar="MODEL",
         help="A checkpoint, what `polygraft export` wrote, or a run's folder, whose arms are then side by side; may be "
         "given several times.",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from polygraft.data.languages import language_codes, language_prefix
@@ -62,9 +63,9 @@ class ServedModel:
                     f"{self.name} has no language of that name. Its languages: {', '.join(self.own_codes)}."
                 )
         given = (self.codes[source] if source else None, self.codes[target] if target else None)
-        return quietly_chosen(self.name, self.engine.tokenizer, *given, self.engine.languages)
+        return quietly_chosen(self.name, self.own_codes, *given, self.engine.languages)
 
-    @property
+    @cached_property
     def own_codes(self) -> list[str]:
         """The tokenizer's codes."""
         return [code for name, code in self.codes.items() if name == code]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__
-from polygraft.cli import checkpoints, env, init, push, rank, stages
+from polygraft.cli import checkpoints, env, init, push, rank, serve, stages
 from polygraft.cli import compare as outputs
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
@@ -152,6 +152,7 @@ for stage_verb in (
     checkpoints.add_language,
     checkpoints.export,
     push.push,
+    serve.serve,
     rank.rank,
     env.env,
 ):

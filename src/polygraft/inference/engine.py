@@ -13,7 +13,14 @@ from transformers import AutoTokenizer, MBartConfig
 from polygraft.data.files import assert_known_format
 from polygraft.data.notices import count_unwritable
 from polygraft.errors import CheckpointError, RecipeError
-from polygraft.inference.generate import OnProgress, best_device, decode_several, encode_sources, in_batches
+from polygraft.inference.generate import (
+    OnProgress,
+    best_device,
+    decode_several,
+    encode_sources,
+    in_batches,
+    longest_source,
+)
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.recorded import Languages, choose, recorded_in
 from polygraft.models.sound import reading
@@ -44,6 +51,10 @@ class Checkpoint:
         """The model, loaded when it is first needed."""
         network: Any = load_seq2seq(self.name)
         return network.to(best_device()).eval()
+
+    def longest(self, settings: Decoding) -> int:
+        """At how many tokens, special ones included, a text is cut."""
+        return longest_source(self.network, self.tokenizer, settings)
 
     def decode(
         self,
@@ -94,6 +105,10 @@ class Exported:
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{self.name}: CTranslate2 cannot read it ({error}). {AGAIN}") from None
 
+    def longest(self, settings: Decoding) -> int:
+        """At how many tokens, special ones included, a text is cut."""
+        return int(min(settings.max_source_length_tokens, self.record["max_positions"]))
+
     def decode(
         self,
         texts: Sequence[str],
@@ -103,9 +118,8 @@ class Exported:
         progress: OnProgress | None = None,
     ) -> list[list[str]]:
         """Generate outputs per text, as `Checkpoint.decode` does."""
-        limit = self.record["max_positions"]
-        longest, arguments = min(settings.max_source_length_tokens, limit), self.arguments(settings, limit)
-        sources = encode_sources(self.tokenizer, texts, source_codes, longest)
+        arguments = self.arguments(settings, self.record["max_positions"])
+        sources = encode_sources(self.tokenizer, texts, source_codes, self.longest(settings))
 
         def write(rows: list[list[int]], target_code: str) -> list[list[str]]:
             tokens = [self.tokenizer.convert_ids_to_tokens(row) for row in rows]

@@ -62,7 +62,7 @@ def run(recipe: Recipe) -> Report:
         DataError: files that cannot be used, or languages that the target lacks.
         CheckpointError, TransferError: checkpoints that cannot be used, or not together.
     """
-    from polygraft.training.reporting import assert_installed
+    from polygraft.training.trackers import assert_installed
 
     assert_installed(recipe.report_to)
     arms = arm_recipes(recipe)

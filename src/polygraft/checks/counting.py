@@ -22,9 +22,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from polygraft.models.graft import MODEL_TYPE
 from polygraft.models.recomputed import PassFlops
 
-KEPT, REPEATED = 4, 1  # layers of a shortened stack; the one that stands for others: not of the last two (packed.py)
 ALIKE = ("bert", "roberta", "xlm-roberta", "mbart", MODEL_TYPE)  # kinds of models all of whose layers are alike
 DEPTHS = ("num_hidden_layers", "encoder_layers", "decoder_layers")
+REPEATED = 1  # which layer stands for others: not the first one, whose input may need no gradient
 
 
 def with_layers(config: PreTrainedConfig, most: int) -> PreTrainedConfig:
@@ -38,8 +38,12 @@ def with_layers(config: PreTrainedConfig, most: int) -> PreTrainedConfig:
 
 
 def shortened(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the configuration of a model in which a layer stands for many; itself where layers may differ."""
-    return with_layers(config, KEPT) if config.model_type in ALIKE else config
+    """Return the configuration of a model in which a layer stands for many; itself where layers may differ.
+
+    The last layer of an encoder alone may be computed in part (packed.py), and stands for itself.
+    """
+    layers = REPEATED + (1 if config.is_encoder_decoder else 2)
+    return with_layers(config, layers) if config.model_type in ALIKE else config
 
 
 def repeated_layers(model: nn.Module, config: PreTrainedConfig) -> Iterator[tuple[nn.Module, int]]:
@@ -80,19 +84,18 @@ class LiveBytes(TorchDispatchMode):
                 weakref.finalize(storage, self._freed, key)
                 self.made += 1
                 self.sizes[key], self.numbers[key] = 0, self.made
-                self._resize(key, storage.nbytes())
+                self.resize(key, storage.nbytes())
         return out
 
-    def repeat(self, keys: Iterable[int], after: int, times: int) -> None:
-        """Count storages, of those that were made after so many others, as so many of their size."""
-        for key in keys:
-            if self.numbers[key] > after:
-                self._resize(key, times * self.sizes[key])
-
-    def _resize(self, key: int, size: int) -> None:
-        self.live += size - self.sizes[key]
-        self.peak = max(self.peak, self.live)
+    def resize(self, key: int, size: int) -> None:
+        """Count a storage as one of another size."""
+        self.add(size - self.sizes[key])
         self.sizes[key] = size
+
+    def add(self, size: int) -> None:
+        """Count bytes of no storage."""
+        self.live += size
+        self.peak = max(self.peak, self.live)
 
     def _freed(self, key: int) -> None:
         self.live -= self.sizes.pop(key)
@@ -109,13 +112,15 @@ class Repeated:
 
     def __init__(self, layer: nn.Module, times: int, live: LiveBytes, flops: PassFlops) -> None:
         self.layer, self.times, self.live, self.flops = layer, times, live, flops
-        self.once = self.again = self.made = 0
+        self.once = self.again = self.made = self.waiting = 0
+        self.kept: dict[int, int] = {}  # numbers of storages by their addresses
         self.hooks = [layer.register_forward_pre_hook(self._begins), layer.register_forward_hook(self._ends)]
 
     def repeat_gradients(self) -> None:
         """Count the gradients of the layer's weights, but those that were there before, as those of all layers."""
-        gradients = [address_of(p.grad) for p in self.layer.parameters() if p.grad is not None]
-        self.live.repeat(gradients, self.made, self.times)
+        for parameter in self.layer.parameters():
+            if parameter.grad is not None and self.live.numbers[key := address_of(parameter.grad)] > self.made:
+                self.live.resize(key, self.times * self.live.sizes[key])
 
     def _begins(self, *_: Any) -> None:
         self.made, self.counted = self.live.made, (self.flops.once, self.flops.again)
@@ -123,16 +128,30 @@ class Repeated:
     def _ends(self, layer: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         self._repeat_flops()
         hidden: Tensor = out[0] if isinstance(out, tuple) else out
-        kept = set(self.live.sizes)
+        self.kept = {key: number for key, number in self.live.numbers.items() if number > self.made}
+        self.kept.pop(address_of(hidden), None)  # it is the next layer that keeps it, as this one does its input
         if hidden.requires_grad:
-            hidden.register_hook(self._begins)
+            key = address_of(args[0])
+            self.kept[key] = self.live.numbers[key]
+            hidden.register_hook(self._backward_begins)
             args[0].register_hook(self._backward_ends)
-        else:  # the next layer's input is let go once that has read it
-            kept.discard(address_of(hidden))
-        self.live.repeat(kept, self.made, self.times)
+        for key in self.kept:
+            self.live.resize(key, self.times * self.live.sizes[key])
+
+    def _backward_begins(self, _: Tensor) -> None:
+        """The last of the layers comes first: what it frees is its own, and what the others keep is still there."""
+        self._begins()
+        for key, number in self.kept.items():
+            if self.live.numbers.get(key) == number:
+                own = self.live.sizes[key] // self.times
+                self.waiting += (self.times - 1) * own
+                self.live.resize(key, own)
+        self.live.add(self.waiting)
 
     def _backward_ends(self, _: Tensor) -> None:
         self._repeat_flops()
+        self.live.add(-self.waiting)
+        self.waiting = 0
         self.repeat_gradients()
 
     def _repeat_flops(self) -> None:

@@ -121,9 +121,15 @@ def training_need(
     step = measured(shape)
     full = parameters_of(config)
     memory = _training_memory(step, full, probe)
-    # bytes are linear in the number of documents: beside the pass that is known one more is counted
-    other = largest_batch(settings, lengths, 1 if shape.batch > 1 else 8, config.is_encoder_decoder)
-    proposed = _proposed((shape.batch, step), (other.batch, measured(other)), full, probe)
+
+    def another() -> tuple[int, PassCost]:
+        other = largest_batch(settings, lengths, 1 if shape.batch > 1 else 8, config.is_encoder_decoder)
+        return other.batch, measured(other)
+
+    def fits(cost: PassCost) -> bool:
+        return _training_memory(cost, full, probe) <= SAFE_SHARE * probe.available_bytes
+
+    proposed = _proposed(shape.batch, step, another, fits)
     flops, seconds, tokens = _cost(settings, step, shape, lengths, probe)
     written = full * BYTES + (step.trained * BYTES if settings.adapter else 0)
     peak = written + KEPT_CHECKPOINTS * BYTES * (step.parameters + ADAM_STATES * step.trained)
@@ -153,24 +159,28 @@ def _training_memory(step: PassCost, full: int, probe: Probe) -> int:
     return probe.baseline_bytes + round(max(training, saving))
 
 
-def _proposed(one: tuple[int, PassCost], other: tuple[int, PassCost], full: int, probe: Probe) -> int | None:
-    """The largest power of two, up to 512, whose batches fit into 85% of the memory; None if one document does not.
+def _proposed(
+    batch: int, step: PassCost, another: Callable[[], tuple[int, PassCost]], fits: Callable[[PassCost], bool]
+) -> int | None:
+    """The largest power of two, up to 512, whose batches fit into the memory; None if one document does not.
 
-    Told by two passes over so many documents each.
+    Bytes are linear in the number of documents, and told by two passes: the one of `batch` documents, and `another`,
+    which is not run where the memory would do even if all that the first one takes grew with the documents.
     """
-    (batch, step), (other_batch, another) = one, other
+    most = max(1, -(-MAX_PROPOSED // batch))
+    if fits(replace(step, training_bytes=most * step.training_bytes, evaluation_bytes=most * step.evaluation_bytes)):
+        return MAX_PROPOSED
+    other_batch, other = another()
     span = batch - other_batch or 1  # 0 where there is one document in all
     best, size = None, 1
     while size <= MAX_PROPOSED:
         share = (size - other_batch) / span
         between = replace(
             step,
-            training_bytes=round(another.training_bytes + share * (step.training_bytes - another.training_bytes)),
-            evaluation_bytes=round(
-                another.evaluation_bytes + share * (step.evaluation_bytes - another.evaluation_bytes)
-            ),
+            training_bytes=round(other.training_bytes + share * (step.training_bytes - other.training_bytes)),
+            evaluation_bytes=round(other.evaluation_bytes + share * (step.evaluation_bytes - other.evaluation_bytes)),
         )
-        if _training_memory(between, full, probe) > SAFE_SHARE * probe.available_bytes:
+        if not fits(between):
             break
         best, size = size, 2 * size
     return best

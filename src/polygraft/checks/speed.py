@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from polygraft.objectives.task import BatchShape
 
 PROBE_ROWS, PROBE_TOKENS, PROBE_LENGTH = 2000, 1024, 128
 PROBE_SECONDS, PROBE_RUNS = 0.4, 2  # passes are timed for so long, and at least so many; the fastest counts
+TRAINER_BYTES = 90 * 2**20  # of transformers' Trainer and what it imports, for most of a second
 BLOCK = 2**25  # values that are copied
 
 
@@ -55,6 +57,12 @@ def probe_machine(config: PreTrainedConfig, arithmetic: Arithmetic, baseline_byt
     with PassFlops() as counter:  # the first pass is slower than all others
         train()
     return Probe(counter.once / _fastest(train), bytes_per_second(), machine.available_bytes(), baseline_bytes)
+
+
+def baseline_bytes() -> int:
+    """What a process has resident that has imported what stages import, and has no model yet."""
+    missing = "transformers.trainer" not in sys.modules and not torch.cuda.is_available()
+    return machine.resident_bytes() + missing * TRAINER_BYTES
 
 
 @cache

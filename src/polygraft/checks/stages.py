@@ -16,8 +16,8 @@ from polygraft.checks.models import Opened
 from polygraft.checks.needs import Lengths, Need, training_need
 from polygraft.checks.other_needs import evaluate_need, forgetting_need, language_need, transfer_need
 from polygraft.checks.scan import Beginning
-from polygraft.checks.speed import Probe, probe_machine
-from polygraft.data.dataset import tokenize
+from polygraft.checks.speed import Probe, baseline_bytes, probe_machine
+from polygraft.data.dataset import SPECIAL_TOKENS, tokenize
 from polygraft.data.notices import Unwritable
 from polygraft.data.sources import Names, label
 from polygraft.errors import PolygraftError
@@ -30,7 +30,6 @@ from polygraft.recipe.stages import ADAPTATION
 from polygraft.runs.costs import target_section
 from polygraft.scoring.forgetting import STATES
 from polygraft.settings import Evaluate, Finetune, Forgetting, PairData, TextData, Training
-from polygraft.stages import adapt, evaluate, finetune, forgetting, transfer  # noqa: F401  (for what they take in memory)
 from polygraft.transfers.methods import Method
 
 
@@ -49,8 +48,7 @@ class Stages:
     ) -> None:
         self.opened, self.beginnings = dict(opened), dict(beginnings or {})
         self.available_bytes = available_bytes or machine.available_bytes()
-        # a process that has imported what stages import, and has no model yet
-        self.baseline_bytes = machine.resident_bytes()
+        self.baseline_bytes = baseline_bytes()
         self.cache: dict[Any, Any] = {}
         self.probed: dict[str, str] = {}  # a graft is as fast as its target
         self.warnings: list[str] = []
@@ -146,10 +144,10 @@ class Stages:
     def forgetting(self, settings: Forgetting, model: str, states: int) -> Need:
         key = ("forgetting", settings.model_dump_json(), model)
         if key not in self.cache:
-            tokenizer = self.opened[model].tokenizer
-            rows = forgetting.first_of_each(settings, tokenizer)
-            ids = tokenize(tokenizer, [row[settings.text_column] for row in rows])
-            self.cache[key] = Lengths([len(one) + 2 for one in ids], None, len(rows))
+            (ids,), _ = self.tokens(model, settings.test_file, (settings.text_column,))
+            languages = self.beginning(settings.test_file, (settings.text_column,)).languages.values()
+            documents = sum(min(rows, settings.max_samples) for rows in languages)
+            self.cache[key] = Lengths([len(one) + SPECIAL_TOKENS for one in ids], None, documents)
         return forgetting_need(self.opened[model].config, self.cache[key], states, self.probe(model, "fp32"))
 
     def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:

@@ -27,7 +27,7 @@ from polygraft.recipe.reading import arm_recipes, dump_recipe
 from polygraft.runs.arms import TARGET, adapt_arm
 from polygraft.runs.records import fingerprint_of, run_stage
 from polygraft.settings import Diagnose, Placebo, TextData
-from polygraft.training.reporting import assert_installed
+from polygraft.training.trackers import assert_installed
 
 FILE, FOLDER = "diagnose.json", "diagnose"
 MAP_SCORES = ("bridge_heldout_r2", "state_map_heldout_r2", "output_map_heldout_r2", "heldout_r2")

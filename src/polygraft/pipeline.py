@@ -19,7 +19,7 @@ from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import run_arm
 from polygraft.runs.costs import adaptation_cost
 from polygraft.runs.records import left_over, read_record
-from polygraft.training.reporting import assert_installed
+from polygraft.training.trackers import assert_installed
 
 
 def run(recipe: Recipe, *, recipe_text: str, jobs: int | None = 1) -> dict[str, Any]:

@@ -311,6 +311,17 @@ def invoke() -> Callable[..., Any]:
     return _invoke
 
 
+@pytest.fixture(scope="session")
+def change() -> Callable[..., None]:
+    """Sets keys of a JSON file."""
+
+    def _change(path: Path, **values: Any) -> None:
+        content = json.loads(path.read_text(encoding="utf-8")) | values
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    return _change
+
+
 @pytest.fixture
 def fake(monkeypatch):
     """Puts a module with the given functions in the place of one of polygraft's, whether or not it was imported."""

@@ -50,6 +50,7 @@ class Result(_Part):
 class Record(_Numbered):
     """stage.json; `peak_memory_bytes` and `result` come when the stage is done."""
 
+    stage: str = ""
     status: Literal["running", "done"]
     fingerprint: str
     settings: dict[str, Any]

@@ -81,7 +81,8 @@ def block(command: str) -> list[str]:
 
 def test_stage_commands_then_python(polygraft, capsys, monkeypatch):
     for line in block("adapt"):
-        polygraft(line.replace("--steps 20", "--steps 2"))
+        printed = polygraft(line.replace("--steps 20", "--steps 2"))
+    assert "would be uploaded: 6 files" in printed and "nothing was sent" in printed
     (line,) = block("serve")
     assert [model["name"] for model in json.loads(served(polygraft, monkeypatch, line))] == ["uk/finetune", "uk/int8"]
     (code,) = blocks("python")
@@ -142,7 +143,7 @@ def test_a_command_in_a_shell(tmp_path):
 
 
 # What goes on from what another command left stays in one test.
-RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run"))
+RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run", "report"))
 
 
 @pytest.mark.parametrize("verbs", RECIPE_COMMANDS, ids="-".join)
@@ -156,7 +157,10 @@ def test_recipe_commands(polygraft, tmp_path, verbs):
     assert printed
     if "run" in verbs:
         assert "Not enough evidence" in printed  # one seed
-        assert (tmp_path / "outputs/demo/report.html").is_file()
+        assert {path.name for path in (tmp_path / "outputs/demo").glob("*.html")} == {
+            "report.html",
+            "report-no-text.html",
+        }
 
 
 def test_every_recipe_command_is_in_one_of_those():

@@ -50,7 +50,7 @@ LONGEST_FIRST = (
     "test_cli_rank", "test_training",
 )  # fmt: skip
 # Their tests share what takes long to make.
-ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano")
+ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano", "test_browser", "test_looks")
 
 
 @pytest.hookimpl(optionalhook=True)

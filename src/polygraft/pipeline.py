@@ -11,6 +11,7 @@ from typing import Any
 
 from polygraft import processes
 from polygraft.data.files import only_one, write_atomically
+from polygraft.jobs import SideBySide
 from polygraft.jobs.courses import Chain
 from polygraft.jobs.together import run_chains
 from polygraft.recipe import Recipe
@@ -19,11 +20,11 @@ from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import run_arm
 from polygraft.runs.costs import adaptation_cost
 from polygraft.runs.records import left_over, read_record
-from polygraft.training.reporting import assert_installed
+from polygraft.training.trackers import assert_installed
 
 
-def run(recipe: Recipe, *, recipe_text: str, jobs: int | None = 1) -> dict[str, Any]:
-    """Run every arm with every seed, `jobs` of them side by side, compare them, write the report.
+def run(recipe: Recipe, *, recipe_text: str, how: SideBySide = SideBySide()) -> dict[str, Any]:
+    """Run every arm with every seed, side by side as `how` says, compare them, write the report.
 
     Returns {"verdict": the content of verdict.json or None, "report": path, "table": one row of mean scores per arm}.
 
@@ -42,7 +43,7 @@ def run(recipe: Recipe, *, recipe_text: str, jobs: int | None = 1) -> dict[str, 
             for path in left_over(folder, arms, recipe.seeds):
                 print(f"{path}: is not of this recipe; it is left alone and not counted.", file=sys.stderr, flush=True)
         if recipe.diagnose is not None:
-            for judgement in diagnosis.run(recipe, jobs)["arms"]:
+            for judgement in diagnosis.run(recipe, how)["arms"]:
                 if processes.is_main():
                     print(judgement["sentence"], file=sys.stderr, flush=True)
         chains = [  # seed by seed: an interrupted study has complete comparisons of the first seeds
@@ -50,7 +51,7 @@ def run(recipe: Recipe, *, recipe_text: str, jobs: int | None = 1) -> dict[str, 
             for rank, seed in enumerate(recipe.seeds)
             for arm, one in arms.items()
         ]
-        run_chains(chains, jobs, folder)
+        run_chains(chains, how, folder)
         return processes.by_main(lambda: _outcome(recipe, folder, arms))
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from polygraft.checks.needs import Need
 from polygraft.errors import DataError, PolygraftError
-from polygraft.jobs import together
+from polygraft.jobs import SideBySide, together
+from polygraft.jobs.calls import Ended, Portion
 from polygraft.jobs.courses import Chain, Course
 from polygraft.jobs.dispatcher import Dispatcher
-from polygraft.jobs.portions import Portion, Room
-from polygraft.jobs.workers import Ended
+from polygraft.jobs.portions import Room
 from polygraft.progress import Overview
 from polygraft.recipe.reading import parse_recipe
 from polygraft.runs.records import read_record
@@ -83,7 +83,7 @@ class World:
         for course in courses:
             course.begin()
         arms = {chain.arm: {stage: need(stage) for stage in STAGES} | (needs or {}) for chain in chains}
-        dispatcher = Dispatcher(courses, arms, Room(**{"jobs": 2, "cores": 2, "memory_bytes": GB} | room))
+        dispatcher = Dispatcher(courses, arms, Room(**{"jobs": 2, "cores": 2, "widest": 2, "memory_bytes": GB} | room))
         self.hands = Hands()
         with Overview("r") as view:
             dispatcher.run(self.hands, view)
@@ -119,7 +119,7 @@ def test_the_longest_is_begun_first(world):
         course.begin()
     needs = {arm: {stage: need(stage, seconds=s) for stage in STAGES} for arm, s in (("short", 1.0), ("long", 2.0))}
     with Overview("r") as view:
-        Dispatcher(courses, needs, Room(jobs=1, cores=1, memory_bytes=GB)).run(Hands(), view)
+        Dispatcher(courses, needs, Room(jobs=1, cores=1, widest=1, memory_bytes=GB)).run(Hands(), view)
     left_then = ["long 6", "long 4", "short 3", "short 2, and long 2", "long 2", "short 1"]
     assert [name.split("/")[0] for name in world.ran] == [left.split()[0] for left in left_then]
 
@@ -185,33 +185,33 @@ PORTIONS = [  # jobs, cores, memory in GB, OMP_NUM_THREADS: threads of a small m
 
 @pytest.mark.parametrize(("jobs", "cores", "memory", "named", "small", "large"), PORTIONS)
 def test_threads_by_the_size_of_the_model(jobs, cores, memory, named, small, large):
-    room = Room(jobs=jobs, cores=cores, memory_bytes=memory * GB, named_threads=named)
+    room = Room(jobs=jobs, cores=cores, widest=cores, memory_bytes=memory * GB, named_threads=named)
     assert room.portion(SMALL) == Portion(threads=small, memory_bytes=GB)
     assert room.portion(LARGE) == Portion(threads=large, memory_bytes=6 * GB)
 
 
 def test_a_device_each():
-    room = Room(jobs=4, cores=16, memory_bytes=GB, devices=("0", "1", "2", "3"))
+    room = Room(jobs=4, cores=16, widest=16, memory_bytes=GB, devices=("0", "1", "2", "3"))
     portion = room.portion(LARGE)
     assert portion == Portion(threads=4, memory_bytes=0), "a device's memory is not shared"
-    assert [room.lacks(portion, [portion] * n) for n in range(5)] == [None] * 4 + ["cores"]
+    assert [room.has_cores(portion, [portion] * n) for n in range(5)] == [True] * 4 + [False]
 
 
-LACKS = [  # jobs, cores, what runs (threads, GB), what would (threads, GB): what is too little
-    (2, 2, [], (8, 99), None),
-    (2, 2, [(1, 4)], (1, 4), None),
-    (2, 2, [(1, 4), (1, 4)], (1, 0), "cores"),
-    (2, 2, [(2, 4)], (1, 4), "cores"),
-    (2, 2, [(1, 7)], (1, 4), "memory: it needs about 4.0 GB, and 3.0 GB are left"),
-    (4, 2, [(1, 0)] * 3, (1, 0), None),  # more jobs than cores were asked for
+BESIDE = [  # jobs, cores, what runs (threads, GB), threads of another: whether there are cores, GB that are left
+    (2, 2, [(1, 4)], 1, True, 6),
+    (2, 2, [(1, 4), (1, 7)], 1, False, 0),
+    (2, 2, [(2, 4)], 1, False, 6),
+    (2, 4, [(2, 4)], 2, True, 6),
+    (4, 2, [(1, 0)] * 3, 1, True, 10),  # more jobs than cores were asked for
 ]
 
 
-@pytest.mark.parametrize(("jobs", "cores", "running", "wanted", "lacking"), LACKS)
-def test_what_a_job_lacks(jobs, cores, running, wanted, lacking):
-    room = Room(jobs=jobs, cores=cores, memory_bytes=10 * GB)
-    *others, portion = [Portion(threads=threads, memory_bytes=size * GB) for threads, size in [*running, wanted]]
-    assert room.lacks(portion, others) == lacking
+@pytest.mark.parametrize(("jobs", "cores", "running", "threads", "fits", "left"), BESIDE)
+def test_what_there_is_beside_others(jobs, cores, running, threads, fits, left):
+    room = Room(jobs=jobs, cores=cores, widest=cores, memory_bytes=10 * GB)
+    beside = [Portion(threads=of, memory_bytes=size * GB) for of, size in running]
+    assert room.has_cores(Portion(threads=threads, memory_bytes=0), beside) == fits
+    assert room.memory_left(beside) == left * GB
 
 
 def test_as_many_jobs_as_cores_or_as_are_named(monkeypatch):
@@ -238,9 +238,9 @@ def test_a_budget_in_minutes_is_not_shared_unless_asked(world, base_data, capsys
     monkeypatch.setattr("polygraft.machine.cores", lambda: 2)
     recipe = parse_recipe(base_data | changes, "r")
     chains = [replace(world.chain(arm, num_beams=n), recipe=recipe) for n, arm in enumerate("ab", 1)]
-    assert together.run_chains(chains, None, world.folder) == ["a", "b"]
+    assert together.run_chains(chains, SideBySide(None), world.folder) == ["a", "b"]
     assert capsys.readouterr().err.count("One job at a time, since a budget in minutes buys less beside others") == 1
     assert not together.has_minutes(parse_recipe(base_data, "r"))
     again = [replace(world.chain(arm, 2), recipe=recipe) for arm in "ab"]
     with pytest.raises(pytest.fail.Exception, match="processes"):
-        together.run_chains(again, 2, world.folder)
+        together.run_chains(again, SideBySide(2), world.folder)

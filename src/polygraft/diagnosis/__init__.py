@@ -22,6 +22,7 @@ from polygraft.diagnosis.held_out import HeldOut, Losses
 from polygraft.diagnosis.judge import Judgement, judge
 from polygraft.diagnosis.placebos import EXPLANATIONS, is_placebo, placebo_name, placebos
 from polygraft.errors import RecipeError
+from polygraft.jobs import SideBySide
 from polygraft.jobs.courses import Chain
 from polygraft.jobs.together import run_chains
 from polygraft.recipe import Recipe
@@ -31,7 +32,7 @@ from polygraft.runs.arms import TARGET, adapt_arm
 from polygraft.runs.fingerprints import fingerprint_of
 from polygraft.runs.steps import Step, Steps
 from polygraft.settings import Diagnose, Placebo, Running, TextData
-from polygraft.training.reporting import assert_installed
+from polygraft.training.trackers import assert_installed
 
 FILE, FOLDER = "diagnose.json", "diagnose"
 AFTER = ("finetune", "evaluate", "forgetting")
@@ -59,10 +60,10 @@ class State:
         }  # fmt: skip
 
 
-def run(recipe: Recipe, jobs: int | None = 1) -> dict[str, Any]:
+def run(recipe: Recipe, how: SideBySide = SideBySide()) -> dict[str, Any]:
     """Run all arms up to their fine-tuning, measure them and their placebos; write diagnose.json and the report.
 
-    `jobs` of them run side by side; None: what the machine has room for.
+    They run side by side as `how` says.
 
     Returns:
         {"documents", "seed", "direct": the arm that adapts the target directly, "targets", "states": [State.to_json …]
@@ -93,7 +94,7 @@ def run(recipe: Recipe, jobs: int | None = 1) -> dict[str, Any]:
             steps=_states(own, seed, at, text, documents, name, one),
         ) for name, one in everyone.items()
     ]  # fmt: skip
-    states = dict(zip(everyone, run_chains(chains, jobs, folder), strict=True))
+    states = dict(zip(everyone, run_chains(chains, how, folder), strict=True))
     found = {name: states[name] for name in arms}
     rivals = {of: {kind: states[placebo_name(of, kind)] for kind in them} for of, them in rival_arms.items()}
     direct = _direct(arms, found)

@@ -90,13 +90,15 @@ class Course:
         """End it: nothing that comes after a step can be without it."""
         self.step, self.error = None, error
 
-    def left(self) -> list[str]:
-        """Name the stages that it has yet to end."""
-        if self.step is None:
-            return []
-        stages = list(self.chain.stages)
-        return stages[stages.index(self.step.stage) :] if self.step.stage in stages else []
-
     def seconds_left(self, needs: Mapping[str, Mapping[str, Need]]) -> float:
-        """Estimate how long it has yet to run; what cannot be told takes no time."""
-        return sum(need.seconds or 0.0 for stage in self.left() if (need := needs.get(self.chain.arm, {}).get(stage)))
+        """Estimate how long it has yet to run."""
+        stages = list(self.chain.stages)
+        if self.step is None or self.step.stage not in stages:
+            return 0.0
+        return sum(self.seconds_of(stage, needs) for stage in stages[stages.index(self.step.stage) :])
+
+    def seconds_of(self, stage: str, needs: Mapping[str, Mapping[str, Need]]) -> float:
+        """Estimate how long a stage takes: one second where that cannot be told, none beside the chain's stages."""
+        need = needs.get(self.chain.arm, {}).get(stage)
+        known = need.seconds if need else None
+        return 0.0 if stage not in self.chain.stages else 1.0 if known is None else known

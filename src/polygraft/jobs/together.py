@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from polygraft.checks.needs import Need
+from polygraft.jobs import SideBySide
+from polygraft.jobs.calls import Call, Ended, Portion
+from polygraft.jobs.cluster import Cluster
 from polygraft.jobs.courses import LOG, Chain, Course
-from polygraft.jobs.dispatcher import Dispatcher, describe
-from polygraft.jobs.portions import DEVICES, Room, estimate
-from polygraft.jobs.workers import Call, Ended, Workers
+from polygraft.jobs.dispatcher import Dispatcher, Launcher, describe
+from polygraft.jobs.portions import Room, estimate
+from polygraft.jobs.workers import Workers
 from polygraft.progress import Overview
 from polygraft.recipe import Recipe
 from polygraft.runs.steps import in_order
 
 
-def run_chains(chains: Sequence[Chain], jobs: int | None, folder: Path) -> list[Any]:
-    """Run chains of steps, `jobs` side by side (None: what the machine has room for); returns what each returns.
+def run_chains(chains: Sequence[Chain], how: SideBySide, folder: Path) -> list[Any]:
+    """Run chains of steps, some side by side; returns what each returns.
 
-    With one job, or as one of the processes of a launcher (torchrun), they run one after the other in this process.
+    With one job, or as one of the processes of torchrun, they run one after the other in this process.
 
     Args:
         folder: of the recipe's results.
@@ -35,45 +38,58 @@ def run_chains(chains: Sequence[Chain], jobs: int | None, folder: Path) -> list[
     Raises:
         PolygraftError, OSError: the first error; side by side the other chains have gone on to their ends.
     """
-    if jobs == 1 or "WORLD_SIZE" in os.environ:
+    if "WORLD_SIZE" in os.environ or (how.jobs == 1 and how.launcher == "local"):
         return [in_order(chain.steps) for chain in chains]
     courses = [Course(chain) for chain in chains]
     for course in courses:
         course.begin()
     left = [course for course in courses if course.step]
-    room = Room.here(jobs, len(chains))  # not of those that are left: threads are the same when run again
-    beside = jobs is None and room.jobs > 1 and not room.devices
-    if beside and any(has_minutes(course.chain.recipe) for course in left):
-        room = replace(room, jobs=1)
-        _say("One job at a time, since a budget in minutes buys less beside others (--jobs changes that).")
-    failures = _side_by_side(left, room, folder) if left and room.jobs > 1 else []
-    for course in left:
-        course.run_here()
+    failures = _run_left(left, how, len(chains), folder) if left else []
     failures += [course.error for course in courses if course.error]
     if failures:
         raise failures[0]
     return [course.result for course in courses]
 
 
-def _side_by_side(courses: Sequence[Course], room: Room, folder: Path) -> list[Exception]:
-    """Run the courses in workers; returns what failed, in order. Where needs cannot be told they run one by one."""
+def _run_left(courses: Sequence[Course], how: SideBySide, most: int, folder: Path) -> list[Exception]:
+    """Run what is left of `most` chains, by whose number threads are shared out, as they will be when run again."""
+    if how.launcher == "ray":
+        with Cluster() as cluster:
+            return _side_by_side(courses, cluster, _of_minutes(cluster.room(how.jobs, most), courses, how), folder)
+    room = _of_minutes(Room.here(how.jobs, most), courses, how)
+    if room.jobs == 1:
+        for course in courses:
+            course.run_here()
+        return []
+    with Workers(min(room.jobs, len(courses)), room.devices) as workers:
+        return _side_by_side(courses, workers, room, folder)
+
+
+def _of_minutes(room: Room, courses: Sequence[Course], how: SideBySide) -> Room:
+    """The room; for one job where a budget is in minutes that several would share out unequally."""
+    if how.jobs or room.jobs == 1 or room.devices or not any(has_minutes(course.chain.recipe) for course in courses):
+        return room
+    _say("One job at a time, since a budget in minutes buys less beside others (--jobs changes that).")
+    return replace(room, jobs=1)
+
+
+def _side_by_side(courses: Sequence[Course], launcher: Launcher, room: Room, folder: Path) -> list[Exception]:
+    """Have courses run; returns what failed, in order. Where needs cannot be told they run one by one."""
     count = min(room.jobs, len(courses))
-    environments = [{DEVICES: room.devices[n % len(room.devices)]} if room.devices else {} for n in range(count)]
     _say(f"Jobs: {count} side by side; what each says is in {folder}/<arm>/seed-<n>/{LOG}.")
-    with Workers(environments) as workers:
-        needs = _needs(workers, courses, folder / LOG)
-        dispatcher = Dispatcher(courses, needs, room if needs else replace(room, jobs=1))
-        with Overview(folder.name) as view:
-            dispatcher.run(workers, view)
-        return dispatcher.failures
+    needs = _needs(launcher, courses, folder / LOG)
+    dispatcher = Dispatcher(courses, needs, room if needs else replace(room, jobs=1))
+    with Overview(folder.name) as view:
+        dispatcher.run(launcher, view)
+    return dispatcher.failures
 
 
-def _needs(workers: Workers, courses: Sequence[Course], log: Path) -> Mapping[str, Mapping[str, Need]]:
+def _needs(launcher: Launcher, courses: Sequence[Course], log: Path) -> Mapping[str, Mapping[str, Need]]:
     """Have a worker estimate what stages need, which loads much that this process can do without."""
     arms = {course.chain.arm: course.chain.recipe for course in courses}
-    workers.call(Call(function=partial(estimate, arms), threads=1, log=log))
+    launcher.call(Call(function=partial(estimate, arms), portion=Portion(threads=1, memory_bytes=0), log=log))
     while True:
-        for _, said in workers.hear():
+        for _, said in launcher.hear():
             if isinstance(said, Ended) and said.error:
                 _say(f"What jobs need cannot be told, so they run one by one: {describe(said.error)}")
             if isinstance(said, Ended):

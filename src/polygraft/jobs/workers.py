@@ -11,36 +11,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from polygraft.errors import PolygraftError
+from polygraft.jobs.calls import ENVIRONMENT, Call, Ended
 
 SECONDS_BETWEEN_LOOKS = 1.0
-QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # transformers' bars, too
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of numpy's products; PyTorch's are set for each job
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """What a worker is to do, with how many threads, and the file that takes what is said meanwhile."""
-
-    function: Callable[[], Any]
-    threads: int
-    log: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """What a call came to: a value, or an error."""
-
-    value: Any = None
-    error: Exception | None = None
+DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 class Worker:
@@ -52,7 +32,7 @@ class Worker:
         self.process = subprocess.Popen(  # -P: what this process imports, not what lies in the current folder
             [sys.executable, "-P", "-m", "polygraft.jobs.worker", str(there.fileno())],
             pass_fds=[there.fileno()], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            env=ONE_THREAD | QUIET | os.environ | path | dict(environment),
+            env=ENVIRONMENT | os.environ | path | dict(environment),
         )  # fmt: skip
         there.close()
         self.busy = False
@@ -81,10 +61,10 @@ def _death(code: int) -> str:
 
 
 class Workers:
-    """Workers, one for each environment that is given; use as a context manager."""
+    """A number of workers, who take turns on the devices where there are any; use as a context manager."""
 
-    def __init__(self, environments: Iterable[Mapping[str, str]]) -> None:
-        self.workers = [Worker(environment) for environment in environments]
+    def __init__(self, count: int, devices: Sequence[str]) -> None:
+        self.workers = [Worker({DEVICES: devices[n % len(devices)]} if devices else {}) for n in range(count)]
 
     def __enter__(self) -> Workers:
         return self
@@ -109,7 +89,7 @@ class Workers:
         worker.send(call)
         return worker
 
-    def hear(self) -> list[tuple[Worker, float | Ended]]:
+    def hear(self) -> list[tuple[Hashable, float | Ended]]:
         """Wait a moment for what busy workers say."""
         busy = {worker.connection: worker for worker in self.workers if worker.busy}
         return [(busy[heard], busy[heard].hear()) for heard in wait(list(busy), SECONDS_BETWEEN_LOOKS)]  # type: ignore[index]

@@ -10,7 +10,7 @@ from polygraft.publishing.licences import (
     carried,
     conflicts,
     findings,
-    is_of_hub,
+    is_hub_licence,
     licence,
     licence_of_text,
 )
@@ -95,7 +95,7 @@ def test_terms(name, terms):
 
 def test_names_that_the_hub_knows():
     names = ("mit", "gemma", "cc-by-nc-nd-4.0", "house", "mit, apache-2.0")
-    assert [is_of_hub(name) for name in names] == [True] * 3 + [False] * 2
+    assert [is_hub_licence(name) for name in names] == [True] * 3 + [False] * 2
 
 
 def test_the_licence_of_a_text(tmp_path):

@@ -134,8 +134,8 @@ def stated(card: Path | None) -> str | None:
     return ", ".join(map(str, name)) if isinstance(name, list) else str(name) if name else None
 
 
-def is_of_hub(name: str) -> bool:
-    """Whether a name is one of the hub's identifiers of licences; another one has to be given as a licence's own name."""
+def is_hub_licence(name: str) -> bool:
+    """Whether a name is one of the hub's identifiers of licences; of another one it wants a name of its own."""
     return Terms.of(name) is not None or name in OWN_TERMS
 
 

@@ -25,7 +25,7 @@ from polygraft.errors import PolygraftError, RecipeError
 from polygraft.publishing.card import CARD_NAME, is_own, read_card, write_model_card
 from polygraft.publishing.licences import findings, look_up, stated
 from polygraft.publishing.origins import lineage, origins
-from polygraft.publishing.selection import LeftOut, Upload, find_model, select
+from polygraft.publishing.selection import LeftOut, PushedFile, find_model, select
 from polygraft.publishing.stranger import load
 from polygraft.runs.records import DONE, read_record
 
@@ -54,7 +54,7 @@ class Pushed:
     repo_id: str
     url: str | None
     card: Path
-    uploads: Sequence[Upload]
+    uploads: Sequence[PushedFile]
     left_out: Sequence[LeftOut]
     findings: Sequence[str]
     private: bool
@@ -138,7 +138,7 @@ def _card(model: Path, repo_id: str, license: str | None) -> Path:
     return path
 
 
-def _laid_out(uploads: Sequence[Upload], place: Path) -> Path:
+def _laid_out(uploads: Sequence[PushedFile], place: Path) -> Path:
     """Put what is uploaded, and nothing else, into a folder: links, but for what was changed."""
     for one in uploads:
         target = place / one.path
@@ -154,7 +154,7 @@ def _laid_out(uploads: Sequence[Upload], place: Path) -> Path:
 
 
 def _upload(
-    repo_id: str, uploads: Sequence[Upload], private: bool, revision: str | None, message: str
+    repo_id: str, uploads: Sequence[PushedFile], private: bool, revision: str | None, message: str
 ) -> tuple[str, bool]:
     """Create what is not there yet, and commit the files; returns the commit's address, and who sees it."""
     api = HfApi(library_name="polygraft", library_version=__version__)

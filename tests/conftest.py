@@ -18,10 +18,12 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("POLYGRAFT_JOBS", "1")  # commands run in the process that tests them
 
 import sentencepiece
 import torch
 import yaml
+from browser import browser, find_browser, visit  # noqa: F401 (fixtures)
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
@@ -48,7 +50,7 @@ LONGEST_FIRST = (
     "test_cli_rank", "test_training",
 )  # fmt: skip
 # Their tests share what takes long to make.
-ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano")
+ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano", "test_browser", "test_looks")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -76,23 +78,24 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def _must_run(report: Any, is_gpu_test: bool) -> None:
+def _must_run(report: Any, may_skip: bool) -> None:
     """Turn a skip into a failure where POLYGRAFT_NO_SKIPS is set: there, what is skipped has not been tested."""
-    if os.environ.get("POLYGRAFT_NO_SKIPS") and report.skipped and not is_gpu_test and not hasattr(report, "wasxfail"):
+    if os.environ.get("POLYGRAFT_NO_SKIPS") and report.skipped and not may_skip and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped, but POLYGRAFT_NO_SKIPS is set: {report.longrepr}"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = yield
-    _must_run(report, item.get_closest_marker("gpu") is not None)
+    needs_browser = "browser" in getattr(item, "fixturenames", ())
+    _must_run(report, item.get_closest_marker("gpu") is not None or (needs_browser and find_browser() is None))
     return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_make_collect_report() -> Any:
     report = yield
-    _must_run(report, is_gpu_test=False)
+    _must_run(report, may_skip=False)
     return report
 
 
@@ -306,6 +309,17 @@ def invoke() -> Callable[..., Any]:
         return CliRunner().invoke(app, list(arguments), input=stdin)
 
     return _invoke
+
+
+@pytest.fixture(scope="session")
+def change() -> Callable[..., None]:
+    """Sets keys of a JSON file."""
+
+    def _change(path: Path, **values: Any) -> None:
+        content = json.loads(path.read_text(encoding="utf-8")) | values
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    return _change
 
 
 @pytest.fixture

@@ -126,3 +126,32 @@ def test_a_precision_that_there_is_not_is_refused(monkeypatch, device):
     for asked, named in (("auto", "POLYGRAFT_PRECISION=fp16"), ("fp16", "precision: fp16")):
         with pytest.raises(RecipeError, match=f"^{named}: fp16 is trained on a GPU only, and there is none here"):
             machine.arithmetic(asked)
+
+
+V2, V1 = "0::/a/b\n", "3:memory:/a/b\n2:cpu,cpuacct:/a/b\n0::/\n"
+GROUPS = [  # /proc/self/cgroup, files of groups: cores of 4 that are allowed, bytes left of 1000
+    ("", {}, 4, 1000),
+    (V2, {"a/cpu.max": "max 100000"}, 4, 1000),
+    (V2, {"a/b/cpu.max": "250000 100000", "a/cpu.max": "800000 100000"}, 2, 1000),
+    (V2, {"a/cpu.max": "50000 100000"}, 1, 1000),
+    (V2, {"cpu.max": "300000 100000"}, 3, 1000),  # the container's own is the root of what it sees
+    (V2, {"a/b/memory.max": "max", "a/b/memory.current": "9"}, 4, 1000),
+    (V2, {"a/memory.max": "900", "a/memory.current": "500", "a/memory.stat": "anon 1\ninactive_file 100"}, 4, 500),
+    (V1, {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 4, 1000),
+    (V1, {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2, 1000),
+    (V1, {"memory/memory.limit_in_bytes": "600", "memory/memory.usage_in_bytes": "200"}, 4, 400),
+    (V1, {"memory/a/b/memory.limit_in_bytes": "1", "memory/a/b/memory.usage_in_bytes": "9"}, 4, 0),
+]
+
+
+@pytest.mark.parametrize(("own", "files", "cores", "left"), GROUPS)
+def test_cores_and_memory_that_control_groups_leave(monkeypatch, tmp_path, own, files, cores, left):
+    (tmp_path / "own").write_text(own)
+    for name, content in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(content + "\n")
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert machine.cores() == cores
+    assert min([1000, *machine._left_to_groups()]) == left

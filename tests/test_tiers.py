@@ -18,6 +18,7 @@ SKIPPING = {
     "for want of a package": "import pytest\npytest.importorskip('no_such_package')\ndef test_it():\n    pass\n",
 }
 GPU = "import pytest\n@pytest.mark.gpu\ndef test_it():\n    pytest.skip('no GPU')\n"
+BROWSER = "def test_it(browser):\n    assert browser.contexts == []\n"
 EXPECTED_FAILURE = "import pytest\n@pytest.mark.xfail\ndef test_it():\n    assert False\n"
 
 
@@ -49,6 +50,11 @@ def test_a_skip_is_a_failure_where_nothing_may_be_skipped(outcomes, how):
 def test_what_needs_a_gpu_may_be_skipped_and_what_is_known_to_fail_may_fail(outcomes):
     assert outcomes(GPU, no_skips=True) == ({"skipped": 1}, 0)
     assert outcomes(EXPECTED_FAILURE, no_skips=True) == ({"xfailed": 1}, 0)
+
+
+def test_what_needs_a_browser_may_be_skipped_where_there_is_none(outcomes, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert outcomes(BROWSER, no_skips=True) == ({"skipped": 1}, 0)
 
 
 def make(target):

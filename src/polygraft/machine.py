@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import math
 import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from polygraft.errors import RecipeError
 
 KEPT_MODEL_BYTES = 2**28
 MAPPED_BLOCK_BYTES = 2**22
+OWN_GROUPS, CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 Arithmetic = Literal["fp32", "bf16", "fp16"]
 PACKAGES = (
     "polygraft",
@@ -135,9 +139,55 @@ def available_bytes() -> int:
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):  # not Linux
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([free, *_left_to_groups()])
+
+
+def cores() -> int:
+    """Return how many cores the process may use: those that it may run on, or fewer by its control groups' quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for group in _control_groups("cpu"):
+        quota = _numbers(group / "cpu.max")
+        quota = quota or [*_numbers(group / "cpu.cfs_quota_us"), *_numbers(group / "cpu.cfs_period_us")]
+        if len(quota) == 2 and 0 < quota[0] < math.inf:
+            allowed = min(allowed, int(quota[0] / quota[1]))
+    return max(1, allowed)
+
+
+def _left_to_groups() -> Iterator[int]:
+    """The bytes that each control group of the process leaves it; caches of files, which can go, count as left."""
+    for group in _control_groups("memory"):
+        limit = _numbers(group / "memory.max") or _numbers(group / "memory.limit_in_bytes")
+        used = _numbers(group / "memory.current") or _numbers(group / "memory.usage_in_bytes")
+        if limit and used and limit[0] < math.inf:
+            words = _words(group / "memory.stat")
+            figures = dict(zip(words[::2], words[1::2], strict=False))
+            cached = figures.get("total_inactive_file", figures.get("inactive_file", "0"))
+            yield max(0, int(limit[0] - used[0]) + int(cached))
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """The process's control groups (version 2, or 1), from its own to the root; in containers some cannot be seen."""
+    words = (line.split(":", 2) for line in _words(OWN_GROUPS))
+    for _, controllers, path in (found for found in words if len(found) == 3):
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CONTROL_GROUPS / (controller if controllers else "")
+        own = root / path.lstrip("/")
+        yield from (group for group in (own, *own.parents) if group.is_relative_to(root))
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _numbers(path: Path) -> list[float]:
+    return [math.inf if word == "max" else float(word) for word in _words(path)]
 
 
 def describe() -> dict[str, Any]:

@@ -11,6 +11,9 @@ from typing import Any
 
 from polygraft import processes
 from polygraft.data.files import only_one, write_atomically
+from polygraft.jobs import SideBySide
+from polygraft.jobs.courses import Chain
+from polygraft.jobs.together import run_chains
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.recipe.stages import stages_of
@@ -20,15 +23,15 @@ from polygraft.runs.records import left_over, read_record
 from polygraft.training.trackers import assert_installed
 
 
-def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
-    """Run every arm with every seed, compare them, write the report.
+def run(recipe: Recipe, *, recipe_text: str, how: SideBySide = SideBySide()) -> dict[str, Any]:
+    """Run every arm with every seed, side by side as `how` says, compare them, write the report.
 
     Returns {"verdict": the content of verdict.json or None, "report": path, "table": one row of mean scores per arm}.
 
     Raises:
         PolygraftError: another run is working in the recipe's folder, or a stage's error.
     """
-    from polygraft import diagnosis, report
+    from polygraft import diagnosis
 
     assert_installed(recipe.report_to)
     folder = Path(recipe.output_dir) / recipe.name
@@ -40,30 +43,40 @@ def run(recipe: Recipe, *, recipe_text: str) -> dict[str, Any]:
             for path in left_over(folder, arms, recipe.seeds):
                 print(f"{path}: is not of this recipe; it is left alone and not counted.", file=sys.stderr, flush=True)
         if recipe.diagnose is not None:
-            for judgement in diagnosis.run(recipe)["arms"]:
+            for judgement in diagnosis.run(recipe, how)["arms"]:
                 if processes.is_main():
                     print(judgement["sentence"], file=sys.stderr, flush=True)
-        for seed in recipe.seeds:  # seed by seed: an interrupted study has complete comparisons of the first seeds
-            for arm, arm_recipe in arms.items():
-                run = folder / arm / f"seed-{seed}"
-                run_arm(arm_recipe, seed, run)
-                if processes.is_main():
-                    report.write_model_card(run)
+        chains = [  # seed by seed: an interrupted study has complete comparisons of the first seeds
+            _chain(arm, one, (rank, seed), folder)
+            for rank, seed in enumerate(recipe.seeds)
+            for arm, one in arms.items()
+        ]
+        run_chains(chains, how, folder)
         return processes.by_main(lambda: _outcome(recipe, folder, arms))
+
+
+def _chain(arm: str, recipe: Recipe, ranked: tuple[int, int], folder: Path) -> Chain:
+    """An arm with a seed, `ranked` being the seed's place among the recipe's and itself."""
+    rank, seed = ranked
+    run = folder / arm / f"seed-{seed}"
+    steps = run_arm(recipe, seed, run)
+    return Chain(rank=rank, arm=arm, recipe=recipe, stages=stages_of(recipe), folder=run, steps=steps)
 
 
 def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[str, Any]:
     from polygraft import report
+    from polygraft.publishing.card import write_model_card
     from polygraft.scoring import verdict
     from polygraft.scoring.forgetting import of_runs
 
-    outcome = None
+    outcome, runs = None, {arm: [folder / arm / f"seed-{seed}" for seed in recipe.seeds] for arm in arms}
     if recipe.verdict is not None:
-        runs = {arm: [folder / arm / f"seed-{seed}" for seed in recipe.seeds] for arm in arms}
         forgotten = of_runs(runs, recipe.verdict.confidence) if recipe.forgetting else None
         cost = {arm: adaptation_cost(runs[arm], stages_of(one)) for arm, one in arms.items()}
         spent = {arm: {"seconds": one.seconds, "flops": one.flops, "tokens": one.tokens} for arm, one in cost.items()}
         outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds, spent, forgotten)
+    for run in (run for one in runs.values() for run in one):
+        write_model_card(run / "finetune")
     return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, recipe, arms)}
 
 

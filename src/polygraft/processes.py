@@ -85,7 +85,7 @@ def by_main(work: Callable[[], T]) -> T:
             error = raised
         finally:
             _alone = False
-    value, told = agreed((value, _portable(error)))
+    value, told = agreed((value, portable(error)))
     if error is not None:
         raise error
     if told is not None:
@@ -107,13 +107,13 @@ def together() -> Iterator[None]:
     except Exception as raised:
         error = raised
     found: list[Exception | None] = [None] * count()
-    torch.distributed.all_gather_object(found, _portable(error), group=_group())
+    torch.distributed.all_gather_object(found, portable(error), group=_group())
     first = next((one for one in found if one is not None), None)
     if first is not None:
         raise (error or first) if is_main() else _said(first)
 
 
-def _portable(error: Exception | None) -> Exception | None:
+def portable(error: Exception | None) -> Exception | None:
     """The error as it can be sent to another process."""
     try:
         pickle.loads(pickle.dumps(error))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from polygraft import processes
 
 SECONDS_BETWEEN_LINES = 10.0
+listener: Callable[[float], None] | None = None
+"""Who is told the share that is done, besides the user: in a process of several jobs the one who shows them all."""
 
 
 class Progress:
@@ -31,7 +35,7 @@ class Progress:
         console = Console(stderr=True, quiet=not processes.is_main())
         self.bar = Bar(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self.started = self.last_line = time.monotonic()
         if self.bar:
             self.bar.start()
@@ -49,6 +53,8 @@ class Progress:
             self.first_share = share
         if tokens is not None:
             self.note = f"{tokens:,} tokens"
+        if listener:
+            listener(share)
         if self.bar:
             self.bar.update(self.task, completed=share, note=self.note)
         elif processes.is_main() and (share >= 1.0 or now - self.last_line >= SECONDS_BETWEEN_LINES):
@@ -61,6 +67,27 @@ class Progress:
                 file=sys.stderr,
                 flush=True,
             )
+
+
+class Overview(Progress):
+    """Progress of a whole whose parts are worked on side by side: on a terminal each has a bar of its own."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title)
+        self.bars: dict[str, TaskID] = {}
+
+    def show(self, share: float, parts: Mapping[str, float]) -> None:
+        """Show the share of the whole that is done, and that of each part that is worked on."""
+        if self.bar is None:
+            self.note = ", ".join(f"{name} {done:.0%}" for name, done in parts.items())
+        else:
+            for name in self.bars.keys() - parts.keys():
+                self.bar.remove_task(self.bars.pop(name))
+            for name, done in parts.items():
+                if name not in self.bars:
+                    self.bars[name] = self.bar.add_task(f"  {name}", total=1.0, note="")
+                self.bar.update(self.bars[name], completed=done)
+        self.update(share)
 
 
 def clock(seconds: float) -> str:

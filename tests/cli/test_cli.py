@@ -112,8 +112,9 @@ def test_usage_errors_exit_2(arguments, message, invoke):
 
 
 def test_report_prints_the_path(fake, tmp_path, invoke):
-    fake("report", write=lambda run_dir: run_dir / "report.html")
-    assert invoke("report", str(tmp_path)).stdout == f"{tmp_path / 'report.html'}\n"
+    fake("report", write=lambda run_dir, text: run_dir / f"report-{text}.html")
+    assert invoke("report", str(tmp_path)).stdout == f"{tmp_path / 'report-True.html'}\n"
+    assert invoke("report", str(tmp_path), "--no-text").stdout == f"{tmp_path / 'report-False.html'}\n"
 
 
 def test_schema_is_json_with_meanings(invoke):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polygraft.errors import RecipeError
+from polygraft.jobs import LauncherName, SideBySide
 from polygraft.objectives import OBJECTIVES, TextTask
 from polygraft.recipe import Recipe
 from polygraft.recipe.given import assert_budget, of_kind, plain, running_of, settings_of
@@ -76,13 +77,22 @@ class RunResult:
     report: Path
 
 
-def run(recipe: AnyRecipe, *, seeds: Sequence[int] | None = None, output_dir: StrPath | None = None) -> RunResult:
+def run(
+    recipe: AnyRecipe,
+    *,
+    seeds: Sequence[int] | None = None,
+    output_dir: StrPath | None = None,
+    jobs: int | None = 1,
+    launcher: LauncherName = "local",
+) -> RunResult:
     """Run a recipe: its arms, seed by seed, the comparison and the report. What is done already is kept.
 
     Args:
         recipe: its file, its data, or a Recipe.
         seeds: in place of the recipe's own.
         output_dir: in place of the recipe's own.
+        jobs: how many arms and seeds run side by side, in processes of their own; None: what the machine has room for.
+        launcher: where: "local" for processes of this machine, "ray" for a cluster.
 
     Raises:
         PolygraftError: another run is working in the same folder, or an error of a stage.
@@ -90,7 +100,7 @@ def run(recipe: AnyRecipe, *, seeds: Sequence[int] | None = None, output_dir: St
     from polygraft import pipeline
 
     whole = _recipe(recipe, seeds, output_dir)
-    found = pipeline.run(whole, recipe_text=dump_recipe(whole))
+    found = pipeline.run(whole, recipe_text=dump_recipe(whole), how=SideBySide(jobs, launcher))
     return RunResult(verdict=found["verdict"], table=found["table"], report=Path(found["report"]))
 
 
@@ -107,8 +117,13 @@ def check(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Report:
     return run(_recipe(recipe, None, output_dir))
 
 
-def diagnose(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Mapping[str, Any]:
+def diagnose(
+    recipe: AnyRecipe, *, output_dir: StrPath | None = None, jobs: int | None = 1, launcher: LauncherName = "local"
+) -> Mapping[str, Any]:
     """Run everything but the fine-tuning; say on held-out text what each transfer gains, and by what the source knows.
+
+    Args:
+        recipe, output_dir, jobs, launcher: as of `run`.
 
     Returns:
         What diagnose.json holds: "arms" with a decision and a sentence each, "states" with the losses measured.
@@ -118,7 +133,7 @@ def diagnose(recipe: AnyRecipe, *, output_dir: StrPath | None = None) -> Mapping
     """
     from polygraft.diagnosis import run
 
-    return run(_recipe(recipe, None, output_dir))
+    return run(_recipe(recipe, None, output_dir), SideBySide(jobs, launcher))
 
 
 def rank(

@@ -11,9 +11,9 @@ from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CO
 from polygraft.checks.first_contact import Findings
 from polygraft.data.languages import language_codes
 from polygraft.data.layout import is_cc25
-from polygraft.diagnosis.held_out import row_health
 from polygraft.models import checkpoints
 from polygraft.models.vocabulary import VocabularyMap, map_vocabularies, script_of
+from polygraft.transfers.rows.sorting import row_health
 
 # A sentence in each of several scripts, and its number of tokens in the vocabulary that XLM-R and the mBARTs share,
 # counted with the `tokenizers` library on XLM-R's published tokenizer.json.

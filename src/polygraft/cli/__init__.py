@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__
-from polygraft.cli import checkpoints, env, init, rank, stages
+from polygraft.cli import checkpoints, env, init, push, rank, serve, stages
 from polygraft.cli import compare as outputs
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
+from polygraft.jobs import LauncherName, SideBySide
 from polygraft.recipe import Recipe
 
 app = typer.Typer(
@@ -34,6 +35,19 @@ RecipeFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: adapt.learning_rate=1e-4, seeds=[1,2]."),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, envvar="POLYGRAFT_JOBS", show_default="what the machine has room for",
+        help="How many arms and seeds run side by side, each in a process of its own; 1: all in this one.",
+    ),
+]  # fmt: skip
+Launcher = Annotated[
+    LauncherName,
+    typer.Option(
+        "--launcher", help="Where they run: in processes of this machine, or on the cluster of Ray in RAY_ADDRESS."
+    ),
 ]
 OutputDir = Annotated[str | None, typer.Option("--output-dir", help="Where all results live (output_dir).")]
 
@@ -56,14 +70,20 @@ app.command(cls=Verb)(init.init)
 
 
 @app.command(cls=Verb)
-def run(recipe: RecipeFile, set_: Overrides = None, output_dir: OutputDir = None) -> None:
+def run(
+    recipe: RecipeFile,
+    set_: Overrides = None,
+    output_dir: OutputDir = None,
+    jobs: Jobs = None,
+    launcher: Launcher = "local",
+) -> None:
     """Run a recipe: adapt, transfer, finetune, evaluate, report. Run again, it continues; what is done is kept."""
     settings = _load(recipe, set_, output_dir)
     from polygraft import pipeline
     from polygraft.recipe.reading import dump_recipe
 
     without_shard_bars()
-    _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings)))
+    _print_run(pipeline.run(settings, recipe_text=dump_recipe(settings), how=SideBySide(jobs, launcher)))
 
 
 @app.command(cls=Verb)
@@ -100,6 +120,8 @@ def diagnose(
     recipe: RecipeFile,
     set_: Overrides = None,
     output_dir: OutputDir = None,
+    jobs: Jobs = None,
+    launcher: Launcher = "local",
     json_: Annotated[bool, typer.Option("--json", help="Print everything that was measured as JSON.")] = False,
 ) -> None:
     """Say before fine-tuning whether the transfer helps, and by what the source knows: placebos, go or no-go."""
@@ -107,7 +129,7 @@ def diagnose(
     from polygraft import diagnosis
 
     without_shard_bars()
-    found = diagnosis.run(settings)
+    found = diagnosis.run(settings, SideBySide(jobs, launcher))
     typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else diagnosis_text(found))
 
 
@@ -122,11 +144,18 @@ def schema() -> None:
 @app.command(cls=Verb)
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo.")],
+    no_text: Annotated[
+        bool,
+        typer.Option(
+            "--no-text",
+            help="Write report-no-text.html, to give away: no documents, outputs or ids, no names of files or columns.",
+        ),
+    ] = False,
 ) -> None:
     """Write the report of a run again, from what is in its folder."""
     from polygraft.report import write
 
-    typer.echo(str(write(run_dir)))
+    typer.echo(str(write(run_dir, text=not no_text)))
 
 
 of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)
@@ -136,6 +165,8 @@ for stage_verb in (
     checkpoints.restore,
     checkpoints.add_language,
     checkpoints.export,
+    push.push,
+    serve.serve,
     rank.rank,
     env.env,
 ):

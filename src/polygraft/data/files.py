@@ -90,6 +90,10 @@ def _sync_one(path: Path) -> None:
         os.close(descriptor)
 
 
+lock_patience_seconds = 0.0
+"""How long `only_one` waits: in processes of jobs a while, since one of a run that has ended may yet be saving."""
+
+
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Hold a folder, which need not exist yet: no other process can hold it meanwhile, and a dead one holds nothing.
@@ -101,7 +105,7 @@ def only_one(folder: Path) -> Iterator[None]:
     place = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(place.absolute(), timeout=0, is_singleton=True)  # one object per path: held twice by this process
     try:
-        lock.acquire()
+        lock.acquire(timeout=lock_patience_seconds)
     except Timeout:
         raise PolygraftError(
             f"{folder}: another run of polygraft is working in it. Wait for its end, or name another output folder."

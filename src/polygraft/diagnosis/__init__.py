@@ -22,14 +22,20 @@ from polygraft.diagnosis.held_out import HeldOut, Losses
 from polygraft.diagnosis.judge import Judgement, judge
 from polygraft.diagnosis.placebos import EXPLANATIONS, is_placebo, placebo_name, placebos
 from polygraft.errors import RecipeError
+from polygraft.jobs import SideBySide
+from polygraft.jobs.courses import Chain
+from polygraft.jobs.together import run_chains
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, dump_recipe
+from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import TARGET, adapt_arm
-from polygraft.runs.records import fingerprint_of, run_stage
-from polygraft.settings import Diagnose, Placebo, TextData
+from polygraft.runs.fingerprints import fingerprint_of
+from polygraft.runs.steps import Step, Steps
+from polygraft.settings import Diagnose, Placebo, Running, TextData
 from polygraft.training.trackers import assert_installed
 
 FILE, FOLDER = "diagnose.json", "diagnose"
+AFTER = ("finetune", "evaluate", "forgetting")
 MAP_SCORES = ("bridge_heldout_r2", "state_map_heldout_r2", "output_map_heldout_r2", "heldout_r2")
 
 
@@ -54,8 +60,10 @@ class State:
         }  # fmt: skip
 
 
-def run(recipe: Recipe) -> dict[str, Any]:
+def run(recipe: Recipe, how: SideBySide = SideBySide()) -> dict[str, Any]:
     """Run all arms up to their fine-tuning, measure them and their placebos; write diagnose.json and the report.
+
+    They run side by side as `how` says.
 
     Returns:
         {"documents", "seed", "direct": the arm that adapts the target directly, "targets", "states": [State.to_json …]
@@ -77,12 +85,18 @@ def run(recipe: Recipe) -> dict[str, Any]:
         )
     text, documents = _held_out(arms, recipe.running.seed_of_data(seed), settings.max_samples)
     own = settings.model_copy(update={"placebos": ()})  # which of them are wanted changes nothing of what is measured
-    states_of = partial(_states, own, seed, folder, text, documents)
-    found = {name: states_of(name, arm) for name, arm in arms.items()}
-    rivals = {
-        name: {kind: states_of(placebo_name(name, kind), one) for kind, one in placebos(arm, settings.placebos)}
-        for name, arm in transfers.items()
-    }
+    rival_arms = {name: dict(placebos(arm, settings.placebos)) for name, arm in transfers.items()}
+    everyone = arms | {placebo_name(of, kind): one for of, them in rival_arms.items() for kind, one in them.items()}
+    chains = [
+        Chain(
+            rank=0, arm=name, recipe=one, stages=[stage for stage in stages_of(one) if stage not in AFTER],
+            folder=(at := folder / name / f"seed-{seed}"),
+            steps=_states(own, seed, at, text, documents, name, one),
+        ) for name, one in everyone.items()
+    ]  # fmt: skip
+    states = dict(zip(everyone, run_chains(chains, how, folder), strict=True))
+    found = {name: states[name] for name in arms}
+    rivals = {of: {kind: states[placebo_name(of, kind)] for kind in them} for of, them in rival_arms.items()}
     direct = _direct(arms, found)
     judgements = [_judge(name, found, rivals[name], direct if direct != name else None) for name in transfers]
     targets = {states[TARGET].folder: states[TARGET] for states in reversed(found.values())}  # the first of equal ones
@@ -126,14 +140,17 @@ def _held_out(arms: Mapping[str, Recipe], seed: int, max_samples: int) -> tuple[
 
 def _states(
     settings: Diagnose, seed: int, folder: Path, text: TextData, documents: HeldOut, name: str, arm: Recipe
-) -> dict[str, State]:
-    """Run an arm up to its fine-tuning, and measure the target as it was and after each stage that changed it."""
+) -> Steps[dict[str, State]]:
+    """Go through an arm up to its fine-tuning; measure the target as it was and after each stage that changed it."""
     states = {}
-    for stage, model in adapt_arm(arm, seed, folder / name / f"seed-{seed}").items():
+    adapted = yield from adapt_arm(arm, seed, folder)
+    for stage, model in adapted.items():
         # arms and placebos have much in common: what is the same checkpoint is measured once
-        out = folder / FOLDER / hashlib.sha256(fingerprint_of(model).encode()).hexdigest()[:16]
-        work = partial(held_out.run, model, documents, out)
-        record = run_stage("diagnose", out, settings, [model, text], arm.running.seed_of_data(seed), work)
+        out = folder.parents[1] / FOLDER / hashlib.sha256(fingerprint_of(model).encode()).hexdigest()[:16]
+        record = yield Step(
+            stage="diagnose", out_dir=out, settings=settings, inputs=[model, text],
+            seed=arm.running.seed_of_data(seed), running=Running(), work=partial(held_out.run, model, documents, out),
+        )  # fmt: skip
         states[stage] = State(
             arm=name,
             stage=stage,

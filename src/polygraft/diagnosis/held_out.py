@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +26,10 @@ from polygraft.measure.losses import denoising, mbart_task
 from polygraft.measure.pieces import Piece, cut
 from polygraft.models import checkpoints
 from polygraft.models.graft import is_graft
-from polygraft.models.vocabulary import map_vocabularies, script_of, token_counts, tokens_by_id
 from polygraft.progress import Progress
 from polygraft.scoring.intervals import Ratio, ratio
 from polygraft.settings import TextData
-from polygraft.transfers.rows.sorting import dead_rows_of
+from polygraft.transfers.rows.sorting import row_health
 
 MAX_TOKENS = 254  # of a piece, special tokens aside
 LOSSES, STATES = "losses.npz", "states.npy"
@@ -170,13 +168,3 @@ def direction(start: Path, mine: Path, other: Path) -> float | None:
     one, two = one - before, two - before
     size = float(np.linalg.norm(one) * np.linalg.norm(two))
     return float((one * two).sum()) / size if size else None
-
-
-def row_health(model: Any, tokenizer: Any, texts: Sequence[str]) -> dict[str, Any]:
-    """Count the rows of text tokens that a model never learned, by script, and how much of the texts they make up."""
-    matrix = model.get_output_embeddings().weight.detach()
-    vocabulary = map_vocabularies(tokenizer, len(matrix))
-    dead = np.intersect1d(dead_rows_of(matrix, vocabulary).ids, vocabulary.ordinary)
-    tokens, counts = tokens_by_id(tokenizer, len(matrix), "target"), token_counts(tokenizer, texts, len(matrix))
-    scripts = Counter(script_of(tokens[row] or "") for row in dead)
-    return {"dead_rows": dict(scripts.most_common()), "dead_share": float(counts[dead].sum() / max(1, counts.sum()))}

@@ -51,6 +51,11 @@ def right_tokenizer(loaded: Any, path: str, config: PreTrainedConfig) -> Any:
     ids = tokenizer.get_vocab()
     if config.model_type == "mbart":
         _assert_ids(ids, stored, path)
+    if not isinstance(tokenizer.model_max_length, int | float) or tokenizer.model_max_length < 1:
+        wrong = f"model_max_length = {tokenizer.model_max_length!r}"
+        raise CheckpointError(
+            f"{path}: its tokenizer_config.json has {wrong}, but that is a number of tokens. Mend it."
+        )
     largest = max(ids.values())
     if largest >= config.vocab_size:
         raise CheckpointError(

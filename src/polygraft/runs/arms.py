@@ -1,4 +1,4 @@
-"""An arm of a recipe: its stages in order, each run where its result is not there yet."""
+"""An arm of a recipe as steps: its stages in order, each made of what the ones before it came to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from polygraft.objectives import TextTask
 from polygraft.recipe import Recipe
 from polygraft.runs.costs import Cost, target_section
-from polygraft.runs.records import run_stage
+from polygraft.runs.steps import Step, Steps
 from polygraft.scoring.forgetting import STATES
 from polygraft.settings import AddLanguages, PairData, Running, Settings, TextData
 from polygraft.stages import adapt, evaluate, finetune, forgetting, transfer, vocabulary
@@ -19,24 +19,31 @@ from polygraft.transfers.methods import seeds_of
 TARGET = "target"  # the state of an arm before anything is done
 
 
-def run_arm(recipe: Recipe, seed: int, folder: Path) -> None:
-    """Run the stages of one arm in order; absent sections are skipped."""
-    states = adapt_arm(recipe, seed, folder)
+def run_arm(recipe: Recipe, seed: int, folder: Path) -> Steps[None]:
+    """Go through the stages of one arm; absent sections are skipped."""
+    states = yield from adapt_arm(recipe, seed, folder)
     model = list(states.values())[-1]
-    pairs, tuned, scored = recipe.pairs, folder / "finetune", folder / "evaluate"
-    labelled = pairs.model_copy(update={"test_file": None})
-    tune = partial(finetune.run, recipe.finetune, model, pairs, seed, tuned, recipe.running)
-    run_stage("finetune", tuned, recipe.finetune, [model, labelled], seed, tune, running=recipe.running)
-    score = partial(evaluate.run, recipe.evaluate, str(tuned), pairs, scored)
-    run_stage("evaluate", scored, recipe.evaluate, [str(tuned), test_only(pairs)], None, score)
+    pairs, tuned, scored, forgotten = recipe.pairs, *(folder / name for name in ("finetune", "evaluate", "forgetting"))
+    yield Step(
+        stage="finetune", out_dir=tuned, settings=recipe.finetune, seed=seed, running=recipe.running,
+        inputs=[model, pairs.model_copy(update={"test_file": None})],
+        work=partial(finetune.run, recipe.finetune, model, pairs, seed, tuned, recipe.running),
+    )  # fmt: skip
+    yield Step(
+        stage="evaluate", out_dir=scored, settings=recipe.evaluate, seed=None, running=Running(),
+        inputs=[str(tuned), test_only(pairs)], work=partial(evaluate.run, recipe.evaluate, str(tuned), pairs, scored),
+    )  # fmt: skip
     if recipe.forgetting:
         known = dict(zip(STATES, (states[TARGET], model, str(tuned)), strict=True))
-        measure = partial(forgetting.run, recipe.forgetting, known, folder / "forgetting")
-        run_stage("forgetting", folder / "forgetting", Settings(), [*known.values(), recipe.forgetting], None, measure)
+        yield Step(
+            stage="forgetting", out_dir=forgotten, settings=Settings(), seed=None, running=Running(),
+            inputs=[*known.values(), recipe.forgetting],
+            work=partial(forgetting.run, recipe.forgetting, known, forgotten),
+        )  # fmt: skip
 
 
-def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
-    """Run the stages of an arm that come before fine-tuning; returns the target as it was, and after each of them."""
+def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> Steps[dict[str, str]]:
+    """Go through the stages before fine-tuning; returns the target as it was, and after each of them."""
     costs: dict[str, Cost] = {}
 
     def stage(
@@ -44,14 +51,18 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
         settings: Settings,
         inputs: list[str | Settings | None],
         seed: int | None,
-        work: Callable[[Path], Any],
+        work: Callable[..., Any],
         running: Running = recipe.running,
-    ) -> str:
+    ) -> Steps[str]:
         out = folder / name
-        costs[name] = Cost.of(run_stage(name, out, settings, inputs, seed, lambda: work(out), running=running))
+        record = yield Step(
+            stage=name, out_dir=out, settings=settings, inputs=inputs, seed=seed, work=partial(work, out_dir=out),
+            running=running,
+        )  # fmt: skip
+        costs[name] = Cost.of(record)
         return str(out)
 
-    def train(name: str, settings: TextTask, model: str, text: TextData) -> str:
+    def train(name: str, settings: TextTask, model: str, text: TextData) -> Steps[str]:
         work = partial(adapt.run, settings, model, text, seed, running=recipe.running)
         return stage(name, settings, [model, text], seed, work)
 
@@ -59,10 +70,10 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
     if recipe.add_languages:
         new = AddLanguages(relatives=recipe.add_languages)
         work = partial(vocabulary.run_add_languages, new.relatives, model)
-        model = stage("add_languages", new, [model], None, work)
+        model = yield from stage("add_languages", new, [model], None, work)
     states = {TARGET: model}
     if recipe.adapt and source and text:
-        source = train("adapt", recipe.adapt, source, text)
+        source = yield from train("adapt", recipe.adapt, source, text)
     if recipe.transfer:
         # What a transfer does not need it must not depend on, or another source would run it again.
         needs = recipe.transfer.needs
@@ -70,12 +81,12 @@ def adapt_arm(recipe: Recipe, seed: int, folder: Path) -> dict[str, str]:
         drawn, told = seeds_of(recipe.transfer, text, seed, recipe.running)
         inputs = [before, after, model, text, getattr(recipe.transfer, "general", None)]
         work = partial(transfer.run, recipe.transfer, before, after, model, text, seed=seed, running=recipe.running)
-        model = states["transfer"] = stage("transfer", recipe.transfer, inputs, drawn, work, told)
+        model = states["transfer"] = yield from stage("transfer", recipe.transfer, inputs, drawn, work, told)
     if recipe.warm_up and text:
-        model = states["warm_up"] = train("warm_up", recipe.warm_up, model, text)
+        model = states["warm_up"] = yield from train("warm_up", recipe.warm_up, model, text)
     section = target_section(recipe, costs, where="/".join(folder.parts[-2:]))
     if section and text:
-        model = states["adapt_target"] = train("adapt_target", section, model, text)
+        model = states["adapt_target"] = yield from train("adapt_target", section, model, text)
     return states
 
 

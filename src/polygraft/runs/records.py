@@ -131,6 +131,15 @@ def _same_stage(out_dir: Path, fingerprint: str) -> Path | None:
     return None
 
 
+def is_done(out_dir: Path, task: Task) -> bool:
+    """Return whether the result of a recipe's stage is there, in its folder or another, so that nothing is computed."""
+    found, aside = read_record(out_dir), read_record(set_aside(out_dir))
+    own = [record for record in (found, aside) if record and record["fingerprint"] == task.fingerprint]
+    if found and found["status"] == RUNNING and (found in own or task.only_grew_from(found)):
+        return False  # it goes on
+    return any(record["status"] == DONE for record in own) or _same_stage(out_dir, task.fingerprint) is not None
+
+
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)

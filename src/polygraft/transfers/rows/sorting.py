@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from polygraft.models.vocabulary import VocabularyMap
+from polygraft.models.vocabulary import VocabularyMap, map_vocabularies, script_of, token_counts, tokens_by_id
 from polygraft.transfers.contract import Inputs
 from polygraft.transfers.plan import Entry, Transform
 from polygraft.transfers.rows.dead_rows import DeadRows, find_dead_rows
@@ -177,3 +180,13 @@ def kept_entries(owner: str, inputs: Inputs, changed: np.ndarray) -> list[Entry]
 def joined(arrays: list[np.ndarray]) -> np.ndarray:
     """Return all ids of several arrays, int64, ascending."""
     return np.sort(np.concatenate([*arrays, np.zeros(0, dtype=np.int64)]))
+
+
+def row_health(model: Any, tokenizer: Any, texts: Sequence[str]) -> dict[str, Any]:
+    """Count the rows of text tokens that a model never learned, by script, and how much of the texts they make up."""
+    matrix = model.get_output_embeddings().weight.detach()
+    vocabulary = map_vocabularies(tokenizer, len(matrix))
+    dead = np.intersect1d(dead_rows_of(matrix, vocabulary).ids, vocabulary.ordinary)
+    tokens, counts = tokens_by_id(tokenizer, len(matrix), "target"), token_counts(tokenizer, texts, len(matrix))
+    scripts = Counter(script_of(tokens[row] or "") for row in dead)
+    return {"dead_rows": dict(scripts.most_common()), "dead_share": float(counts[dead].sum() / max(1, counts.sum()))}

@@ -1,6 +1,7 @@
 # make demo    the whole way on the bundled nano models and text; ends with a report
 # make test    all tests but the slow ones    make test-slow    the slow ones    make test-lowest    with the lowest versions
 # make check   format, lint, types            make format       mend the format
+# make fuzz    half an hour of broken input, guided by coverage (tests/fuzz)
 # make docs    the pages of docs/ as a site, in outputs/site    make bench   the benchmarks of docs/benchmarks.md
 # Each sets up .venv by itself. For another build of PyTorch: make demo TORCH_INDEX=<index of wheels for your GPU>
 
@@ -24,7 +25,7 @@ print(*(requirement.replace(">=", "==") for requirement in wanted if ">=" in req
 endef
 export FLOORS
 
-.PHONY: demo test test-slow test-lowest check format docs bench clean
+.PHONY: demo test test-slow test-lowest check format docs bench fuzz clean
 
 demo: $(READY)
 	$(BIN)/polygraft run recipes/demo.yaml
@@ -54,6 +55,10 @@ docs: $(READY)
 
 bench: $(READY)
 	for name in adapt finetune generate startup scaling transfer threads jobs; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+fuzz: $(READY)
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[fuzz]"
+	$(BIN)/python tests/fuzz/guided.py
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

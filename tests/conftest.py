@@ -50,7 +50,10 @@ LONGEST_FIRST = (
     "test_cli_rank", "test_training",
 )  # fmt: skip
 # Their tests share what takes long to make.
-ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano")
+ONE_WORKER = (
+    "test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano", "test_browser", "test_looks",
+    "test_in_a_browser",
+)  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -309,6 +312,17 @@ def invoke() -> Callable[..., Any]:
         return CliRunner().invoke(app, list(arguments), input=stdin)
 
     return _invoke
+
+
+@pytest.fixture(scope="session")
+def change() -> Callable[..., None]:
+    """Sets keys of a JSON file."""
+
+    def _change(path: Path, **values: Any) -> None:
+        content = json.loads(path.read_text(encoding="utf-8")) | values
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    return _change
 
 
 @pytest.fixture

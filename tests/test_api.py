@@ -19,8 +19,8 @@ import polygraft
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 VERBS = (
-    "init", "run", "check", "diagnose", "rank", "adapt", "transfer", "finetune", "evaluate", "generate", "score",
-    "compare",
+    "init", "run", "check", "diagnose", "rank", "adapt", "transfer", "finetune", "evaluate", "generate", "push",
+    "score", "compare",
 )  # fmt: skip
 LATER = ("torch", "transformers", "pydantic", "numpy", "typer", "yaml", "ruamel")
 

@@ -1,14 +1,17 @@
 """Every command and every line of Python in the README is run, and so is every recipe; only budgets are cut."""
 
+import asyncio
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+import uvicorn
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -76,12 +79,34 @@ def block(command: str) -> list[str]:
     return found
 
 
-def test_stage_commands_then_python(polygraft, capsys):
+def test_stage_commands_then_python(polygraft, capsys, monkeypatch):
     for line in block("adapt"):
-        polygraft(line.replace("--steps 20", "--steps 2"))
+        printed = polygraft(line.replace("--steps 20", "--steps 2"))
+    assert "would be uploaded: 6 files" in printed and "nothing was sent" in printed
+    (line,) = block("serve")
+    assert [model["name"] for model in json.loads(served(polygraft, monkeypatch, line))] == ["uk/finetune", "uk/int8"]
     (code,) = blocks("python")
     exec(code, {})
     assert capsys.readouterr().out.startswith("[")
+
+
+def served(polygraft, monkeypatch, line: str) -> str:
+    """Runs a line of `polygraft serve`, and ends it when it has answered; returns what it says of its models."""
+    run, answers = uvicorn.Server.serve, []
+
+    async def serve(server, sockets):
+        running = asyncio.ensure_future(run(server, sockets))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        host, port = sockets[0].getsockname()
+        address = f"http://{host}:{port}/api/models"
+        answers.append(await asyncio.to_thread(lambda: urllib.request.urlopen(address, timeout=20).read().decode()))
+        server.should_exit = True
+        await running
+
+    monkeypatch.setattr(uvicorn.Server, "serve", serve)
+    polygraft(f"{line} --port 0")
+    return answers[0]
 
 
 def test_commands_of_what_trainers_have(polygraft, tmp_path):
@@ -118,7 +143,7 @@ def test_a_command_in_a_shell(tmp_path):
 
 
 # What goes on from what another command left stays in one test.
-RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run"))
+RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run", "report", "verdict"))
 
 
 @pytest.mark.parametrize("verbs", RECIPE_COMMANDS, ids="-".join)
@@ -132,7 +157,10 @@ def test_recipe_commands(polygraft, tmp_path, verbs):
     assert printed
     if "run" in verbs:
         assert "Not enough evidence" in printed  # one seed
-        assert (tmp_path / "outputs/demo/report.html").is_file()
+        assert {path.name for path in (tmp_path / "outputs/demo").glob("*.html")} == {
+            "report.html",
+            "report-no-text.html",
+        }
 
 
 def test_every_recipe_command_is_in_one_of_those():

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from polygraft.drafting.drafts import init
     from polygraft.errors import CheckpointError, DataError, PolygraftError, RecipeError, TransferError
     from polygraft.objectives import CLM, MLM, Denoising, WarmUp
+    from polygraft.publishing.push import push
     from polygraft.recipe import Recipe
     from polygraft.recipe.reading import load_recipe
     from polygraft.scoring.comparison import Comparison
@@ -64,14 +65,14 @@ __all__ = [
     "Denoising", "Diagnose", "DistillTransfer", "EmbeddingsTransfer", "EncoderTransfer", "Evaluate", "Finetune",
     "Generate", "InputData", "Lora", "NoTransfer", "OutputScoring", "PairData", "PolygraftError", "Recipe",
     "RecipeError", "RunResult", "StageResult", "TextData", "TransferError", "Verdict", "WarmUp", "__version__", "adapt",
-    "check", "compare", "diagnose", "evaluate", "finetune", "generate", "generate_file", "init", "load_recipe", "rank",
-    "run", "score", "transfer",
+    "check", "compare", "diagnose", "evaluate", "finetune", "generate", "generate_file", "init", "load_recipe", "push",
+    "rank", "run", "score", "transfer",
 ]  # fmt: skip
 
 _HOMES = (  # where public names are defined, what is quickly imported first
     "polygraft.errors", "polygraft.settings", "polygraft.objectives", "polygraft.transfers.methods", "polygraft.recipe",
     "polygraft.recipe.reading", "polygraft.api.outputs", "polygraft.api", "polygraft.scoring.comparison",
-    "polygraft.drafting.drafts",
+    "polygraft.drafting.drafts", "polygraft.publishing.push",
 )  # fmt: skip
 
 

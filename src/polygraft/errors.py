@@ -22,6 +22,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_panic(error: BaseException) -> bool:
+    """Return whether it is a panic of Rust, as tokenizers has of damaged files: no Exception, no class to import."""
+    return type(error).__name__ == "PanicException"
+
+
 class PolygraftError(Exception):
     """The base of all errors raised on purpose."""
 

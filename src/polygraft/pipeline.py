@@ -18,10 +18,9 @@ from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import run_arm
-from polygraft.runs.costs import adaptation_cost
+from polygraft.runs.judged import folders_of, judged
 from polygraft.runs.records import left_over, read_record
-from polygraft.runs.steps import Steps
-from polygraft.training.reporting import assert_installed
+from polygraft.training.trackers import assert_installed
 
 
 def run(recipe: Recipe, *, recipe_text: str, how: SideBySide = SideBySide()) -> dict[str, Any]:
@@ -60,29 +59,19 @@ def _chain(arm: str, recipe: Recipe, ranked: tuple[int, int], folder: Path) -> C
     """An arm with a seed, `ranked` being the seed's place among the recipe's and itself."""
     rank, seed = ranked
     run = folder / arm / f"seed-{seed}"
-
-    def steps() -> Steps[None]:
-        from polygraft import report
-
-        yield from run_arm(recipe, seed, run)
-        if processes.is_main():
-            report.write_model_card(run)
-
-    return Chain(rank=rank, arm=arm, recipe=recipe, stages=stages_of(recipe), folder=run, steps=steps())
+    steps = run_arm(recipe, seed, run)
+    return Chain(rank=rank, arm=arm, recipe=recipe, stages=stages_of(recipe), folder=run, steps=steps)
 
 
 def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[str, Any]:
     from polygraft import report
+    from polygraft.publishing.card import write_model_card
     from polygraft.scoring import verdict
-    from polygraft.scoring.forgetting import of_runs
 
-    outcome = None
-    if recipe.verdict is not None:
-        runs = {arm: [folder / arm / f"seed-{seed}" for seed in recipe.seeds] for arm in arms}
-        forgotten = of_runs(runs, recipe.verdict.confidence) if recipe.forgetting else None
-        cost = {arm: adaptation_cost(runs[arm], stages_of(one)) for arm, one in arms.items()}
-        spent = {arm: {"seconds": one.seconds, "flops": one.flops, "tokens": one.tokens} for arm, one in cost.items()}
-        outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds, spent, forgotten)
+    runs = folders_of(recipe, folder, arms)
+    outcome = None if recipe.verdict is None else verdict.run(*judged(recipe, folder, arms))
+    for run in (run for one in runs.values() for run in one):
+        write_model_card(run / "finetune")
     return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, recipe, arms)}
 
 

@@ -46,7 +46,7 @@ def data(tmp_path, tiny_xlmr_dir, tiny_mbart_dir, sentences):
 def quick_probe(monkeypatch):
     """The machine's speed is measured elsewhere; a second per test is saved here."""
     from polygraft.checks import stages
-    from polygraft.checks.needs import Probe
+    from polygraft.checks.speed import Probe
 
     def probe(config, arithmetic, baseline_bytes):
         return Probe(1e11, 1e10, machine.available_bytes(), baseline_bytes)

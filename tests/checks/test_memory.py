@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
-from polygraft.checks.memory import LiveBytes, loss_of, make_batch, make_model, measure_pass, parameters_of
+from polygraft.checks.counting import LiveBytes
+from polygraft.checks.memory import loss_of, make_batch, make_model, measure_pass, parameters_of
 from polygraft.data.dataset import TextDataset
 from polygraft.measure.losses import mbart_task
 from polygraft.models import adapters

@@ -12,8 +12,10 @@ from transformers import AutoConfig, MBartConfig, MBartForConditionalGeneration,
 
 from polygraft import machine
 from polygraft.checks import needs
-from polygraft.checks.memory import LiveBytes
-from polygraft.checks.needs import Lengths, Probe, largest_batch, probe_machine, training_need, transfer_need
+from polygraft.checks.counting import LiveBytes
+from polygraft.checks.needs import Lengths, largest_batch, training_need
+from polygraft.checks.other_needs import transfer_need
+from polygraft.checks.speed import Probe, probe_machine
 from polygraft.models.checkpoints import load_tokenizer, resolve
 from polygraft.models.graft import graft_config
 from polygraft.objectives import MLM, Denoising

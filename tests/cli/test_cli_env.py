@@ -21,6 +21,7 @@ VARIABLES = {
     "HF_HUB_OFFLINE": ("1", "1"),
     "POLYGRAFT_CACHE": ("/home/zaphod/cache", "(set)"),
     "POLYGRAFT_NOTE": ("zaphod", "(set)"),
+    "POLYGRAFT_TOKEN": ("1234567890123456", "(set)"),
     "TOKENIZERS_PARALLELISM": ("", "(set)"),
     "HF_TOKEN": ("hf_secret", None),
     "HF_HOME": ("/home/zaphod/hub", None),

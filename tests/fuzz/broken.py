@@ -24,11 +24,12 @@ import pyarrow.parquet
 import yaml
 from hypothesis import strategies as st
 
-SCRIPT = "<script>alert('polygraft')</script>"
+SCRIPT = "<script>polygraft()</script>"
 TEXTS = (
-    "", " ", "\0", "\n", "\ufeff", "../../../etc/passwd", "/etc/passwd", "~", "a\nb", SCRIPT, "{{ 7 * 7 }}", "%s %n {0}",
-    "\u202eنص\u202c من اليمين", "🦜👩‍👩‍👧‍👦", "e\u0301" * 40, "\ud800", "x" * 70_000, "NaN", "-1", "1e999", "null", "no", "en_XX", "</s>",
-    "<mask>", "__import__('os').system('true')", "|", "\t", '"', "'", "\u2028", "C:\\x", "ﬁ", "\x1b[2J",
+    "", " ", "\0", "\n", "\ufeff", "../../../etc/passwd", "/etc/passwd", "~", "a\nb", SCRIPT, "{{ 7 * 7 }}", "%s {0}",
+    "\u202eنص\u202c من اليمين", "🦜👩‍👩‍👧‍👦", "e\u0301" * 40, "\ud800", "x" * 70_000, "NaN",
+    "-1", "1e999", "null", "no", "en_XX", "</s>", "<mask>", "__import__('os').system('true')", "|", "\t",
+    '"', "'", "\u2028", "C:\\x", "ﬁ", "\x1b[2J",
 )  # fmt: skip
 NUMBERS = (0, -1, 1, 2, 7, 2**31, 2**63, 10**30, -(2**63), 0.5, -0.0, 1e308, float("nan"), float("inf"), True, False)
 
@@ -42,6 +43,8 @@ def deep(depth: int, kind: str) -> Any:
 
 
 STRANGE = st.one_of(
+    st.just(SCRIPT),
+    st.just(SCRIPT),
     st.sampled_from(TEXTS),
     st.sampled_from(NUMBERS),
     st.none(),
@@ -52,8 +55,10 @@ STRANGE = st.one_of(
 )
 CHUNKS = st.one_of(
     st.sampled_from(TEXTS).map(lambda text: text.encode("utf-8", "surrogatepass")),
-    st.sampled_from((b"\xff\xfe", b"\xff", b"\0" * 9, b"[" * 3000, b'{"a":' * 3000, b"- " * 500, b"&a [*a]", b"!!python/name:os.system ",
-                     b"!!binary x", b"\r", b"\r\n\r\n", b"\xc3", b"\x1f\x8b\x08", b"PAR1", b"---\n", b"...\n", b"<<: *x\n", b"%YAML 9.9\n")),
+    st.sampled_from((b"\xff\xfe", b"\xff", b"\0" * 9, b"[" * 3000, b'{"a":' * 3000, b"- " * 500, b"&a [*a]",
+                     b"!!python/name:os.system ",
+                     b"!!binary x", b"\r", b"\r\n\r\n", b"\xc3", b"\x1f\x8b\x08", b"PAR1",
+                     b"---\n", b"...\n", b"<<: *x\n", b"%YAML 9.9\n")),
     st.binary(min_size=1, max_size=8),
 )  # fmt: skip
 FRACTION = st.integers(0, 9999).map(lambda number: number / 10_000)
@@ -71,6 +76,10 @@ def _flip(data: bytes, at: float, bit: int) -> bytes:
     return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
 
 
+def _repeat(data: bytes, at: float, length: int) -> bytes:
+    return _splice(data, at, 0, data[int(at * len(data)) :][:length])
+
+
 def _move(data: bytes, at: float, to: float, length: int) -> bytes:
     piece, start = data[int(at * len(data)) :][:length], int(at * len(data))
     return _splice(data[:start] + data[start + length :], to, 0, piece)
@@ -82,7 +91,7 @@ BYTES: st.SearchStrategy[Callable[[bytes], bytes]] = st.one_of(
     st.builds(lambda at, n, new: lambda data: _splice(data, at, n, new), FRACTION, st.integers(0, 9), CHUNKS),
     st.builds(lambda at, n: lambda data: _splice(data, at, n, b""), FRACTION, st.integers(1, 200)),
     st.builds(lambda at, to, n: lambda data: _move(data, at, to, n), FRACTION, FRACTION, st.integers(1, 60)),
-    st.builds(lambda at, n: lambda data: _splice(data, at, 0, data[int(at * len(data)) :][:n]), FRACTION, st.integers(1, 400)),
+    st.builds(lambda at, n: lambda data: _repeat(data, at, n), FRACTION, st.integers(1, 400)),
 )  # fmt: skip
 
 
@@ -124,7 +133,7 @@ EDIT: st.SearchStrategy[Edit] = st.builds(
     FRACTION,
     st.sampled_from(("set", "set", "set", "remove", "rename", "wrap", "add", "repeat")),
     STRANGE,
-    st.sampled_from((*TEXTS[:30], "auto_map", "id", "text", "summary", "lang", "vocab_size", "chat_template", "__class__")),
+    st.sampled_from((*TEXTS, "auto_map", "id", "text", "summary", "lang", "vocab_size", "chat_template", "__class__")),
 )  # fmt: skip
 
 
@@ -195,6 +204,10 @@ EDITORS: dict[str, Callable[[bytes, Edit], bytes]] = {
     "csv": functools.partial(edit_separated, separator=","),
     "tsv": functools.partial(edit_separated, separator="\t"),
 }
+UNREADABLE = (
+    ValueError, yaml.YAMLError, pa.ArrowException, struct.error, RecursionError, OSError, EOFError, zlib.error,
+    csv.Error,
+)  # fmt: skip
 FILES = ("remove", "empty", "folder", "loop", "outside", "nowhere", "double")
 
 
@@ -239,7 +252,7 @@ def breakages(draw: st.DrawFn, formats: dict[str, str]) -> Callable[[Path], None
 def _structured(data: bytes, editor: Callable[[bytes, Edit], bytes], edit: Edit) -> bytes:
     try:
         return editor(data, edit)
-    except (ValueError, yaml.YAMLError, pa.ArrowException, struct.error, RecursionError, OSError, EOFError, zlib.error, csv.Error):
+    except UNREADABLE:
         return data[:-1]  # the step before left nothing to edit
 
 

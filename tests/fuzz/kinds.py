@@ -112,7 +112,11 @@ def _separator(path: Path) -> str:
 def _read_separated(path: Path) -> list[Any]:
     """By csv alone, blank lines left out."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file, strict=True, delimiter=_separator(path)) if "".join(row).strip() or len(row) > 1]
+        rows = [
+            row
+            for row in csv.reader(file, strict=True, delimiter=_separator(path))
+            if "".join(row).strip() or len(row) > 1
+        ]
     return [dict(zip(rows[0], row, strict=True))["text"] for row in rows[1:]]
 
 
@@ -140,6 +144,10 @@ def _write_parquet(path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
 
 
+def _parse_whole(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def _parse_separated(path: Path) -> list[list[str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file, strict=True, delimiter=_separator(path)))
@@ -149,7 +157,7 @@ Write, Parse, Read = Callable[[Path], Any], Callable[[Path], Any], Callable[[Pat
 # (format, what writes it, its own parser, what reads its texts)
 DATA: dict[str, tuple[str, Write, Parse, Read]] = {
     "rows.jsonl": ("jsonl", _write_jsonl, _parse_lines, _read_jsonl),
-    "rows.json": ("json", lambda path: path.write_text(json.dumps(ROWS)), lambda path: json.loads(path.read_bytes()), _read_json),
+    "rows.json": ("json", lambda path: path.write_text(json.dumps(ROWS)), _parse_whole, _read_json),
     "rows.csv": ("csv", _write_separated, _parse_separated, _read_separated),
     "rows.tsv": ("tsv", _write_separated, _parse_separated, _read_separated),
     "rows.txt": ("txt", lambda path: path.write_text("\n".join(TEXTS)), _lines, _read_text),
@@ -160,9 +168,7 @@ DATA: dict[str, tuple[str, Write, Parse, Read]] = {
 
 def _data_kind(name: str) -> Kind:
     file_format, _, parse, read = DATA[name]
-    return Kind(
-        formats={name: file_format}, use=_use_rows(name, read), parses=lambda folder: parse(folder / name)
-    )
+    return Kind(formats={name: file_format}, use=_use_rows(name, read), parses=lambda folder: parse(folder / name))
 
 
 # outputs of other toolkits, by the command
@@ -204,7 +210,9 @@ def _use_weights(folder: Path) -> None:
     saved = safetensors.torch.load_file(folder / "model.safetensors")
     for name, tensor in model.state_dict().items():
         if name in saved:
-            assert torch.equal(tensor, saved[name].to(tensor.dtype)) or saved[name].isnan().any(), f"{name}: other values"
+            assert torch.equal(tensor, saved[name].to(tensor.dtype)) or saved[name].isnan().any(), (
+                f"{name}: other values"
+            )
     unsaved = [name for name, _ in model.named_parameters() if name not in saved]
     assert not unsaved, f"weights that no file has, and nothing was said: {unsaved[:3]}"
     with torch.no_grad():

@@ -21,7 +21,6 @@ from polygraft import ranking
 from polygraft.errors import DataError, RecipeError
 from polygraft.measure.losses import masked_passes
 from polygraft.models import checkpoints
-from polygraft.ranking.candidates import licence
 from polygraft.settings import TextData
 
 
@@ -232,36 +231,6 @@ def test_cost_in_closed_form(tiny_xlmr_dir, tiny_xlmr, xlmr_tokenizer, sentences
     assert report.candidates[0].cost.tflop == pytest.approx(body / 1e6 + head / 1e6, rel=1e-6)
     assert report.candidates[0].cost.seconds > 0
     assert report.candidates[0].parameters == tiny_xlmr.num_parameters()
-
-
-CARDS = {
-    "stated": ("---\nlicense: mit\n---\n# Card", "mit"),
-    "several": ("---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
-    "a name of its own": ("---\nlicense: other\nlicense_name: model-research\n---\n", "model-research"),
-    "no front matter": ("# Card\nlicense: mit\n", None),
-    "nothing in it": ("---\nlanguage: uk\n---\n", None),
-    "broken": ("---\nlicense: [mit\n---\n", None),
-    "no card": (None, None),
-}
-
-
-@pytest.mark.parametrize(("card", "stated"), CARDS.values(), ids=CARDS)
-def test_licence(tiny_xlmr_dir, card, stated):
-    if card is not None:
-        (tiny_xlmr_dir / "README.md").write_text(card, encoding="utf-8")
-    assert licence(str(tiny_xlmr_dir)) == stated
-
-
-def test_licence_of_a_hub_name_from_the_cache(tmp_path, monkeypatch):
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
-    known = {("some/model", None), ("pinned/model", "v1")}
-
-    def look(hub, file, revision):
-        return str(tmp_path / file) if (hub, revision) in known else None
-
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
-    assert licence("some/model") == licence("pinned/model@v1") == "mit"
-    assert licence("another/model") is None
 
 
 def test_a_tokenizer_that_lower_cases_is_said_to(save, wordpiece_tokenizer, sentences, tmp_path):

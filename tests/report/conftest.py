@@ -96,17 +96,6 @@ def copy(run, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def change() -> Callable[..., None]:
-    """Sets keys of a JSON file."""
-
-    def _change(path: Path, **values: Any) -> None:
-        content = json.loads(path.read_text(encoding="utf-8")) | values
-        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-
-    return _change
-
-
-@pytest.fixture(scope="session")
 def record_of() -> Callable[[Path], dict[str, Any]]:
     """A stage's record."""
     return lambda folder: json.loads((folder / "stage.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ def test_page_shows_decisions_states_and_placebos(run, page, assert_well_formed)
         loss = state["loss"]
         assert f"{state['arm']} {after} {loss['value']:.3f} {loss['low']:.3f} to {loss['high']:.3f} " in text
     assert f"+random {found['placebos']['random']}" in text
-    assert "against detour+random" in text  # a row of the plot
+    assert ">detour+random</text>" in page  # a row of the plot
 
 
 def test_a_placebo_is_what_the_diagnosis_calls_one(copy, change, text_of):

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from polygraft.report.plots import Curve, Drawn, _spread, _thinned, dots, forest, losses
+from polygraft.report.curves import Curve, _spread, _thinned, losses
+from polygraft.report.plots import Drawn, dots, forest
 
 
 def test_plots_are_themed_text_not_pixels(page):

@@ -7,8 +7,9 @@ import re
 
 import yaml
 
+from polygraft.publishing.card import model_card
 from polygraft.recipe.reading import load_recipe
-from polygraft.report import model_card, write
+from polygraft.report import write
 from polygraft.report.folder import read_run
 from polygraft.report.samples import choose
 from polygraft.report.scores import MOST_COLUMNS, score_groups, score_tables
@@ -41,7 +42,7 @@ def test_a_new_score_is_a_function_and_an_entry(run, copy, monkeypatch, text_of)
     text = text_of(copy)
     assert text.count("Initials percent of documents, higher is better") == 2  # both tables
     assert "Initials initials|bs:1000|seed:12345" in text
-    card = model_card(folder)
+    card = model_card(folder / "finetune")
     assert "| Initials (percent of documents, higher is better) | " in card and f" | {lead:.2f} | – |\n" in card
 
     content = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
@@ -51,7 +52,7 @@ def test_a_new_score_is_a_function_and_an_entry(run, copy, monkeypatch, text_of)
     assert text.count("Initials percent of documents, higher is better") == 3  # and a plot
     scored = text[text.index("Scores Means over seeds") :]
     assert scored.index("Initials") < scored.index("chrF++") and scored.index("Initials") < scored.index("Other scores")
-    assert model_card(folder).index("| Initials") < model_card(folder).index("| chrF++")
+    assert model_card(folder / "finetune").index("| Initials") < model_card(folder / "finetune").index("| chrF++")
 
 
 def test_several_languages_have_a_table_each(copy, change):
@@ -62,7 +63,7 @@ def test_several_languages_have_a_table_each(copy, change):
     scores = html[html.index('id="scores"') : html.index('id="losses"')]
     assert re.findall(r"<h3>(.*?)</h3>", scores) == ["All languages", "da_DK", "uk_UA"]
     assert 'lang="uk-UA"' in html
-    card = model_card(copy / "detour" / "seed-1")
+    card = model_card(copy / "detour" / "seed-1" / "finetune")
     assert re.findall(r"^\*\*(.*)\*\*$", card, re.MULTILINE) == ["da_DK", "uk_UA", "all"]
 
 
@@ -98,9 +99,9 @@ def test_translations_are_shown_by_direction_beside_the_copied_source(copy, chan
     assert "The copied source is the input as it is, untranslated; it needs no model." in text
     assert "lead baseline" not in text.replace("The lead baseline (the text's first words) has", "")  # of the verdict
     assert re.search(r"· (de_DE|fr_XX) → uk_UA", text) and 'lang="de-DE"' in html and 'lang="fr"' in html
-    card = model_card(copy / "detour" / "seed-1")
+    card = model_card(copy / "detour" / "seed-1" / "finetune")
     matter = yaml.safe_load(card.split("---\n")[1])
-    assert matter["language"] == ["uk", "de", "fr"] and matter["tags"][1] == "translation"
+    assert matter["language"] == ["uk", "de", "fr"] and matter["pipeline_tag"] == "translation"
     assert "input de_DE, fr_XX, output uk_UA." in card and 'src_lang="de_DE", tgt_lang="uk_UA"' in card
     assert re.findall(r"^\*\*(.*)\*\*$", card, re.MULTILINE) == ["de_DE → uk_UA", "fr_XX → uk_UA", "all"]
     assert "| interval | copied source |" in card

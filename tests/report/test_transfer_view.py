@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polygraft.report.formats import MISSING
+from polygraft.report.formats import MISSING, decimal
 from polygraft.report.transfer_view import explain
 from polygraft.transfers.methods import METHODS
 
@@ -18,9 +18,9 @@ def test_page_explains_the_transfer(run, page, assert_well_formed):
     found = [json.loads((folder / "diagnostics.json").read_text(encoding="utf-8")) for folder in folders]
     by_row = [entry for entry in plan["entries"] if entry["rows"] is not None]
     whole = len(plan["entries"]) - len(by_row)
-    first = by_row[0]
+    first, figures = by_row[0], [decimal(one["heldout_r2"], 3) for one in found]
     for said in (
-        "detour embeddings, repair", f"heldout_rows {found[0]['heldout_rows']} {found[1]['heldout_rows']}",
+        "embeddings: detour", "Diagnostic detour repair, seeds 1, 2", f"heldout_r2 {figures[0]} · {figures[1]}",
         f"The {whole} whole tensors (target, keep)", f"{first['tensor']} {first['token_class']} {first['rows']} ",
         METHODS["embeddings"].explanations["fit_rows"],
     ):  # fmt: skip
@@ -31,7 +31,7 @@ def test_page_explains_the_transfer(run, page, assert_well_formed):
 
 def test_a_diagnostic_of_one_seed_alone_has_a_gap(copy, change, text_of):
     change(copy / "detour" / "seed-1" / "transfer" / "diagnostics.json", own_invention=0.5)
-    said = f"As recorded by the transfer method; see docs/methods.md. own_invention 0.500 {MISSING}"
+    said = f"As recorded by the transfer method; see docs/methods.md. own_invention 0.500 · {MISSING}"
     assert said in text_of(copy)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from polygraft.checks.memory import LiveBytes, make_batch, make_model
+from polygraft.checks.counting import LiveBytes
+from polygraft.checks.memory import make_batch, make_model
 from polygraft.models import adapters, graft
 from polygraft.models.recomputed import PassFlops, Recomputed, recomputing
 from polygraft.objectives import CLM, MLM, Denoising

@@ -16,7 +16,7 @@ from polygraft.objectives import MLM
 from polygraft.recipe.reading import dump_recipe, parse_recipe
 from polygraft.settings import Running, TextData
 from polygraft.stages import adapt
-from polygraft.training import reporting
+from polygraft.training import reporting, trackers
 from polygraft.training.trainer import StageTrainer
 
 HOW = MLM(
@@ -108,10 +108,10 @@ def test_what_is_not_installed_is_said_before_anything_is_loaded(tiny_study, mis
         RecipeError, match=r"report_to: wandb and mlflow cannot be imported. Run `pip install wandb mlflow`"
     ):
         pipeline.run(recipe, recipe_text=dump_recipe(recipe))
-    assert reporting.chosen(["all"]) == ["tensorboard"]
-    missing(*reporting.ALL)
+    assert trackers.chosen(["all"]) == ["tensorboard"]
+    missing(*trackers.ALL)
     with pytest.raises(RecipeError, match="report_to = all: none of tensorboard, wandb, trackio, mlflow is installed"):
-        reporting.assert_installed(["all"])
+        trackers.assert_installed(["all"])
 
 
 def test_a_recipe_names_trackers_as_transformers_does(tiny_study):

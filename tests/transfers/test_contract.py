@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM
 
-from polygraft.checks.needs import Probe, transfer_need
+from polygraft.checks.other_needs import transfer_need
+from polygraft.checks.speed import Probe
 from polygraft.models.checkpoints import load_config
 from polygraft.objectives import MLM
 from polygraft.settings import OneOf, TextData

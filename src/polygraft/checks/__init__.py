@@ -8,21 +8,20 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 
 from polygraft import machine
-from polygraft.checks.data import DataReport, check_data
-from polygraft.data.reading import iter_rows, label
+from polygraft.checks.data import Beginnings, DataReport, examine
+from polygraft.data.sources import label
 from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.scoring.figures import apart
 
 if TYPE_CHECKING:  # they import torch and transformers, which a wrong file name need not wait for
-    from polygraft.checks.models import ModelReport, Opened
+    from polygraft.checks.models import ModelReport
     from polygraft.checks.needs import Need
 
 PROBE_TEXTS, PROBE_CHARACTERS = 100, 300
@@ -63,19 +62,21 @@ def run(recipe: Recipe) -> Report:
         DataError: files that cannot be used, or languages that the target lacks.
         CheckpointError, TransferError: checkpoints that cannot be used, or not together.
     """
-    from polygraft.training.reporting import assert_installed
+    from polygraft.training.trackers import assert_installed
 
     assert_installed(recipe.report_to)
     arms = arm_recipes(recipe)
-    data = check_data(arms)
+    data, beginnings = examine(arms)
     from polygraft.checks.models import check_languages, model_warnings, open_models
+    from polygraft.checks.stages import Stages
 
     opened = open_models(arms)
     for arm in arms.values():
         check_languages(_declared(arm, data), arm, opened[arm.target])
-    warnings = [*data.warnings, *model_warnings(arms, opened, _probe_texts(arms))]
-    stages, short = _stages(arms, opened)
-    warnings += short
+    warnings = [*data.warnings, *model_warnings(arms, opened, _probe_texts(arms, beginnings))]
+    estimate = Stages(opened, beginnings=beginnings)
+    stages = {arm: estimate.of_arm(arm, recipe) for arm, recipe in arms.items()}
+    warnings += estimate.warnings
     folder = Path(recipe.output_dir) / recipe.name
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(path))
     per_seed = [need for needs in stages.values() for need in needs]
@@ -117,19 +118,11 @@ def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:
     return {report.declared: report.declared_by for report in data.language if report.file in files}
 
 
-def _probe_texts(arms: Mapping[str, Recipe]) -> list[str]:
+def _probe_texts(arms: Mapping[str, Recipe], beginnings: Beginnings) -> list[str]:
     """Texts of the user's to compare the tokenizers of source and target on."""
     text = next((recipe.text for recipe in arms.values() if recipe.text), None)
-    rows = islice(iter_rows(text.train_file, text.columns), PROBE_TEXTS) if text else ()
-    return [row[text.text_column][:PROBE_CHARACTERS].strip() for _, row in rows] if text else []
-
-
-def _stages(arms: Mapping[str, Recipe], opened: Mapping[str, Opened]) -> tuple[dict[str, tuple[Need, ...]], list[str]]:
-    """The needs of each arm's stages, and a warning for each arm whose budget seems not to last."""
-    from polygraft.checks.stages import Stages
-
-    estimate = Stages(opened)
-    return {arm: estimate.of_arm(arm, recipe) for arm, recipe in arms.items()}, estimate.warnings
+    texts = beginnings[text.train_file, (text.text_column,)].columns[0][:PROBE_TEXTS] if text else []
+    return [text[:PROBE_CHARACTERS].strip() for text in texts]
 
 
 def _version_problems() -> Iterator[str]:

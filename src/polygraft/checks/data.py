@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from polygraft.checks.language import LanguageReport, language_warnings, report_language
-from polygraft.checks.scan import EXAMPLES, FileReport, Scan, Table
+from polygraft.checks.scan import EXAMPLES, Beginning, FileReport, Scan, Table
 from polygraft.data.languages import language_prefix
+from polygraft.data.sources import Names
 from polygraft.errors import DataError
 from polygraft.recipe import Recipe
 
@@ -31,6 +32,9 @@ LEAKS = {
     ("forgetting.test", "pairs.train"): "Their loss is one of training.",
 }
 """The roles whose files must not share texts, and what it means if they do."""
+
+
+Beginnings = Mapping[tuple[Names, tuple[str, ...]], Beginning]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,15 @@ class DataReport:
 
 
 def check_data(arms: Mapping[str, Recipe]) -> DataReport:
+    """What `examine` reports."""
+    return examine(arms)[0]
+
+
+def examine(arms: Mapping[str, Recipe]) -> tuple[DataReport, Beginnings]:
     """Examine every data file of the arms, each once, and the overlaps of those that one arm uses together.
+
+    Returns:
+        (the report, the beginnings of files by their names and the columns of their texts).
 
     Raises:
         DataError: files that cannot be read, hold no text or no summary, or are too small to split; all in one.
@@ -85,7 +97,8 @@ def check_data(arms: Mapping[str, Recipe]) -> DataReport:
         warnings += [*_size_warnings(recipe, uses_of[arm], scans), *_baseline_warnings(recipe)]
     warnings += [*map(_leak_warning, leaks), *language_warnings(language)]
     files = tuple(scan.report([use.role for use in uses if use.table == table]) for table, scan in scans.items())
-    return DataReport(files, leaks, language, tuple(dict.fromkeys(warnings)))
+    report = DataReport(files, leaks, language, tuple(dict.fromkeys(warnings)))
+    return report, {(table.names, table.texts): scan.beginning for table, scan in scans.items()}
 
 
 class _Use(NamedTuple):

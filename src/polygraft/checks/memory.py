@@ -8,22 +8,20 @@ P parameters, B batch, S source positions, T target positions, N labels.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
+from polygraft.checks.counting import Counted, repeated_layers, shortened
 from polygraft.machine import Arithmetic
 from polygraft.models import adapters
-from polygraft.models.recomputed import PassFlops, recomputing
+from polygraft.models.recomputed import recomputing
 from polygraft.objectives import TextTask
 from polygraft.objectives.mlm import MaskedLM
 from polygraft.objectives.seq2seq import summed_loss
@@ -31,35 +29,6 @@ from polygraft.objectives.task import BatchShape
 from polygraft.settings import Training
 
 BYTES = 4  # weights, gradients and optimizer states are fp32
-
-
-class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operations make while it is active, until they are freed; `peak` is the most.
-
-    Tensors that are `there` before are not counted, nor are views of them.
-    """
-
-    def __init__(self, there: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.known: set[int] = {tensor.untyped_storage()._cdata for tensor in there}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                key, size = storage._cdata, storage.nbytes()
-                if key not in self.known:
-                    self.known.add(key)
-                    weakref.finalize(storage, self._freed, key, size)
-                    self.live += size
-                    self.peak = max(self.peak, self.live)
-        return out
-
-    def _freed(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.live -= size
 
 
 def make_batch(shape: BatchShape, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -84,6 +53,7 @@ class PassCost:
 
     Of the `parameters`, adapters included, `trained` have gradients and optimizer states. `flops` are those that a
     budget is charged; a pass does `flops_again` beside them, for what gradient checkpointing did not keep.
+    `evaluation_flops` are those of a forward pass over the same batch.
     """
 
     parameters: int
@@ -92,6 +62,7 @@ class PassCost:
     evaluation_bytes: int
     flops: int
     flops_again: int
+    evaluation_flops: int
 
 
 def loss_of(config: PreTrainedConfig, settings: Training | None = None) -> Callable[..., Tensor]:
@@ -111,7 +82,7 @@ def make_model(config: PreTrainedConfig) -> Any:
 def parameters_of(config: PreTrainedConfig) -> int:
     """Count the parameters of a model of that configuration, without making it."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in make_model(config).parameters())
+        return _count_parameters(make_model(shortened(config)), config)[0]
 
 
 def _never_dropped(size: list[int]) -> float:
@@ -135,18 +106,18 @@ def measure_pass(
 ) -> PassCost:
     """Count a training step's passes over a batch (`accumulated` of them), and an evaluation's of twice the size.
 
-    With `settings` only what they train is trained, beside their adapter; else everything.
+    With `settings` only what they train is trained, beside their adapter; else everything. Of a deep model a shallow
+    one is run, one of whose layers stands for those that are left out.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loss = loss_of(config, settings)
     with torch.device("meta"):  # PEFT moves its modules, which fake tensors do not let it
-        model = make_model(config)
+        model = make_model(shortened(config))
         if settings:
             adapters.prepare(model, settings.adapter, settings.trainable)
         for part in settings.idle(model) if isinstance(settings, TextTask) else ():
             adapters.freeze(part, model)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parameters, trained = _count_parameters(model, config)
     with (
         patch.object(torch, "rand", _never_dropped),
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -156,21 +127,29 @@ def measure_pass(
         model.to_empty(device=device)
         model.tie_weights()
         batch, larger = make_batch(shape, device), make_batch(shape.scaled(2), device)
-        with LiveBytes(model.parameters()) as evaluating, torch.no_grad(), autocast(device, arithmetic):
+        with Counted(model, config) as evaluating, torch.no_grad(), autocast(device, arithmetic):
             loss(model.eval(), **larger)
         model.train()
-        with LiveBytes(model.parameters()) as training:
-            for _ in range(min(2, accumulated)):  # from the second on, there are gradients from the start
-                with PassFlops() as counter:
-                    with autocast(device, arithmetic):
-                        total = loss(model, **batch)
-                    total.backward()  # outside, where the weights' copies are gone that no layer kept
-                    del total
+        with Counted(model, config) as training:
+            if accumulated > 1:  # from the second pass on, there are gradients from the start
+                training.make_gradients()
+            with autocast(device, arithmetic):
+                total = loss(model, **batch)
+            total.backward()  # outside, where the weights' copies are gone that no layer kept
+            del total
     return PassCost(
         parameters=parameters,
         trained=trained,
         training_bytes=training.peak,
         evaluation_bytes=evaluating.peak,
-        flops=counter.once,
-        flops_again=counter.again,
+        flops=training.once,
+        flops_again=training.again,
+        evaluation_flops=round(evaluating.once * shape.padded_tokens / shape.scaled(2).padded_tokens),
     )
+
+
+def _count_parameters(model: nn.Module, config: PreTrainedConfig) -> tuple[int, int]:
+    """Of the model of which this is a shortened one, all parameters, and those that are trained."""
+    times = {id(p): n for layer, n in repeated_layers(model, config) for p in layer.parameters()}
+    counts = [(times.get(id(p), 1) * p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(count for count, _ in counts), sum(count for count, trained in counts if trained)

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from polygraft.checks.language import SAMPLE_CHARACTERS, Sample
-from polygraft.data.reading import Place, blank_columns, iter_rows, label
+from polygraft.data.reading import Names, Place, blank_columns, iter_rows, label
 from polygraft.errors import DataError
 
 EXAMPLES = 3
+KEPT_ROWS, KEPT_CHARACTERS = 20_000, 2**22  # of larger files the first rows tell what tokens there are
 _SOURCE_BITS = 40  # of a line's number; which of several files it is in stands above them
 
 
@@ -68,6 +69,39 @@ class Table(NamedTuple):
     @property
     def texts(self) -> tuple[str, ...]:
         return self.columns[: len(self.langs)]
+
+
+class Beginning:
+    """The first rows of files, from which tokens are told, and what is known of all of them; only rows with all texts.
+
+    Attributes:
+        columns: the texts of each column.
+        rows, characters: of all rows; those of each column.
+        languages: how many rows each language has, as the first text's column names it, if one does.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.columns: list[list[str]] = [[] for _ in texts]
+        self.rows, self.characters = 0, [0] * len(texts)
+        self.languages: Counter[str | None] = Counter()
+
+    def add(self, texts: Sequence[str], lang: str | None = None) -> None:
+        """Take a row in."""
+        if self.rows < KEPT_ROWS and sum(self.characters) < KEPT_CHARACTERS:
+            for column, text in zip(self.columns, texts, strict=True):
+                column.append(text)
+        self.rows += 1
+        self.characters = [sum_ + len(text) for sum_, text in zip(self.characters, texts, strict=True)]
+        self.languages[lang] += 1
+
+    @classmethod
+    def of(cls, names: Names, texts: Sequence[str]) -> Beginning:
+        """Read files for this alone."""
+        found = cls(texts)
+        for _, row in iter_rows(names, texts):
+            if not blank_columns(row, texts):
+                found.add([row[column] for column in texts])
+        return found
 
 
 class ColumnScan:
@@ -119,12 +153,15 @@ class Scan:
         self.sizes: dict[str, Counter[int]] = {"characters": Counter(), "words": Counter()}  # of distinct texts
         rows: dict[bytes, int] = {}
         texts = table.texts
+        self.beginning = Beginning(texts)
         for place, row in iter_rows(table.names, table.columns):
             line = self._line(place)
             if blank := blank_columns(row, texts):
                 (self.empty if texts[0] in blank else self.columns[1].blank).append(line)
                 continue
-            key = self._add(line, [row[c] for c in texts], [row[c] if c else None for c in table.langs])
+            values, langs = [row[c] for c in texts], [row[c] if c else None for c in table.langs]
+            self.beginning.add(values, langs[0])
+            key = self._add(line, values, langs)
             if rows.setdefault(key, line) != line:
                 self.duplicates.append((line, rows[key]))
         if not self.rows:

@@ -4,55 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedConfig
 
 from polygraft import machine
-from polygraft.checks.memory import BYTES, parameters_of
+from polygraft.checks.data import Beginnings
+from polygraft.checks.memory import PassCost, measure_pass
 from polygraft.checks.models import Opened
-from polygraft.checks.needs import (
-    Lengths,
-    Need,
-    Probe,
-    evaluate_need,
-    language_need,
-    probe_machine,
-    training_need,
-    transfer_need,
-)
-from polygraft.data.dataset import tokenize
+from polygraft.checks.needs import Evaluated, Lengths, Need, training_need
+from polygraft.checks.other_needs import decoding_seconds, evaluate_need, forgetting_need, language_need, transfer_need
+from polygraft.checks.scan import Beginning
+from polygraft.checks.speed import Probe, baseline_bytes, probe_machine
+from polygraft.data.dataset import SPECIAL_TOKENS, tokenize
 from polygraft.data.notices import Unwritable
-from polygraft.data.reading import Names, blank_columns, iter_rows, label
+from polygraft.data.sources import Names, label
 from polygraft.errors import PolygraftError
 from polygraft.machine import Arithmetic
-from polygraft.measure.losses import BATCH_LOGITS, BATCH_TOKENS
 from polygraft.models.trimming import needed_ids
 from polygraft.objectives import TextTask
+from polygraft.objectives.task import BatchShape
 from polygraft.recipe import Recipe
 from polygraft.recipe.stages import ADAPTATION
 from polygraft.runs.costs import target_section
 from polygraft.scoring.forgetting import STATES
-from polygraft.settings import Evaluate, Finetune, Forgetting, PairData, TextData, Training
-from polygraft.stages import adapt, evaluate, finetune, forgetting, transfer  # noqa: F401  (for what they take in memory)
+from polygraft.settings import Decoding, Evaluate, Finetune, Forgetting, PairData, TextData, Training
 from polygraft.transfers.methods import Method
-
-SAMPLE_ROWS = 20_000  # of a larger file the first ones tell the lengths
 
 
 class Stages:
-    """Estimates stages; what arms have in common is counted once.
+    """Estimates stages; what arms have in common is read, counted and measured once.
 
-    `available_bytes` is the memory that batches are proposed for, by default what is free on this machine.
+    `available_bytes` is the memory that batches are proposed for, by default what is free on this machine; `beginnings`
+    are those of files that have been read before.
     """
 
-    def __init__(self, opened: Mapping[str, Opened], available_bytes: int | None = None) -> None:
-        self.opened = dict(opened)
+    def __init__(
+        self,
+        opened: Mapping[str, Opened],
+        available_bytes: int | None = None,
+        beginnings: Beginnings | None = None,
+    ) -> None:
+        self.opened, self.beginnings = dict(opened), dict(beginnings or {})
         self.available_bytes = available_bytes or machine.available_bytes()
-        # a process that has imported what stages import, and has no model yet
-        self.baseline_bytes = machine.resident_bytes()
+        self.baseline_bytes = baseline_bytes()
         self.cache: dict[Any, Any] = {}
         self.probed: dict[str, str] = {}  # a graft is as fast as its target
         self.warnings: list[str] = []
@@ -118,67 +114,111 @@ class Stages:
     def text_stage(self, stage: str, settings: TextTask, model: str, text: TextData) -> Need:
         key = (stage, settings.model_dump_json(), model, text.model_dump_json())
         if key not in self.cache:
-            ids, documents = self.tokens(model, text.train_file, (text.text_column,))
-            room = min(settings.max_length_tokens, self.opened[model].report.max_positions) - 2
-            pieces = [min(room, len(d) - start) + 2 for d in ids[0] for start in range(0, len(d), room)]
-            lengths = Lengths(pieces, None, round(len(pieces) * documents / len(ids[0])))
-            kept = self.rows_kept(settings.trim_vocabulary, model, ids)
-            self.cache[key] = self.training(stage, settings, model, kept, lengths)
+            columns = (text.text_column,)
+            (ids,), documents = self.tokens(model, text.train_file, columns)
+            room = min(settings.max_length_tokens, self.opened[model].report.max_positions) - SPECIAL_TOKENS
+            pieces = [min(room, len(d) - start) + SPECIAL_TOKENS for d in ids for start in range(0, len(d), room)]
+            trained, held_out = self.split(text, columns, documents)
+            per_document = len(pieces) / len(ids)
+            lengths = Lengths(pieces, None, round(trained * per_document))
+            kept = self.rows_kept(settings.trim_vocabulary, model, [ids])
+            evaluated = Evaluated(held_out * per_document)
+            self.cache[key] = self.training(stage, settings, model, kept, lengths, evaluated)
         return self.cache[key]
 
     def finetune(self, settings: Finetune, model: str, pairs: PairData) -> Need:
         key = ("finetune", settings.model_dump_json(), model, pairs.model_dump_json())
         if key not in self.cache:
-            ids, documents = self.tokens(model, pairs.train_file or (), (pairs.text_column, pairs.summary_column))
+            columns = (pairs.text_column, pairs.summary_column)
+            ids, documents = self.tokens(model, pairs.train_file or (), columns)
             most = (settings.max_source_length_tokens, settings.max_target_length_tokens)
             source, target = (self.cut(model, column, limit) for column, limit in zip(ids, most, strict=True))
-            lengths = Lengths(source, target, min(documents, pairs.max_train_samples or documents))
+            trained, held_out = self.split(pairs, columns, documents)
+            lengths = Lengths(source, target, min(trained, pairs.max_train_samples or trained))
             kept = self.rows_kept(settings.trim_vocabulary, model, ids)
-            self.cache[key] = self.training("finetune", settings, model, kept, lengths)
+            evaluated = Evaluated(
+                held_out, self.sample_seconds(settings, model, replace(lengths, documents=round(held_out)))
+            )
+            self.cache[key] = self.training("finetune", settings, model, kept, lengths, evaluated)
         return self.cache[key]
 
+    def split(self, data: TextData | PairData, columns: tuple[str, ...], rows: int) -> tuple[int, float]:
+        """Return how many of the rows are trained on, and the rows as long as these that an evaluation reads."""
+        if not data.validation_file:
+            held_out = max(1, round(rows * data.validation_split))
+            return max(1, rows - held_out), held_out
+        trained = self.beginning(data.train_file or (), columns)
+        other = self.beginning(data.validation_file, columns)
+        return rows, rows * sum(other.characters) / sum(trained.characters)
+
+    def sample_seconds(self, settings: Finetune, model: str, lengths: Lengths) -> float:
+        """Seconds that decoding the sample takes by which the best checkpoint is told."""
+        if settings.metric_for_best_model == "loss":
+            return 0.0
+        count = min(settings.generation_max_samples, lengths.documents)
+        decoding = Decoding(num_beams=settings.generation_num_beams, max_new_tokens=settings.generation_max_length - 1)
+        config = self.opened[model].config
+        return decoding_seconds(decoding, config, replace(lengths, documents=count), self.probe(model))
+
     def evaluate(self, settings: Evaluate, model: str, pairs: PairData) -> Need:
-        ids, documents = self.tokens(
-            model, pairs.test_file or pairs.train_file or (), (pairs.text_column, pairs.summary_column)
-        )
+        columns = (pairs.text_column, pairs.summary_column)
+        ids, documents = self.tokens(model, pairs.test_file or pairs.train_file or (), columns)
         source = self.cut(model, ids[0], settings.max_source_length_tokens)
-        lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
+        target = self.cut(model, ids[1], self.opened[model].report.max_positions)
+        lengths = Lengths(source, target, min(documents, settings.max_samples or documents))
         return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model))
 
     def forgetting(self, settings: Forgetting, model: str, states: int) -> Need:
         key = ("forgetting", settings.model_dump_json(), model)
         if key not in self.cache:
-            tokenizer = self.opened[model].tokenizer
-            rows = forgetting.first_of_each(settings, tokenizer)
-            ids = tokenize(tokenizer, [row[settings.text_column] for row in rows])
-            self.cache[key] = Lengths([len(one) + 2 for one in ids], None, len(rows))
+            (ids,), _ = self.tokens(model, settings.test_file, (settings.text_column,))
+            languages = self.beginning(settings.test_file, (settings.text_column,)).languages.values()
+            documents = sum(min(rows, settings.max_samples) for rows in languages)
+            self.cache[key] = Lengths([len(one) + SPECIAL_TOKENS for one in ids], None, documents)
         return forgetting_need(self.opened[model].config, self.cache[key], states, self.probe(model, "fp32"))
 
-    def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:
+    def training(
+        self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths, evaluated: Evaluated
+    ) -> Need:
         config: PreTrainedConfig = self.opened[model].config
         probe = self.probe(model, machine.arithmetic(settings.precision))
-        return training_need(stage, settings, config, kept, lengths, probe)
+        return training_need(stage, settings, config, kept, lengths, probe, evaluated, self.measure)
+
+    def measure(
+        self, config: PreTrainedConfig, shape: BatchShape, arithmetic: Arithmetic, accumulated: int, settings: Training
+    ) -> PassCost:
+        """Count a pass as memory.py does; of stages that differ only in what it does not depend on, once."""
+        given = settings.model_dump_json(include={"adapter", "trainable", "gradient_checkpointing"})
+        key = (config.to_json_string(), shape, arithmetic, accumulated > 1, type(settings), given)
+        if key not in self.cache:
+            self.cache[key] = measure_pass(config, shape, arithmetic, accumulated, settings)
+        return self.cache[key]
 
     def cut(self, model: str, column: list[list[int]], limit: int) -> list[int]:
         most = min(limit, self.opened[model].report.max_positions)
-        return [min(most, len(ids) + 2) for ids in column]
+        return [min(most, len(ids) + SPECIAL_TOKENS) for ids in column]
+
+    def beginning(self, file: Names, columns: tuple[str, ...]) -> Beginning:
+        """Return the first rows of files: those that were kept when the data was examined, or read for this."""
+        key = (file, columns)
+        if key not in self.beginnings:
+            self.beginnings[key] = Beginning.of(file, columns)
+        return self.beginnings[key]
 
     def tokens(self, model: str, file: Names, columns: tuple[str, ...]) -> tuple[list[list[list[int]]], int]:
         """Return the token ids of each column of the first rows, and the number of all rows."""
-        key = ("tokens", model, file, columns)
+        beginning = self.beginning(file, columns)
+        return [self.column_tokens(model, file, columns, place) for place in range(len(columns))], beginning.rows
+
+    def column_tokens(self, model: str, file: Names, columns: tuple[str, ...], place: int) -> list[list[int]]:
+        """Return the token ids of one column of the first rows."""
+        key = ("tokens", model, file, columns[place])
         if key not in self.cache:
-            filled = (row for _, row in iter_rows(file, columns) if not blank_columns(row, columns))
-            rows = list(islice(filled, SAMPLE_ROWS))
-            documents = len(rows) + sum(1 for _ in filled)
-            tokenizer = self.opened[model].tokenizer
-            ids = []
-            for column in columns:
-                texts = [row[column] for row in rows]
-                ids.append(tokenize(tokenizer, texts))
-                unwritable = Unwritable(tokenizer)
-                unwritable.add(texts, ids[-1])
-                self.warnings += filter(None, [unwritable.warning(label(file), column, model)])
-            self.cache[key] = ids, documents
+            tokenizer, texts = self.opened[model].tokenizer, self.beginning(file, columns).columns[place]
+            self.cache[key] = tokenize(tokenizer, texts)
+            unwritable = Unwritable(tokenizer)
+            unwritable.add(texts, self.cache[key])
+            self.warnings += filter(None, [unwritable.warning(label(file), columns[place], model)])
         return self.cache[key]
 
     def rows_kept(self, trimmed: bool, model: str, columns: list[list[list[int]]]) -> int | None:
@@ -186,15 +226,3 @@ class Stages:
             return None
         used = np.unique(np.fromiter((i for column in columns for ids in column for i in ids), dtype=np.int64))
         return len(np.union1d(used, needed_ids(self.opened[model].tokenizer, [])))
-
-
-def forgetting_need(config: PreTrainedConfig, lengths: Lengths, states: int, probe: Probe) -> Need:
-    """Estimate restoring a text by several checkpoints, one after the other: weights, and the logits of a batch."""
-    parameters = parameters_of(config)
-    logits = 2 * BYTES * min(BATCH_LOGITS, BATCH_TOKENS * config.vocab_size)
-    operations = 2 * parameters * lengths.mean * lengths.documents * states
-    loading = states * BYTES * parameters / probe.bytes_per_second
-    return Need(
-        stage="forgetting", parameters=parameters, memory_bytes=probe.baseline_bytes + BYTES * parameters + logits,
-        disk_bytes=0, disk_peak_bytes=0, seconds=operations / probe.flops_per_second + loading, flops=operations,
-    )  # fmt: skip

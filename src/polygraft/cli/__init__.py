@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from polygraft import __version__
-from polygraft.cli import checkpoints, env, init, rank, stages
+from polygraft.cli import checkpoints, env, init, push, rank, serve, stages
 from polygraft.cli import compare as outputs
 from polygraft.cli.diagnose import text as diagnosis_text
 from polygraft.cli.errors import Commands, Verb, without_shard_bars
@@ -144,11 +144,34 @@ def schema() -> None:
 @app.command(cls=Verb)
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo.")],
+    no_text: Annotated[
+        bool,
+        typer.Option(
+            "--no-text",
+            help="Write report-no-text.html, to give away: no documents, outputs or ids, no names of files or columns.",
+        ),
+    ] = False,
 ) -> None:
     """Write the report of a run again, from what is in its folder."""
     from polygraft.report import write
 
-    typer.echo(str(write(run_dir)))
+    typer.echo(str(write(run_dir, text=not no_text)))
+
+
+@app.command(cls=Verb)
+def verdict(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print the whole verdict as JSON.")] = False,
+) -> None:
+    """Compute the verdict of a run again, from its folder alone, and compare it with what the run wrote."""
+    from polygraft.runs.judged import recomputed
+
+    found, differing = recomputed(run_dir)
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else found["sentence"])
+    same = "equal to the last digit" if not differing else f"other in {', '.join(differing)}"
+    typer.echo(f"{run_dir / 'verdict.json'}: {same}", err=True)
+    if differing:
+        raise typer.Exit(1)
 
 
 of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)
@@ -158,6 +181,8 @@ for stage_verb in (
     checkpoints.restore,
     checkpoints.add_language,
     checkpoints.export,
+    push.push,
+    serve.serve,
     rank.rank,
     env.env,
 ):

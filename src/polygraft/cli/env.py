@@ -135,7 +135,8 @@ def variables() -> dict[str, str]:
     """Return the variables that are set; for a value that is more than a switch or a number, only that it is."""
     names = sorted(name for name in os.environ if name in SHOWN or name.startswith("POLYGRAFT_"))
     values = {name: os.environ[name] for name in names}
-    return {name: value if HARMLESS.fullmatch(value) else "(set)" for name, value in values.items()}
+    shown = {name: value for name, value in values.items() if HARMLESS.fullmatch(value) and not name.endswith("_TOKEN")}
+    return {name: shown.get(name, "(set)") for name in names}
 
 
 def _said_by(*command: str) -> str:

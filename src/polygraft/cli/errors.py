@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from polygraft import processes
 from polygraft.cli.flags import SWITCH
-from polygraft.errors import PolygraftError, is_out_of_memory
+from polygraft.errors import PolygraftError, is_out_of_memory, is_panic
 from polygraft.training import stopping
 
 INTERRUPTED = 130
@@ -43,7 +43,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # `polygraft generate | head`: typer ends quietly
-        except (Exception, KeyboardInterrupt) as error:
+        except BaseException as error:
+            if not (isinstance(error, Exception | KeyboardInterrupt) or is_panic(error)):
+                raise
             explained = explain(error)
             if explained is None or (_debugging() and not isinstance(error, KeyboardInterrupt)):
                 raise
@@ -90,6 +92,9 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"polygraft: {error.filename or 'a file'}: {_denied(error)}", 1
     if is_out_of_memory(error):
         return f"polygraft: out of memory. {_SMALLER}", 1
+    if is_panic(error):  # of a text that a damaged map of characters or vocabulary has no way for
+        reason = str(error).splitlines()[0]
+        return f"polygraft: a tokenizer's file is damaged ({reason}). Fetch or write the model's tokenizer again.", 1
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"polygraft: unexpected error: {what}\nPOLYGRAFT_DEBUG=1 shows where it happened; please report it.", 1
 

@@ -21,7 +21,7 @@ from polygraft.recipe.problems import Path, one_of, sections_of, types_of
 DEFAULT_EPOCHS = 3
 """The budget when no flag gives one: that of the Hugging Face Trainer."""
 FIRST = (
-    *("pairs", "text", "source", "target"),
+    *("host", "port", "pairs", "text", "source", "target"),
     *(
         "objective",
         "method",

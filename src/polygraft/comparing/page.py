@@ -15,6 +15,7 @@ from polygraft.comparing.results import INTERVALS, ComparedScore, ComparedSystem
 from polygraft.data.files import write_atomically
 from polygraft.report import plots
 from polygraft.report.formats import decimal, interval, p_value, plural
+from polygraft.report.svg import ARM_COLOURS
 from polygraft.report.verdict_view import BADGES
 from polygraft.scoring.figures import level
 from polygraft.scoring.verdict import adjusted_p
@@ -59,7 +60,7 @@ def _context(found: ComparedSystems) -> dict[str, Any]:
         "rows": [_cells(row, found) for row in rows],
         "paired": primary.p_paired_bootstrap is not None,
         "basis": alone,
-        "colours": plots.ARM_COLOURS,
+        "colours": ARM_COLOURS,
         "signatures": [(one.title, ours.signatures[name]) for name, one in ours.scores.items()],
         "intervals": INTERVALS,
     }

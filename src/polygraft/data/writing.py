@@ -53,8 +53,7 @@ class JsonlWriter(Writer):
     """An object per line."""
 
     def write(self, row: Mapping[str, Any], outputs: Sequence[str]) -> None:
-        line = json.dumps(self.named(row, outputs), ensure_ascii=False, default=str)
-        self.file.write(f"{line}\n".encode(errors="surrogateescape"))
+        self.file.write(_json_line(self.named(row, outputs)) + b"\n")
 
 
 class JsonWriter(Writer):
@@ -63,12 +62,19 @@ class JsonWriter(Writer):
     begun = False
 
     def write(self, row: Mapping[str, Any], outputs: Sequence[str]) -> None:
-        line = json.dumps(self.named(row, outputs), ensure_ascii=False, default=str)
-        self.file.write(f"{',' if self.begun else '['}\n{line}".encode(errors="surrogateescape"))
+        self.file.write((b",\n" if self.begun else b"[\n") + _json_line(self.named(row, outputs)))
         self.begun = True
 
     def close(self) -> None:
         self.file.write(b"\n]\n" if self.begun else b"[]\n")
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+    """A row as it was read, also with what is no UTF-8 in other columns, or half of a character from an escape."""
+    try:
+        return json.dumps(row, ensure_ascii=False, default=str).encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return json.dumps(row, default=str).encode()
 
 
 class CsvWriter(Writer):

@@ -32,7 +32,7 @@ from polygraft.runs.arms import TARGET, adapt_arm
 from polygraft.runs.fingerprints import fingerprint_of
 from polygraft.runs.steps import Step, Steps
 from polygraft.settings import Diagnose, Placebo, Running, TextData
-from polygraft.training.reporting import assert_installed
+from polygraft.training.trackers import assert_installed
 
 FILE, FOLDER = "diagnose.json", "diagnose"
 AFTER = ("finetune", "evaluate", "forgetting")

@@ -13,13 +13,22 @@ from transformers import AutoTokenizer, MBartConfig
 from polygraft.data.files import assert_known_format
 from polygraft.data.notices import count_unwritable
 from polygraft.errors import CheckpointError, RecipeError
-from polygraft.inference.generate import OnProgress, best_device, decode_several, encode_sources, in_batches
+from polygraft.inference.generate import (
+    OnProgress,
+    best_device,
+    decode_several,
+    encode_sources,
+    in_batches,
+    longest_source,
+)
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer
 from polygraft.models.recorded import Languages, choose, recorded_in
+from polygraft.models.sound import reading
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.settings import Decoding
 
 EXPORT_FILE = "export.json"
+AGAIN = "Export it again."
 PATIENCE = 4
 """Of CTranslate2: ended beams, times their number, after which a search ends. There is no other word for transformers'
 `early_stopping=False`; docs/export.md has how often outputs then are equal."""
@@ -43,6 +52,10 @@ class Checkpoint:
         network: Any = load_seq2seq(self.name)
         return network.to(best_device()).eval()
 
+    def longest(self, settings: Decoding) -> int:
+        """At how many tokens, special ones included, a text is cut."""
+        return longest_source(self.network, self.tokenizer, settings)
+
     def decode(
         self,
         texts: Sequence[str],
@@ -63,15 +76,17 @@ class Exported:
 
         Raises:
             DataError: a newer polygraft wrote it.
+            CheckpointError: a file that is not as this version writes it.
         """
         path = Path(name) / EXPORT_FILE
-        self.name, self.record = name, json.loads(path.read_text(encoding="utf-8"))
-        assert_known_format(path, self.record)
-        rows = MBartConfig(vocab_size=self.record["vocabulary"])
-        self.tokenizer = right_tokenizer(AutoTokenizer.from_pretrained(name), name, rows)
-        languages = self.record["languages"]
-        sides = tuple(languages["sources"]), tuple(languages["targets"])
-        self.languages = Languages(*sides, tuple(map(tuple, languages["directions"])))
+        with reading(name, "exported model", AGAIN):
+            self.name, self.record = name, json.loads(path.read_text(encoding="utf-8"))
+            assert_known_format(path, self.record)
+            rows = MBartConfig(vocab_size=self.record["vocabulary"])
+            self.tokenizer = right_tokenizer(AutoTokenizer.from_pretrained(name), name, rows)
+            languages = self.record["languages"]
+            sides = tuple(languages["sources"]), tuple(languages["targets"])
+            self.languages = Languages(*sides, tuple(map(tuple, languages["directions"])))
 
     @cached_property
     def translator(self) -> Any:
@@ -88,7 +103,11 @@ class Exported:
         try:
             return ctranslate2.Translator(self.name, device=device, intra_threads=torch.get_num_threads())
         except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{self.name}: CTranslate2 cannot read it ({error}). Export it again.") from None
+            raise CheckpointError(f"{self.name}: CTranslate2 cannot read it ({error}). {AGAIN}") from None
+
+    def longest(self, settings: Decoding) -> int:
+        """At how many tokens, special ones included, a text is cut."""
+        return int(min(settings.max_source_length_tokens, self.record["max_positions"]))
 
     def decode(
         self,
@@ -99,13 +118,13 @@ class Exported:
         progress: OnProgress | None = None,
     ) -> list[list[str]]:
         """Generate outputs per text, as `Checkpoint.decode` does."""
-        limit = self.record["max_positions"]
-        longest, arguments = min(settings.max_source_length_tokens, limit), self.arguments(settings, limit)
-        sources = encode_sources(self.tokenizer, texts, source_codes, longest)
+        arguments = self.arguments(settings, self.record["max_positions"])
+        sources = encode_sources(self.tokenizer, texts, source_codes, self.longest(settings))
 
         def write(rows: list[list[int]], target_code: str) -> list[list[str]]:
             tokens = [self.tokenizer.convert_ids_to_tokens(row) for row in rows]
-            found = self.translator.translate_batch(tokens, target_prefix=[[target_code]] * len(rows), **arguments)
+            with reading(self.name, "exported model", AGAIN):  # parts of it are read when they are first needed
+                found = self.translator.translate_batch(tokens, target_prefix=[[target_code]] * len(rows), **arguments)
             ids = [[self.tokenizer.convert_tokens_to_ids(one) for one in result.hypotheses] for result in found]
             return [self.tokenizer.batch_decode(one, skip_special_tokens=True) for one in ids]
 

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -28,15 +27,15 @@ from transformers.utils import logging as hf_logging
 from polygraft import processes
 from polygraft.data.files import appearing
 from polygraft.data.layout import is_cc25
-from polygraft.errors import CheckpointError, PolygraftError, is_out_of_memory
+from polygraft.errors import CheckpointError
 from polygraft.models import bottleneck, graft
 from polygraft.models.families import file_of
+from polygraft.models.sound import REMEDY, assert_sound, reading
 from polygraft.models.tokenizers import right_tokenizer
 from polygraft.nano import bundled
 
 TARGET_TYPES = ("mbart",)
 REHEARSAL = ".rehearsal"
-REMEDY = "Give a folder with config.json, weights and a tokenizer, a hub name, or a bundled polygraft/… name."
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -87,7 +86,9 @@ def commit_of(name: str) -> str:
 
 def load_config(name: str) -> PreTrainedConfig:
     """Load the configuration of a checkpoint."""
-    return _load(AutoConfig, name, "configuration")
+    config = _load(AutoConfig, name, "configuration")
+    assert_sound(config.to_dict(), decoder_config(config).vocab_size, name, "config.json")
+    return config
 
 
 def load_generation_config(name: str) -> GenerationConfig:
@@ -124,8 +125,9 @@ def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def load_tokenizer(name: str) -> Any:
     """Load the tokenizer that a checkpoint was made with, silent mistakes of AutoTokenizer mended."""
-    config = load_config(name)
-    return right_tokenizer(_load(AutoTokenizer, name, "tokenizer"), local_folder(name), decoder_config(config))
+    config, loaded = load_config(name), _load(AutoTokenizer, name, "tokenizer")
+    with reading(name, "tokenizer"):
+        return right_tokenizer(loaded, local_folder(name), decoder_config(config))
 
 
 def local_folder(name: str) -> str:
@@ -191,6 +193,9 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
         logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
     if getattr(model, "generation_config", None) and (note := mend_generation_config(model.generation_config, name)):
         logger.warning(note)
+    if getattr(model, "generation_config", None):
+        rows = decoder_config(model.config).vocab_size
+        assert_sound(model.generation_config.to_dict(), rows, name, "generation_config.json")
     if not any(file_of(local_folder(name), file) for file in WEIGHTS):
         _say_pickled(name)
     bottleneck.load(model, Path(resolve(name)) / bottleneck.FOLDER)
@@ -243,16 +248,8 @@ def _load(kind: Any, name: str, what: str, **kwargs: Any) -> Any:
         path = split_revision(name)[0]
         if "revision" not in kwargs:
             kwargs["revision"] = commit_of(name)
-    try:
+    with reading(name, what):
         return kind.from_pretrained(path, trust_remote_code=False, **kwargs)
-    except UnpicklingError as error:
-        raise CheckpointError(f"{name}: its weights hold more than tensors, so they are not read. {REMEDY}") from error
-    except Exception as error:  # whatever transformers and what it calls make of a stranger's files
-        if isinstance(error, PolygraftError) or is_out_of_memory(error):
-            raise
-        offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise CheckpointError(f"{name}: cannot load its {what}: {reason}.{offline} {REMEDY}") from error
 
 
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path, output_languages: Collection[str] | None = None) -> None:

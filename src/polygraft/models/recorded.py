@@ -7,10 +7,10 @@ what the model writes in the generation configuration (`checkpoints.save`), what
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from polygraft.data.languages import language_codes, to_code
+from polygraft.data.languages import language_codes, match_code
 from polygraft.data.layout import is_cc25
 from polygraft.errors import RecipeError
 from polygraft.models.checkpoints import load_config, load_generation_config
@@ -82,11 +82,28 @@ def recorded_in(name: str, tokenizer: Any) -> Languages:
 def completed(pairs: PairData, name: str, tokenizer: Any, found: Languages | None = None) -> PairData:
     """Return the settings of pairs to be scored, with what the checkpoint records where they say nothing; as `choose`.
 
-    A model that writes the language that it reads, whichever of several, goes on doing so; one that translates each
-    language that it reads into one other, too. `found` is what is recorded, where that is known already.
+    `found` is what is recorded, where that is known already.
     """
-    found = found or recorded_in(name, tokenizer)
-    source, reads = _side(name, "source", pairs.source_lang, pairs.source_lang_column, found.sources, tokenizer)
+    chosen, said = _completed(pairs, name, language_codes(tokenizer), found or recorded_in(name, tokenizer))
+    print(f"languages: {said}", file=sys.stderr, flush=True)
+    return chosen
+
+
+def quietly_chosen(
+    name: str, codes: Sequence[str], source: str | None, target: str | None, found: Languages
+) -> tuple[str, str]:
+    """Return what `choose` returns, of a tokenizer that has these codes, and say nothing: for one of many requests."""
+    pairs, _ = _completed(PairData(source_lang=source, target_lang=target), name, codes, found)
+    return str(pairs.source_lang), str(pairs.target_lang)
+
+
+def _completed(pairs: PairData, name: str, codes: Sequence[str], found: Languages) -> tuple[PairData, str]:
+    """The settings with languages, and the words for them.
+
+    A model that writes the language that it reads, whichever of several, goes on doing so; one that translates each
+    language that it reads into one other, too.
+    """
+    source, reads = _side(name, "source", pairs.source_lang, pairs.source_lang_column, found.sources, codes)
     directions = found.directions
     if not directions and found.targets == found.sources:  # what checkpoints of before that was kept mean
         directions = tuple(zip(found.sources, found.targets, strict=True))
@@ -97,19 +114,18 @@ def completed(pairs: PairData, name: str, tokenizer: Any, found: Languages | Non
     elif unsaid and len(written) == 1:
         target, writes = written[0], f"{written[0]} (as recorded, of what it reads)"
     else:
-        target, writes = _side(name, "target", pairs.target_lang, pairs.target_lang_column, found.targets, tokenizer)
-    print(f"languages: reads {reads}, writes {writes}", file=sys.stderr, flush=True)
-    return pairs.model_copy(update={"source_lang": source, "target_lang": target})
+        target, writes = _side(name, "target", pairs.target_lang, pairs.target_lang_column, found.targets, codes)
+    return pairs.model_copy(update={"source_lang": source, "target_lang": target}), f"reads {reads}, writes {writes}"
 
 
 def _side(
-    name: str, side: str, given: str | None, column: str | None, recorded: tuple[str, ...], tokenizer: Any
+    name: str, side: str, given: str | None, column: str | None, recorded: tuple[str, ...], codes: Sequence[str]
 ) -> tuple[str | None, str]:
     """One side's code (None where a column names it), and the words for it."""
     if column:
         return given, f"what column '{column}' says"
     if given:
-        code = to_code(given, tokenizer)
+        code = match_code(given, codes)
         odd = recorded and code not in recorded
         return code, f"{code} (given{f', but the checkpoint was tuned for {_listed(recorded)}' if odd else ''})"
     if len(recorded) == 1:

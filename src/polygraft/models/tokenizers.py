@@ -48,8 +48,15 @@ def right_tokenizer(loaded: Any, path: str, config: PreTrainedConfig) -> Any:
             tokenizer = MBART_CLASSES[kind].from_pretrained(path)
         if kind == CC25 and tokenizer.backend_tokenizer.normalizer is None:
             _set_normalizer(tokenizer, published_character_map(path))
-        _assert_ids(tokenizer, stored, path)
-    largest = max(tokenizer.get_vocab().values())
+    ids = tokenizer.get_vocab()
+    if config.model_type == "mbart":
+        _assert_ids(ids, stored, path)
+    if not isinstance(tokenizer.model_max_length, int | float) or tokenizer.model_max_length < 1:
+        wrong = f"model_max_length = {tokenizer.model_max_length!r}"
+        raise CheckpointError(
+            f"{path}: its tokenizer_config.json has {wrong}, but that is a number of tokens. Mend it."
+        )
+    largest = max(ids.values())
     if largest >= config.vocab_size:
         raise CheckpointError(
             f"{path}: its tokenizer has id {largest} ('{tokenizer.convert_ids_to_tokens(largest)}'), but the model "
@@ -83,8 +90,7 @@ def _mbart_class(loaded: Any, path: str, stored: dict[str, int], rows: int) -> s
     )
 
 
-def _assert_ids(tokenizer: Any, stored: dict[str, int], path: str) -> None:
-    ids = tokenizer.get_vocab()
+def _assert_ids(ids: dict[str, int], stored: dict[str, int], path: str) -> None:
     moved = [token for token, i in stored.items() if ids.get(token) != i]
     if moved:
         first = moved[0]

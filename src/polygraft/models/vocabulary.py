@@ -93,40 +93,28 @@ def map_vocabularies(
         TransferError: a matrix has fewer rows than its tokenizer has ids.
     """
     tokens = tokens_by_id(target, target_rows, "target")
-    source_ids: Mapping[str, int] = source.get_vocab() if source is not None else {}
-    if source is not None:
-        tokens_by_id(source, source_rows if source_rows is not None else len(source), "source")
-    codes = {target.convert_tokens_to_ids(code) for code in language_codes(target)}
-    classes: dict[str, list[int]] = {
-        name: [] for name in ("same", "moved", "pad", "language_code", "only_in_target", "unused")
-    }
-    source_of = np.full(target_rows, -1, dtype=np.int64)
-    for row, token in enumerate(tokens):
-        name = _class_of(row, token, target.pad_token_id, codes, source_ids)
-        classes[name].append(row)
-        if token is not None and name in ("same", "moved"):
-            source_of[row] = source_ids[token]
-    used = source_of[source_of >= 0]
-    kept_back = set(classes["pad"]) | set(classes["language_code"])
-    specials = sorted(row for row in set(target.all_special_ids) - kept_back if row < target_rows)
+    source_ids: Mapping[str, int] = {} if source is None else source.get_vocab()
+    _assert_rows(source_ids, len(source_ids) if source_rows is None else source_rows, "source")
+    row = np.arange(target_rows)
+    unused = np.fromiter((token is None for token in tokens), dtype=bool, count=target_rows)
+    found = np.fromiter((source_ids.get(token or "", -1) for token in tokens), dtype=np.int64, count=target_rows)
+    pad = (row == target.pad_token_id) & ~unused
+    code = np.isin(row, target.convert_tokens_to_ids(language_codes(target))) & ~unused & ~pad
+    ordinary = ~(unused | pad | code)
+    same, moved = ordinary & (found == row), ordinary & (found >= 0) & (found != row)
+    source_of = np.where(same | moved, found, -1)
+    special = np.isin(row, target.all_special_ids) & ~pad & ~code
     return VocabularyMap(
-        **{name: np.array(ids, dtype=np.int64) for name, ids in classes.items()},
-        only_in_source=np.setdiff1d(np.array(sorted(source_ids.values()), dtype=np.int64), used),
+        same=row[same],
+        moved=row[moved],
+        pad=row[pad],
+        language_code=row[code],
+        only_in_target=row[ordinary & (found < 0)],
+        unused=row[unused],
+        only_in_source=np.setdiff1d(np.fromiter(source_ids.values(), dtype=np.int64), source_of),
         source_of=source_of,
-        special=np.array(specials, dtype=np.int64),
+        special=row[special],
     )
-
-
-def _class_of(row: int, token: str | None, pad: int | None, codes: set[int], source_ids: Mapping[str, int]) -> str:
-    if token is None:
-        return "unused"
-    if row == pad:
-        return "pad"
-    if row in codes:
-        return "language_code"
-    if token not in source_ids:
-        return "only_in_target"
-    return "same" if source_ids[token] == row else "moved"
 
 
 def tokens_by_id(tokenizer: Any, rows: int, side: str) -> list[str | None]:
@@ -135,15 +123,21 @@ def tokens_by_id(tokenizer: Any, rows: int, side: str) -> list[str | None]:
     Raises:
         TransferError: the matrix has fewer rows than the tokenizer has ids; `side` names it in the message.
     """
+    ids = tokenizer.get_vocab()
+    _assert_rows(ids, rows, side)
     tokens: list[str | None] = [None] * rows
-    for token, row in tokenizer.get_vocab().items():
-        if row >= rows:
-            raise TransferError(
-                f"the {side}'s tokenizer has id {row} ('{token}'), but its embedding matrix only {rows} rows. "
-                "Use the tokenizer that belongs to the checkpoint, or resize the model's embeddings to it."
-            )
+    for token, row in ids.items():
         tokens[row] = token
     return tokens
+
+
+def _assert_rows(ids: Mapping[str, int], rows: int, side: str) -> None:
+    token = max(ids, key=ids.__getitem__, default=None)
+    if token is not None and ids[token] >= rows:
+        raise TransferError(
+            f"the {side}'s tokenizer has id {ids[token]} ('{token}'), but its embedding matrix only {rows} rows. "
+            "Use the tokenizer that belongs to the checkpoint, or resize the model's embeddings to it."
+        )
 
 
 def token_counts(tokenizer: Any, texts: Iterable[str], rows: int | None = None) -> np.ndarray:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import huggingface_hub
 import numpy as np
-import yaml
 from transformers import PreTrainedConfig
 
 from polygraft.checks.memory import parameters_of
@@ -17,12 +13,12 @@ from polygraft.data.languages import language_codes, match_code
 from polygraft.errors import CheckpointError, DataError
 from polygraft.models import checkpoints
 from polygraft.models.vocabulary import token_counts
+from polygraft.publishing.licences import licence
 from polygraft.ranking.text import LanguageText, count_scripts
 from polygraft.scoring.tokens import UnicodeTokenizer
 
 Role = Literal["source", "target"]
 MAX_TOKENS = 256  # of a piece that a model reads, special tokens included
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,25 +85,6 @@ def open_candidate(name: str, role: Role) -> Candidate:
     return Candidate(
         name=name, role=role, config=config, tokenizer=tokenizer, parameters=parameters, licence=licence(name)
     )
-
-
-def licence(name: str) -> str | None:
-    """Return the licence that the model card states, in the checkpoint's folder or the hub's cache; None if none."""
-    folder = Path(checkpoints.resolve(name))
-    hub, revision = checkpoints.split_revision(name)
-    cached = huggingface_hub.try_to_load_from_cache
-    card = folder / "README.md" if folder.is_dir() else cached(hub, "README.md", revision=revision)
-    if not isinstance(card, str | Path) or not Path(card).is_file():
-        return None
-    found = FRONT_MATTER.match(Path(card).read_text(encoding="utf-8", errors="replace"))
-    try:
-        content = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError:
-        return None
-    if not isinstance(content, dict):
-        return None
-    stated = content.get("license_name") if content.get("license") == "other" else content.get("license")
-    return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated) if stated else None
 
 
 def cover(candidate: Candidate, text: LanguageText) -> tuple[Coverage, np.ndarray]:

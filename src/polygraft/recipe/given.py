@@ -40,7 +40,7 @@ def settings_of(verb: str, argument: str, kind: type[S], given: S | Mapping[str,
 
 def running_of(verb: str, given: Running | Mapping[str, Any] | None) -> Running:
     """Read how a stage is run; raise RecipeError for a tracker that is not installed, before anything is loaded."""
-    from polygraft.training.reporting import assert_installed
+    from polygraft.training.trackers import assert_installed
 
     running = settings_of(verb, "running", Running, given)
     assert_installed(running.report_to)

@@ -39,7 +39,7 @@ def _arm(item: Judged, arms: dict[str, int]) -> dict[str, Any]:
         gained, ends = effect(other.gain.value, other.gain.low, other.gain.high, 2)
         estimates.append(
             plots.Drawn(
-                label=f"against {other.name}",
+                label=other.name,
                 value=other.gain.value,
                 low=other.gain.low,
                 high=other.gain.high,

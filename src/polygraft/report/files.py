@@ -50,6 +50,7 @@ class Result(_Part):
 class Record(_Numbered):
     """stage.json; `peak_memory_bytes` and `result` come when the stage is done."""
 
+    stage: str = ""
     status: Literal["running", "done"]
     fingerprint: str
     settings: dict[str, Any]
@@ -128,6 +129,13 @@ class Compared(_Part):
     better: Literal[-1, 1]
 
 
+class ComparedInLanguage(Compared):
+    """The pair in one of several languages or directions."""
+
+    language: str
+    documents: int
+
+
 class LeadCompared(_Part):
     """Both arms against the lead baseline."""
 
@@ -142,6 +150,7 @@ class VerdictFile(Compared, _Numbered):
     documents: int
     lead: LeadCompared
     comparisons: list[Compared]
+    languages: list[ComparedInLanguage] = []
     cost: dict[str, Cost]
 
 

@@ -68,7 +68,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything a report is made from."""
+    """Everything a report is made from; `has_text` says whether texts of the data may be shown."""
 
     recipe: Recipe
     recipe_text: str
@@ -76,6 +76,7 @@ class Run:
     verdict: VerdictFile | None
     diagnosis: DiagnosisFile | None
     notes: list[str]
+    has_text: bool = True
 
     @property
     def seed_runs(self) -> list[SeedRun]:

@@ -12,7 +12,6 @@ from polygraft.report import (
     diagnose_view,
     forgetting_view,
     formats,
-    plots,
     samples,
     scores,
     stages_view,
@@ -21,10 +20,12 @@ from polygraft.report import (
 )
 from polygraft.report.folder import Run, read_run
 from polygraft.report.formats import plural
+from polygraft.report.privacy import without_folders, without_text
+from polygraft.report.svg import ARM_COLOURS
 from polygraft.scoring.figures import level
 from polygraft.scoring.metrics import DIRECTIONS
 
-PAGE_NAME = "report.html"
+PAGE_NAME, TEXTLESS_NAME = "report.html", "report-no-text.html"
 FORMATS = (
     formats.count,
     formats.decimal,
@@ -38,7 +39,7 @@ FORMATS = (
 
 def _subtitle(run: Run) -> str:
     """One line on what was run: models, data, arms, seeds, documents."""
-    models = " → ".join(model for model in (run.recipe.source, run.recipe.target) if model)
+    models = " → ".join(without_folders(model) for model in (run.recipe.source, run.recipe.target) if model)
     parts = [models, plural(len(run.arms), "arm"), plural(len(run.recipe.seeds), "seed")]
     documents = scores.documents(run)
     return " · ".join(parts if documents is None else [*parts, f"{documents} test documents"])
@@ -49,7 +50,7 @@ def _context(run: Run) -> dict[str, Any]:
     return {
         "run": run,
         "subtitle": _subtitle(run),
-        "colours": plots.ARM_COLOURS,
+        "colours": ARM_COLOURS,
         "badges": verdict_view.BADGES,
         "directions": DIRECTIONS,
         "verdict": verdict_view.verdict_view(run),
@@ -62,8 +63,10 @@ def _context(run: Run) -> dict[str, Any]:
         "forgotten": forgetting_view.forgotten_rows(run),
         "loss_plots": stages_view.loss_plots(run),
         "transfers": transfer_view.transfers(run),
-        "samples": samples.samples(run),
+        "samples": samples.samples(run) if run.has_text else [],
+        "beside": samples.beside(run),
         "stages": stages_view.stage_rows(run),
+        "recipe_text": without_folders(run.recipe_text, "…/").rstrip(),
         "settings": stages_view.settings_groups(run),
         "inputs": stages_view.inputs(run),
         "facts": facts,
@@ -71,8 +74,8 @@ def _context(run: Run) -> dict[str, Any]:
     }
 
 
-def render(run_dir: Path) -> str:
-    """The page as a string; the same files give the same string.
+def render(run_dir: Path, *, text: bool = True) -> str:
+    """The page as a string; the same files give the same string. See `write`.
 
     Raises:
         DataError, RecipeError: as `folder.read_run` does.
@@ -85,17 +88,21 @@ def render(run_dir: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {function.__name__: function for function in (*FORMATS, level)}
-    return environment.get_template("page.html.j2").render(_context(read_run(run_dir)))
+    run = read_run(run_dir)
+    return environment.get_template("page.html.j2").render(_context(run if text else without_text(run)))
 
 
-def write(run_dir: Path) -> Path:
+def write(run_dir: Path, *, text: bool = True) -> Path:
     """Write `run_dir`/report.html from what the run has left so far; return its path.
+
+    Args:
+        text: without it, nothing of the data is on the page (`privacy.without_text`), which is report-no-text.html.
 
     Raises:
         DataError: `run_dir` is not the folder of a run, or a file in it is not as this version writes it.
         RecipeError: its recipe is not one of this version.
         OSError: the page cannot be written.
     """
-    run_dir = Path(run_dir)
-    write_atomically(run_dir / PAGE_NAME, render(run_dir))
-    return run_dir / PAGE_NAME
+    path = Path(run_dir) / (PAGE_NAME if text else TEXTLESS_NAME)
+    write_atomically(path, render(Path(run_dir), text=text))
+    return path

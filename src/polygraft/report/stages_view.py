@@ -9,10 +9,11 @@ from typing import Any
 from markupsafe import Markup
 
 from polygraft.objectives import OBJECTIVES
-from polygraft.report import plots
+from polygraft.report.curves import Curve, losses
 from polygraft.report.files import Record
 from polygraft.report.folder import TITLES, Run, StageRun
 from polygraft.report.formats import MISSING, count, date, decimal, plain, plural
+from polygraft.report.privacy import is_of_hub, without_folders
 
 LOSSES = {"finetune": "cross-entropy per target token (nats)"}
 """What the losses of stages are that have no objective of OBJECTIVES."""
@@ -20,12 +21,12 @@ LOSSES = {"finetune": "cross-entropy per target token (nats)"}
 # ---------------------------------------------------------------- loss curves
 
 
-def _curves(stages: list[tuple[int, StageRun]], evaluation: str, training: bool) -> list[plots.Curve]:
+def _curves(stages: list[tuple[int, StageRun]], evaluation: str, training: bool) -> list[Curve]:
     """One curve per run of the stage; a run shared by several arms is drawn once, its label names them all."""
     groups: dict[str, list[tuple[int, StageRun]]] = {}
     for arm, stage in stages:
         groups.setdefault(stage.record.fingerprint if stage.record else "", []).append((arm, stage))
-    curves: list[plots.Curve] = []
+    curves: list[Curve] = []
     for group in groups.values():
         arm, stage = group[0]
         train = [(line.tokens, line.loss) for line in stage.lines if line.loss is not None] if training else []
@@ -33,7 +34,7 @@ def _curves(stages: list[tuple[int, StageRun]], evaluation: str, training: bool)
         if train or found:
             label = ", ".join(dict.fromkeys(stage.arm for _, stage in group)) + _classes(stage)
             shown = "" if label in [curve.label for curve in curves] else label
-            curves.append(plots.Curve(label=shown, arm=arm, train=train, evaluation=found))
+            curves.append(Curve(label=shown, arm=arm, train=train, evaluation=found))
     return curves
 
 
@@ -53,12 +54,12 @@ def loss_plots(run: Run) -> list[Markup]:
                 panels.setdefault((name, record.settings.get("objective")), []).append((indices[stage.arm], stage))
     drawn: list[Markup] = []
 
-    def draw(title: str, unit: str, curves: list[plots.Curve]) -> None:
+    def draw(title: str, unit: str, curves: list[Curve]) -> None:
         if curves:
             named = [(curve.label, (curve.evaluation or curve.train)[-1][1]) for curve in curves if curve.label]
             said = "; ".join(f"{label} ends at {decimal(loss, 3)}" for label, loss in named)
             description = f"{title}, {unit}, over tokens read. {said}."
-            drawn.append(plots.losses(f"loss{len(drawn)}", title, unit, curves, description=description))
+            drawn.append(losses(f"loss{len(drawn)}", title, unit, curves, description=description))
 
     for (name, objective), stages in panels.items():
         task = OBJECTIVES.get(objective or "")
@@ -119,7 +120,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
             given = {key: item for key, item in value.items() if item is not None} if name == "budget" else value
             rows += flat(given, f"{prefix}{name}.")
         else:
-            rows.append((prefix + name, plain(value)))
+            rows.append((prefix + name, without_folders(plain(value))))
     return rows
 
 
@@ -175,8 +176,8 @@ def inputs_of(record: Record) -> list[tuple[str, str]]:
     rows = []
     for name, mark in record.inputs.items():
         kind = "file" if name.startswith("file:") else "checkpoint"
-        # A hub name's fingerprint is the name itself.
-        rows.append((name.removeprefix("file:"), kind if mark == name else f"{kind}, fingerprint {mark[:12]}"))
+        what = f"commit {mark.rpartition('@')[2][:12]}" if is_of_hub(name, mark) else f"fingerprint {mark[:12]}"
+        rows.append((without_folders(name.removeprefix("file:")), f"{kind}, {what}"))
     return rows
 
 
@@ -185,9 +186,13 @@ def data_of(record: Record) -> list[tuple[str, str]]:
     return [row for part in record.data for row in flat({key: v for key, v in part.items() if v is not None})]
 
 
-def inputs(run: Run) -> list[tuple[StageRun, list[tuple[str, str]]]]:
-    """What each stage read: models and files, as stage.json names them."""
-    return [(stage, rows) for stage, record in run.records if (rows := inputs_of(record) + data_of(record))]
+def inputs(run: Run) -> dict[str, list[tuple[StageRun, list[tuple[str, str]]]]]:
+    """What each stage read, arm by arm: models and files, as stage.json names them."""
+    by_arm: dict[str, list[tuple[StageRun, list[tuple[str, str]]]]] = {}
+    for stage, record in run.records:
+        if rows := inputs_of(record) + data_of(record):
+            by_arm.setdefault(stage.arm, []).append((stage, rows))
+    return by_arm
 
 
 def _gather(values: list[str]) -> str:

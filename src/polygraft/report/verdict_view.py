@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -12,7 +12,7 @@ from polygraft.report import plots
 from polygraft.report.files import Compared, VerdictFile
 from polygraft.report.folder import Arm, Run
 from polygraft.report.formats import MISSING, effect, p_value, plain, plural
-from polygraft.report.scores import lead_name
+from polygraft.report.scores import language_title, lead_name
 from polygraft.runs.costs import Cost, adaptation_cost
 from polygraft.scoring.figures import level
 
@@ -63,6 +63,29 @@ def _forest(verdict: VerdictFile, arms: dict[str, int]) -> Markup:
     return plots.forest(
         "forest", estimates, axis=axis, better=verdict.better, description=description, margin=verdict.margin
     )
+
+
+def _language_plots(verdict: VerdictFile, arms: dict[str, int]) -> list[Markup]:
+    """A forest plot per score that the pair is compared by: all documents together, then each language."""
+    whole = {item.metric: item for item in verdict.comparisons if _pair(item) == _pair(verdict)}
+    whole[verdict.metric] = verdict
+    drawn: list[Markup] = []
+    for metric in dict.fromkeys(item.metric for item in verdict.languages):
+        of_metric = [item for item in verdict.languages if item.metric == metric]
+        estimates = [replace(_estimate(whole[metric], arms, ends_too=True), label="all documents")]
+        estimates += [
+            replace(_estimate(item, arms, ends_too=True), label=f"{language_title(item.language)} ({item.documents})")
+            for item in of_metric
+        ]
+        said = "; ".join(f"{item.label}: {item.text}" for item in estimates)
+        drawn.append(
+            plots.forest(
+                f"languages{len(drawn)}", estimates, axis=f"difference in {metric.partition(' (')[0]}",
+                better=of_metric[0].better, description=f"Difference in {metric} by language. {said}.",
+                margin=of_metric[0].margin,
+            )
+        )  # fmt: skip
+    return drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +153,9 @@ def verdict_view(run: Run) -> dict[str, Any]:
     """All that the template needs for the verdict."""
     verdict = run.verdict
     if verdict is None:
-        return {"given": None, "badge": "open", "sentence": _absence(run), "comparisons": [], "costs": costs(run)}
+        nothing: dict[str, Any] = {"given": None, "badge": "open", "comparisons": [], "languages": []}
+        return nothing | {"sentence": _absence(run), "costs": costs(run)}
+    arms = {arm.name: arm.index for arm in run.arms}
     badge, sign = BADGES[verdict.word]
     text, ends = _effect(verdict)
     alpha = 1 - verdict.confidence
@@ -144,7 +169,8 @@ def verdict_view(run: Run) -> dict[str, Any]:
         "pair": _pair(verdict),
         "direction": "below 0 favours" if verdict.better < 0 else "above 0 favours",
         "basis": _basis(verdict, alpha),
-        "forest": _forest(verdict, {arm.name: arm.index for arm in run.arms}),
+        "forest": _forest(verdict, arms),
+        "languages": _language_plots(verdict, arms),
         "comparisons": [(item, *_effect(item)) for item in [*verdict.comparisons, *_with_lead(run, verdict)]],
         "alpha": alpha,
         "costs": costs(run),

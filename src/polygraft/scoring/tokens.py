@@ -27,6 +27,20 @@ def is_unspaced(char: str) -> bool:
     return _kind(char) == "single"
 
 
+def cut(text: str) -> list[tuple[str, bool]]:
+    """The words of a text as they are written, and what stands between them, each with whether it is a word."""
+    pieces: list[tuple[str, bool]] = []
+    previous = "none"
+    for char in text:
+        kind = _kind(char)
+        if pieces and (kind in ("mark", "joiner") or (kind == previous and kind != "single")):
+            pieces[-1] = (pieces[-1][0] + char, pieces[-1][1])
+        else:
+            pieces.append((char, kind in ("word", "single")))
+        previous = previous if kind in ("mark", "joiner") else kind
+    return pieces
+
+
 class UnicodeTokenizer:
     """Words of any script for ROUGE: NFKC, case-folded runs of letters, marks and digits.
 

@@ -2,7 +2,7 @@
 
 One primary comparison (treatment against control on loss) decides the word. Every other pair of arms on loss, and the
 same pair on `verdict.metrics`, is secondary: their intervals are widened together as Holm's procedure has it. So are
-those of both arms against the lead baseline. The statistics are in `comparison.py`.
+those of both arms against the lead baseline, and those of a score by language. The statistics are in `comparison.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.scoring import predictions
 from polygraft.scoring.comparison import ArmScores, Comparison, compare_arms, holm_levels
@@ -24,21 +26,29 @@ from polygraft.scoring.predictions import Prediction
 from polygraft.scoring.words import sentence
 from polygraft.settings import Verdict
 
+FILE = "verdict.json"
+
 
 class Scores:
-    """Scores of all arms, computed once per arm and metric."""
+    """Scores of all arms; what they are made from is counted once per arm and metric."""
 
     def __init__(self, rows: dict[str, list[list[Prediction]]]) -> None:
         """`rows` maps each arm to its seeds' documents."""
         self.rows = rows
-        self.known: dict[tuple[str, str], ArmScores] = {}
+        self.counted: dict[tuple[str, str], list[np.ndarray]] = {}
 
-    def of(self, arm: str, metric: Metric) -> ArmScores:
-        """The arm's score per seed and document."""
+    def of(self, arm: str, metric: Metric, language: str | None = None) -> ArmScores:
+        """The arm's score per seed and document; of all documents, or of those in one language or direction."""
         key = (arm, metric.name)
-        if key not in self.known:
-            self.known[key] = ArmScores.of([metric.statistics(rows) for rows in self.rows[arm]], metric)
-        return self.known[key]
+        if key not in self.counted:
+            self.counted[key] = [metric.statistics(rows) for rows in self.rows[arm]]
+        chosen = [language in (None, row.direction) for row in self.some_rows]
+        return ArmScores.of([statistics_DK[chosen] for statistics_DK in self.counted[key]], metric)
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages or directions of the documents."""
+        return sorted({row.direction for row in self.some_rows})
 
     def of_lead(self, metric: Metric) -> ArmScores:
         """The lead baseline's score; it is the same in all arms and seeds."""
@@ -63,7 +73,21 @@ def run(
     cost: Mapping[str, Mapping[str, float]],
     forgotten: Mapping[str, Mapping[str, Forgotten]] | None = None,
 ) -> dict[str, Any]:
-    """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it.
+    """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it; as `judge` does."""
+    result = judge(run_dir, settings, arms, seeds, cost, forgotten)
+    write_atomically(run_dir / FILE, json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return result
+
+
+def judge(
+    run_dir: Path,
+    settings: Verdict,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    cost: Mapping[str, Mapping[str, float]],
+    forgotten: Mapping[str, Mapping[str, Forgotten]] | None = None,
+) -> dict[str, Any]:
+    """Compare the arms in `run_dir`, by their predictions alone; the content of verdict.json.
 
     Args:
         cost: what each arm spent before fine-tuning, mean over seeds: its "seconds", "flops" and "tokens".
@@ -76,7 +100,7 @@ def run(
     pair = settings.treatment, settings.control
     primary = _compared(scores, settings, *pair, LOSS)
     lead = dict(zip(pair, together([_against_lead(scores, settings, arm) for arm in pair]), strict=True))
-    result = {
+    return {
         "format": RESULT_FORMAT,
         "word": primary.word,
         "sentence": sentence(primary, *pair, lead, cost, copied=scores.lead_is_source, forgotten=forgotten or {}),
@@ -90,22 +114,23 @@ def run(
             "comparisons": [_secondary_dict(against, arm, "lead", settings) for arm, against in lead.items()],
         },
         "comparisons": _secondary(scores, settings, arms),
+        "languages": _by_language(scores, settings),
         "cost": cost,
         "forgetting": forgotten and _as_dicts(forgotten),
         "signature": "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm",
     }
-    write_atomically(run_dir / "verdict.json", json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    return result
 
 
 # ---------------------------------------------------------------- comparisons
 
 
-def _compared(scores: Scores, settings: Verdict, treatment: str, control: str, metric: Metric) -> Comparison:
+def _compared(
+    scores: Scores, settings: Verdict, treatment: str, control: str, metric: Metric, language: str | None = None
+) -> Comparison:
     """The margin is in nats, so only comparisons of loss can find "equivalent"."""
     return compare_arms(
-        scores.of(treatment, metric),
-        scores.of(control, metric),
+        scores.of(treatment, metric, language),
+        scores.of(control, metric, language),
         metric=metric,
         margin=settings.margin if metric is LOSS else None,
         confidence=settings.confidence,
@@ -133,10 +158,27 @@ def _secondary(scores: Scores, settings: Verdict, arms: Sequence[str]) -> list[d
     """All comparisons but the primary one; in a pair of other arms, the one later in the recipe is the treatment."""
     primary_pair = {settings.treatment, settings.control}
     pairs = [(later, earlier, LOSS) for earlier, later in combinations(arms, 2) if {earlier, later} != primary_pair]
-    others = [metric for name, metric in METRICS.items() if name in settings.metrics]
-    pairs += [(settings.treatment, settings.control, metric) for metric in others]
+    pairs += [(settings.treatment, settings.control, metric) for metric in _metrics(settings) if metric is not LOSS]
     found = together([_compared(scores, settings, *pair) for pair in pairs]) if pairs else []
     return [_secondary_dict(item, *pair[:2], settings) for pair, item in zip(pairs, found, strict=True)]
+
+
+def _metrics(settings: Verdict) -> list[Metric]:
+    """What the pair is compared by, loss first."""
+    return [LOSS, *(metric for name, metric in METRICS.items() if name in settings.metrics)]
+
+
+def _by_language(scores: Scores, settings: Verdict) -> list[dict[str, Any]]:
+    """The pair in each of several languages or directions; intervals are widened for their number, metric by metric."""
+    pair, languages = (settings.treatment, settings.control), scores.languages
+    if len(languages) < 2:
+        return []
+    return [
+        {"language": language, **_secondary_dict(item, *pair, settings)}
+        for metric in _metrics(settings)
+        for found in [together([_compared(scores, settings, *pair, metric, language) for language in languages])]
+        for language, item in zip(languages, found, strict=True)
+    ]
 
 
 def _secondary_dict(found: Comparison, treatment: str, control: str, settings: Verdict) -> dict[str, Any]:

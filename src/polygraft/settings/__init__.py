@@ -16,6 +16,7 @@ from polygraft.settings.outputs import (
     OutputScoring,
     Placebo,
     Quantization,
+    Serve,
     Verdict,
 )
 from polygraft.settings.training import (
@@ -65,6 +66,7 @@ __all__ = [
     "ReportTo",
     "Running",
     "SeedNumber",
+    "Serve",
     "Settings",
     "Share",
     "TextData",

@@ -108,6 +108,26 @@ class Export(Decoding):
     """Validation rows on which the exported model is compared with the original."""
 
 
+class Serve(Decoding):
+    """A page and an HTTP API for fine-tuned models; decoding as it is where a request says nothing."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; any but a loopback one needs a token, in the variable POLYGRAFT_TOKEN."""
+    port: Annotated[int, Field(ge=0, lt=2**16)] = 8000
+    """The port; 0 takes one that is free."""
+    allowed_host: list[str] = Field(default=[])
+    """A name by which it may be called, beside localhost and addresses: its own in the network, or a proxy's. Needs the
+    token, too."""
+    max_text_characters: PositiveInt = 20_000
+    """Longest text."""
+    max_file_megabytes: PositiveFloat = 10.0
+    """Largest file."""
+    max_file_rows: PositiveInt = 10_000
+    """Most rows of a file."""
+    max_waiting: PositiveInt = 128
+    """Requests that may wait for a model; one address may have half of them."""
+
+
 BleuTokenizer = Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab"]
 """sacreBLEU's, without those that it downloads."""
 

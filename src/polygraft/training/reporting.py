@@ -8,48 +8,24 @@ the runs of the others. A tracker that fails is told nothing more of this traini
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import secrets
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from transformers import Trainer, TrainerCallback, integrations
 
 from polygraft import processes
 from polygraft.data.files import write_atomically
-from polygraft.errors import RecipeError
-from polygraft.settings import Running, Tracker
+from polygraft.settings import Running
+from polygraft.training.trackers import chosen
 
 FOLDER, IDENTITIES = "runs", "trackers.json"
 PROJECT = "polygraft"
-ALL = tuple(name for name in get_args(Tracker) if name != "all")
-"""Trackers; each is the name of its package, too."""
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
-def chosen(report_to: Sequence[str]) -> list[str]:
-    """Return the trackers that are meant: of "all", those that are installed."""
-    return [name for name in ALL if name in report_to or ("all" in report_to and _installed(name))]
-
-
-def assert_installed(report_to: Sequence[str]) -> None:
-    """Raise RecipeError for trackers that are not installed."""
-    missing = [name for name in chosen(report_to) if not _installed(name)]
-    if missing:
-        them = " and ".join(missing)
-        raise RecipeError(
-            f"report_to: {them} cannot be imported. Run `pip install {' '.join(missing)}`, or leave it out."
-        )
-    if report_to and not chosen(report_to):
-        raise RecipeError(f"report_to = all: none of {', '.join(ALL)} is installed. Run `pip install {ALL[0]}`.")
 
 
 @contextlib.contextmanager

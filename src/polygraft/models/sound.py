@@ -1,0 +1,59 @@
+"""Strangers' files: whatever a library makes of broken ones is one error, and so are values that no model can have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import Any
+
+from polygraft.errors import CheckpointError, PolygraftError, is_out_of_memory, is_panic
+
+REMEDY = "Give a folder with config.json, weights and a tokenizer, a hub name, or a bundled polygraft/… name."
+
+
+@contextmanager
+def reading(name: str, what: str, remedy: str = REMEDY) -> Iterator[None]:
+    """Turn whatever is raised while a checkpoint's files are read into a CheckpointError with its first line.
+
+    Errors on purpose, want of memory and interruptions stay what they are.
+    """
+    try:
+        yield
+    except UnpicklingError as error:
+        raise CheckpointError(f"{name}: its weights hold more than tensors, so they are not read. {remedy}") from error
+    except BaseException as error:
+        ours = isinstance(error, PolygraftError) or is_out_of_memory(error)
+        if ours or not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if isinstance(error, KeyError | AttributeError | TypeError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise CheckpointError(f"{name}: cannot load its {what}: {reason}.{offline} {remedy}") from error
+
+
+def assert_sound(content: Mapping[str, Any], rows: int, name: str, what: str) -> None:
+    """Refuse a configuration with a probability or a token id that no model can have.
+
+    transformers takes both as they are; they would fail in the middle of training or decoding, or do so silently.
+
+    Args:
+        content: a configuration as a dictionary, with those of its parts inside.
+        rows: the number of token ids.
+    """
+    for key, value in ((str(key), value) for key, value in content.items()):
+        if isinstance(value, Mapping):
+            assert_sound(value, value.get("vocab_size", rows), name, what)
+        elif key.endswith(("dropout", "dropout_prob", "layerdrop")) and value is not None:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+                raise _unsound(name, what, key, value, "a probability, from 0 to 1")
+        elif key.endswith("_token_id") and value is not None:
+            for one in value if isinstance(value, list) else [value]:
+                if type(one) is not int or not 0 <= one < rows:
+                    raise _unsound(name, what, key, value, f"the id of a token, from 0 to {rows - 1}")
+
+
+def _unsound(name: str, what: str, key: str, value: Any, wanted: str) -> CheckpointError:
+    return CheckpointError(f"{name}: its {what} has {key} = {value!r}, but that has to be {wanted}. Mend that file.")

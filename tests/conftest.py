@@ -50,7 +50,10 @@ LONGEST_FIRST = (
     "test_cli_rank", "test_training",
 )  # fmt: skip
 # Their tests share what takes long to make.
-ONE_WORKER = ("test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano", "test_browser", "test_looks")
+ONE_WORKER = (
+    "test_real_vocabulary", "test_diagnose", "test_two_equal_one", "test_nano", "test_browser", "test_looks",
+    "test_in_a_browser",
+)  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)

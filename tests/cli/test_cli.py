@@ -50,7 +50,7 @@ RESULT = {
 
 def test_run_prints_table_then_verdict_then_report(fake, recipe, invoke):
     seen: dict[str, Any] = {}
-    fake("pipeline", run=lambda recipe, *, recipe_text: seen.update(recipe=recipe, text=recipe_text) or RESULT)
+    fake("pipeline", run=lambda recipe, *, recipe_text, **_: seen.update(recipe=recipe, text=recipe_text) or RESULT)
     result = invoke("run", str(recipe), "--set", "adapt.learning_rate=1e-4", "--output-dir", "no")
     assert result.exit_code == 0, result.output
     assert seen["recipe"].adapt.learning_rate == 1e-4
@@ -62,7 +62,7 @@ def test_run_prints_table_then_verdict_then_report(fake, recipe, invoke):
 
 
 def test_run_without_verdict(fake, recipe, invoke):
-    fake("pipeline", run=lambda recipe, *, recipe_text: {**RESULT, "verdict": None, "table": []})
+    fake("pipeline", run=lambda recipe, *, recipe_text, **_: {**RESULT, "verdict": None, "table": []})
     result = invoke("run", str(recipe))
     assert result.exit_code == 0
     assert result.stdout == "Report: outputs/demo/report.html\n"

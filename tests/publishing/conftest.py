@@ -79,8 +79,8 @@ class Hub:
                 if status is None:
                     raise ConnectionAbortedError
                 return status, b"<html>" if status == 502 else fault(status), {}  # 502: a gateway's
-        if request.path.startswith(("/v1/", "/v2/")):
-            return *self._stored(request), {}
+        if found := re.match(r"/(?:v(\d)/)?(xorbs|shards|chunks|xorb-grants|telemetry)", request.path):
+            return *self._stored(*found.groups()), {}
         if request.method == "PUT":
             self.blobs[hashlib.sha256(request.body).hexdigest()] = request.body
             return 200, {}, {}
@@ -88,6 +88,10 @@ class Hub:
             return self._card(found[1])
         if request.token != TOKEN:
             return 401, {"error": "Invalid username or password."}, {}
+        if "/xet-write-token/" in request.path:
+            facts = {"Cas-Url": self.url, "Access-Token": "xet", "Token-Expiration": "4102444800"}
+            content = {"casUrl": self.url, "accessToken": "xet", "exp": 4102444800}
+            return 200, content, {f"X-Xet-{name}": fact for name, fact in facts.items()}
         for pattern, respond in self._routes().items():
             if found := re.search(pattern, asked):
                 return *respond(request, *found.groups()), {}
@@ -101,19 +105,15 @@ class Hub:
             r"^POST /api/models/.+/branch/(.+)$": self._branch,
             r"^POST /api/models/.+/preupload/(.+?)(?:\?.*)?$": self._preupload,
             r"^POST /(.+)\.git/info/lfs/objects/batch$": self._batch,
-            r"^GET /api/models/.+/xet-write-token/.+$": lambda request: (200, self._xet()),
             r"^POST /verify$": lambda request: (200, {}),
             r"^POST /api/models/(.+)/commit/(.+)$": self._commit,
         }
 
-    def _xet(self) -> dict[str, Any]:
-        return {"casUrl": self.url, "accessToken": "xet", "exp": 4102444800}
-
-    def _stored(self, request: Request) -> tuple[int, Any]:
-        """The store of chunks, by the first version of its protocol."""
-        if request.path.startswith("/v1/xorbs/"):
-            return 200, {"was_inserted": True}
-        return (200, {"result": 1}) if request.path in ("/v1/shards", "/v1/telemetry") else (404, {})
+    @staticmethod
+    def _stored(version: str | None, what: str) -> tuple[int, Any]:
+        """The store of chunks: of its protocol the first version, to which clients fall back."""
+        known = {"xorbs": {"was_inserted": True}, "shards": {"result": 1}, "telemetry": {}}
+        return (200, known[what]) if what in known and version in (None, "1") else (404, {})
 
     def _card(self, repo: str) -> tuple[int, Any, dict[str, str]]:
         if repo not in self.cards:
@@ -154,7 +154,8 @@ class Hub:
         for one in request.json["objects"]:
             actions = {"upload": {"href": f"{self.url}/lfs/{one['oid']}"}, "verify": {"href": f"{self.url}/verify"}}
             objects.append(one if one["oid"] in self.blobs else one | {"actions": actions})
-        return 200, {"transfer": "basic", "objects": objects}
+        xet = "xet" in request.json["transfers"]  # as clients before huggingface_hub 2 ask for it
+        return 200, {"transfer": "xet" if xet else "basic", "objects": objects}
 
     def _commit(self, request: Request, repo: str, revision: str) -> tuple[int, Any]:
         for line in map(json.loads, request.body.splitlines()):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from polygraft.publishing.licences import Origin, Terms, carried, conflicts, findings, licence, licence_of_text
+from polygraft.publishing.licences import (
+    Origin,
+    Terms,
+    carried,
+    conflicts,
+    findings,
+    is_hub_licence,
+    licence,
+    licence_of_text,
+)
 
 A, B = "the model `a`", "the text `b`"
 CASES = {  # licences of a model and a text, the one chosen: how many conflicts, words of the first
@@ -82,6 +91,11 @@ def test_the_licence_that_is_taken_over(case):
 )
 def test_terms(name, terms):
     assert Terms.of(name) == terms
+
+
+def test_names_that_the_hub_knows():
+    names = ("mit", "gemma", "cc-by-nc-nd-4.0", "house", "mit, apache-2.0")
+    assert [is_hub_licence(name) for name in names] == [True] * 3 + [False] * 2
 
 
 def test_the_licence_of_a_text(tmp_path):

@@ -28,7 +28,11 @@ def planted(copy, change, record_of):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     for path in copy.glob("*/*/*/stage.json"):
         record = record_of(path.parent)
-        named = {f"file:/home/{SECRET}/{SECRET}.jsonl": "0f" * 32, f"models/{SECRET}": "1f" * 32}
+        named = {
+            f"file:/home/{SECRET}/{SECRET}.jsonl": "0f" * 32, f"file:hub:{SECRET}/rows": f"{SECRET}/rows@{'a' * 40}",
+            f"models/{SECRET}": "1f" * 32, f"{SECRET}/seed-1/finetune": "2f" * 32,
+            "FacebookAI/xlm-roberta-base": f"FacebookAI/xlm-roberta-base@{'b' * 40}",
+        }  # fmt: skip
         part = {
             "text_column": SECRET,
             "lang_column": SECRET,
@@ -61,6 +65,7 @@ def test_what_was_planted_is_not_on_a_page_without_text(planted):
     assert shown.count(SECRET) > 100  # the places that are looked at do show it
     path = write(planted, text=False)
     assert path.name == "report-no-text.html"
+    assert ">FacebookAI/xlm-roberta-base</th><td>checkpoint, commit bbbbbbbbbbbb<" in path.read_text(encoding="utf-8")
     assert [found for found in all_of(path.read_text(encoding="utf-8")) if SECRET in found.lower()] == []
 
 

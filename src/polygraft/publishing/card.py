@@ -17,7 +17,7 @@ from polygraft.data.files import write_atomically
 from polygraft.errors import DataError
 from polygraft.models import bottleneck
 from polygraft.publishing.facts import ModelFacts
-from polygraft.publishing.licences import NOTICE, Terms, carried, findings
+from polygraft.publishing.licences import NOTICE, carried, findings, is_hub_licence
 from polygraft.publishing.limits import limits
 from polygraft.publishing.origins import FILE, DoneStage, shareable
 from polygraft.report.files import Record, ScoresFile
@@ -99,7 +99,7 @@ def _front(facts: ModelFacts, repo_id: str | None, licence: str | None) -> Model
     texts = [origin.hub for origin in facts.origins if origin.kind == "text" and origin.hub]
     named: dict[str, Any] = {}
     if licence:
-        named = {"license": licence} if Terms.of(licence) else {"license": "other", "license_name": licence}
+        named = {"license": licence} if is_hub_licence(licence) else {"license": "other", "license_name": licence}
     if models:
         named |= {"base_model": models, "base_model_relation": _relation(facts)}
     results = list(_results(facts, facts.scores)) if facts.scores else []

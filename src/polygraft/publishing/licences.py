@@ -37,6 +37,12 @@ SHARE_ALIKE = {
     *("gpl", "gpl-2.0", "gpl-3.0", "agpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "mpl-2.0", "epl-1.0", "epl-2.0"),
     *("eupl-1.1", "eupl-1.2", "osl-3.0", "odbl", "gfdl", "cdla-sharing-1.0"),
 }
+OWN_TERMS = {
+    *("openrail", "openrail++", "creativeml-openrail-m", "bigscience-openrail-m", "bigscience-bloom-rail-1.0"),
+    *("bigcode-openrail-m", "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "lgpl-lr", "cc"),
+    *("deepfloyd-if-license", "c-uda", "apple-ascl", "apple-amlr", "intel-research", "h-research", "unknown"),
+    *("fair-noncommercial-research-license", "grok2-community"),
+}
 CREATIVE_COMMONS = re.compile(r"cc-by(-nc)?(-sa|-nd)?-\d\.\d")
 
 
@@ -126,6 +132,11 @@ def stated(card: Path | None) -> str | None:
         return None
     name = content.get("license_name") if content.get("license") == "other" else content.get("license")
     return ", ".join(map(str, name)) if isinstance(name, list) else str(name) if name else None
+
+
+def is_hub_licence(name: str) -> bool:
+    """Whether a name is one of the hub's identifiers of licences; of another one it wants a name of its own."""
+    return Terms.of(name) is not None or name in OWN_TERMS
 
 
 def look_up(origin: Origin) -> None:

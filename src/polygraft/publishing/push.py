@@ -25,7 +25,7 @@ from polygraft.errors import PolygraftError, RecipeError
 from polygraft.publishing.card import CARD_NAME, is_own, read_card, write_model_card
 from polygraft.publishing.licences import findings, look_up, stated
 from polygraft.publishing.origins import lineage, origins
-from polygraft.publishing.selection import LeftOut, Upload, find_model, select
+from polygraft.publishing.selection import LeftOut, PushedFile, find_model, select
 from polygraft.publishing.stranger import load
 from polygraft.runs.records import DONE, read_record
 
@@ -54,7 +54,7 @@ class Pushed:
     repo_id: str
     url: str | None
     card: Path
-    uploads: Sequence[Upload]
+    uploads: Sequence[PushedFile]
     left_out: Sequence[LeftOut]
     findings: Sequence[str]
     private: bool
@@ -138,7 +138,7 @@ def _card(model: Path, repo_id: str, license: str | None) -> Path:
     return path
 
 
-def _laid_out(uploads: Sequence[Upload], place: Path) -> Path:
+def _laid_out(uploads: Sequence[PushedFile], place: Path) -> Path:
     """Put what is uploaded, and nothing else, into a folder: links, but for what was changed."""
     for one in uploads:
         target = place / one.path
@@ -154,7 +154,7 @@ def _laid_out(uploads: Sequence[Upload], place: Path) -> Path:
 
 
 def _upload(
-    repo_id: str, uploads: Sequence[Upload], private: bool, revision: str | None, message: str
+    repo_id: str, uploads: Sequence[PushedFile], private: bool, revision: str | None, message: str
 ) -> tuple[str, bool]:
     """Create what is not there yet, and commit the files; returns the commit's address, and who sees it."""
     api = HfApi(library_name="polygraft", library_version=__version__)
@@ -180,30 +180,34 @@ def _upload(
 
 
 def _patiently(step: Callable[[], T]) -> T:
-    """Do a step that may be done again, and again if the hub is busy, or the connection fails."""
+    """Do a step that may be done again, and again if the hub is busy, the connection fails, or a gateway answers."""
     for wait in (*WAITS, None):
         try:
             return step()
-        except (RequestFailed, json.JSONDecodeError) as error:  # the second of a gateway's page in place of an answer
-            status = _status(error)
-            if wait is None or (status is not None and status not in RETRIED):
+        except Exception as error:
+            cause, status = _cause(error), _status(error)
+            passing = status in RETRIED if status else isinstance(cause, (RequestFailed, json.JSONDecodeError))
+            if wait is None or not passing:
                 raise
-            said = f"the hub answered {status}" if status else f"no answer ({type(error).__name__})"
+            said = f"the hub answered {status}" if status else f"no answer ({type(cause).__name__})"
             print(f"push: {said}; trying again in {wait} s", file=sys.stderr, flush=True)
             time.sleep(wait)
     raise AssertionError
 
 
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _cause(error: BaseException) -> BaseException:
+    """What failed: of the client's threads that upload they say only that they did."""
+    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(_cause(error), "response", None), "status_code", None)
 
 
 def _explained(error: Exception, where: str, revision: str | None) -> str:
     """What a failure means, and what to do about it."""
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, RequestFailed):
-        error = error.__cause__  # the thread's
-    said = " ".join((getattr(error, "server_message", None) or str(error)).split()).rstrip(".") or type(error).__name__
-    status = _status(error)
+    cause, status = _cause(error), _status(error)
+    said = " ".join((getattr(cause, "server_message", None) or str(cause)).split()).rstrip(".") or type(cause).__name__
     if status == 401:
         return f"the hub does not know this token (401). {LOG_IN}"
     if status == 403:
@@ -216,6 +220,6 @@ def _explained(error: Exception, where: str, revision: str | None) -> str:
         return f"{place} is not there, or not for this token (404). Check the name, and who you are: `hf auth whoami`."
     if status is not None:
         return f"{where}: the hub answered {status}: {said}.{AGAIN if status in RETRIED else ''}"
-    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+    if isinstance(cause, ValueError) and not isinstance(cause, json.JSONDecodeError):
         return f"{where}: the hub does not take it: {said}."
     return f"{where}: the upload broke off, or never began ({said}). Check the network and HF_ENDPOINT.{AGAIN}"

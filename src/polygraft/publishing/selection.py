@@ -43,7 +43,7 @@ REASONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upload:
+class PushedFile:
     """A file that is published: its path in the repository, and where it lies; `content` if that had to be changed."""
 
     path: str
@@ -87,7 +87,7 @@ def find_model(folder: Path) -> Path:
     return found[0]
 
 
-def select(model: Path, include: Sequence[str] = ()) -> tuple[list[Upload], list[LeftOut]]:
+def select(model: Path, include: Sequence[str] = ()) -> tuple[list[PushedFile], list[LeftOut]]:
     """Return what is published of a model's folder, and what is not.
 
     Args:
@@ -109,7 +109,7 @@ def select(model: Path, include: Sequence[str] = ()) -> tuple[list[Upload], list
         wanted = {pattern for pattern in include if any(fnmatchcase(name, pattern) for name in names)}
         matched |= wanted
         if wanted or (file.is_relative_to(model) and path in allowed):
-            uploads.append(Upload(path=path, file=file, content=_without_paths(file)))
+            uploads.append(PushedFile(path=path, file=file, content=_without_paths(file)))
         else:
             left.append(file)
     if unmatched := [pattern for pattern in include if pattern not in matched]:

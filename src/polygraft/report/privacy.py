@@ -7,21 +7,22 @@ machines, and not the recipe as it was written. Strings are shown that polygraft
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from polygraft.nano import PREFIX
 from polygraft.recipe.reading import json_schema
 from polygraft.report.files import Record
 from polygraft.report.folder import Run, SeedRun, StageRun
 
 HIDDEN = "not shown"
-BUNDLED = "polygraft/"
 MACHINE = ("platform", "python", "cpus", "device")  # as machine.describe has it; no names among them
 _FOLDERS = re.compile(r"""(?:(?<=[\s'"\[({,=])|^)(?:~|[A-Za-z]:)?[/\\](?:[^'",\]\n]*[/\\])""", re.MULTILINE)
 _CODE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]{2,8})?")
-_OWN_STAGE = re.compile(r"[^/\\]+[/\\]seed-\d+[/\\]\w+$")
+_OWN_STAGE = re.compile(r"([^/\\]+)[/\\]seed-\d+[/\\](?:adapt|transfer|warm_up|adapt_target|finetune)$")
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def without_folders(text: str, instead: str = "") -> str:
@@ -31,8 +32,9 @@ def without_folders(text: str, instead: str = "") -> str:
 
 def without_text(run: Run) -> Run:
     """The run as far as it may be shown to those who may not see its data."""
-    arms = [replace(arm, runs=[_seed_run(one) for one in arm.runs]) for arm in run.arms]
-    hub = {name for _, record in run.records for name, mark in record.inputs.items() if name == mark}
+    names = {arm.name for arm in run.arms}
+    arms = [replace(arm, runs=[_seed_run(one, names) for one in arm.runs]) for arm in run.arms]
+    hub = {name for _, record in run.records for name, mark in record.inputs.items() if is_of_hub(name, mark)}
     models = {side: _model(getattr(run.recipe, side), hub) for side in ("source", "target")}
     diagnosis = run.diagnosis
     if diagnosis and diagnosis.layers:
@@ -44,36 +46,41 @@ def without_text(run: Run) -> Run:
 
 def _model(name: str | None, hub: set[str]) -> str | None:
     """A model's name on the hub or in the package; of a checkpoint elsewhere only that it is one."""
-    return name if name is None or name in hub or name.startswith(BUNDLED) else "a local checkpoint"
+    return name if name is None or name in hub or name.startswith(PREFIX) else "a local checkpoint"
 
 
-def _seed_run(run: SeedRun) -> SeedRun:
-    return replace(run, stages={name: _stage(stage) for name, stage in run.stages.items()})
+def is_of_hub(name: str, mark: str) -> bool:
+    """Whether the fingerprint of an input is the commit of a model on the hub."""
+    return mark.rpartition("@")[0] == name
 
 
-def _stage(stage: StageRun) -> StageRun:
+def _seed_run(run: SeedRun, arms: Container[str]) -> SeedRun:
+    return replace(run, stages={name: _stage(stage, arms) for name, stage in run.stages.items()})
+
+
+def _stage(stage: StageRun, arms: Container[str]) -> StageRun:
     if stage.record is None:
         return stage
     record: Record = stage.record
     changed = {
         "settings": _mapping(record.settings),
         "data": [_mapping(part) for part in record.data],
-        "inputs": dict(_inputs(record.inputs)),
+        "inputs": dict(_inputs(record.inputs, arms)),
         "machine": {name: value for name, value in record.machine.items() if name in MACHINE},
     }
     return replace(stage, record=record.model_copy(update=changed))
 
 
-def _inputs(inputs: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Files and checkpoints by number; models of the hub and stages of this run by name."""
+def _inputs(inputs: Mapping[str, str], arms: Container[str]) -> Iterator[tuple[str, str]]:
+    """Files and checkpoints by number; models of the hub, bundled ones and stages of this run by name."""
     for number, (name, mark) in enumerate(inputs.items(), 1):
-        if name.startswith("file:"):
-            yield f"file:input {number}", mark
-        elif name == mark or name.startswith(BUNDLED):
+        stage = _OWN_STAGE.search(name)
+        if name.startswith("file:"):  # the mark of a data set on the hub has its name
+            yield f"file:input {number}", mark if _HASH.fullmatch(mark) else HIDDEN
+        elif name.startswith(PREFIX) or is_of_hub(name, mark):
             yield name, mark
         else:
-            stage = _OWN_STAGE.search(name)
-            yield (stage.group() if stage else f"input {number}"), mark
+            yield (stage.group() if stage and stage[1] in arms else f"input {number}"), mark
 
 
 def _mapping(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from polygraft.report.curves import Curve, losses
 from polygraft.report.files import Record
 from polygraft.report.folder import TITLES, Run, StageRun
 from polygraft.report.formats import MISSING, count, date, decimal, plain, plural
-from polygraft.report.privacy import without_folders
+from polygraft.report.privacy import is_of_hub, without_folders
 
 LOSSES = {"finetune": "cross-entropy per target token (nats)"}
 """What the losses of stages are that have no objective of OBJECTIVES."""
@@ -176,10 +176,8 @@ def inputs_of(record: Record) -> list[tuple[str, str]]:
     rows = []
     for name, mark in record.inputs.items():
         kind = "file" if name.startswith("file:") else "checkpoint"
-        # A hub name's fingerprint is the name itself.
-        rows.append(
-            (without_folders(name.removeprefix("file:")), kind if mark == name else f"{kind}, fingerprint {mark[:12]}")
-        )
+        what = f"commit {mark.rpartition('@')[2][:12]}" if is_of_hub(name, mark) else f"fingerprint {mark[:12]}"
+        rows.append((without_folders(name.removeprefix("file:")), f"{kind}, {what}"))
     return rows
 
 

@@ -143,7 +143,7 @@ def test_a_command_in_a_shell(tmp_path):
 
 
 # What goes on from what another command left stays in one test.
-RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run", "report"))
+RECIPE_COMMANDS = (("rank",), ("check",), ("diagnose", "run", "run", "report", "verdict"))
 
 
 @pytest.mark.parametrize("verbs", RECIPE_COMMANDS, ids="-".join)

@@ -18,7 +18,7 @@ from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes
 from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import run_arm
-from polygraft.runs.costs import adaptation_cost
+from polygraft.runs.judged import folders_of, judged
 from polygraft.runs.records import left_over, read_record
 from polygraft.training.trackers import assert_installed
 
@@ -67,14 +67,9 @@ def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[s
     from polygraft import report
     from polygraft.publishing.card import write_model_card
     from polygraft.scoring import verdict
-    from polygraft.scoring.forgetting import of_runs
 
-    outcome, runs = None, {arm: [folder / arm / f"seed-{seed}" for seed in recipe.seeds] for arm in arms}
-    if recipe.verdict is not None:
-        forgotten = of_runs(runs, recipe.verdict.confidence) if recipe.forgetting else None
-        cost = {arm: adaptation_cost(runs[arm], stages_of(one)) for arm, one in arms.items()}
-        spent = {arm: {"seconds": one.seconds, "flops": one.flops, "tokens": one.tokens} for arm, one in cost.items()}
-        outcome = verdict.run(folder, recipe.verdict, list(arms), recipe.seeds, spent, forgotten)
+    runs = folders_of(recipe, folder, arms)
+    outcome = None if recipe.verdict is None else verdict.run(*judged(recipe, folder, arms))
     for run in (run for one in runs.values() for run in one):
         write_model_card(run / "finetune")
     return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, recipe, arms)}

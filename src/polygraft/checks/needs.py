@@ -6,8 +6,10 @@ Memory and operations are counted on fake tensors (memory.py); how fast they go 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedConfig
@@ -29,6 +31,9 @@ KEPT_CHECKPOINTS = 3  # two, and the third while it is written
 # Two shares that no shape gives. Gaps in a small model's heap, since what is freed is kept (machine.keep_freed_memory):
 # resident memory was 1.3 to 1.8 times the tensors of stages that tests/checks/test_needs.py runs as processes.
 KEPT_GAPS = 1.5
+SAVES = 2  # of a whole checkpoint: to see beforehand that it can be written, and in the end
+WRITTEN_PER_SECOND = 3e8  # bytes, of a plain disk
+STAGE_SECONDS = 1.0  # of a training stage, whatever the size: tokenizers, files, transformers' Trainer
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
 
@@ -38,7 +43,7 @@ class Need:
 
     `parameters` are those in memory while it runs: fewer than in the checkpoint with a trimmed vocabulary, more with an
     adapter; `trained_parameters` have gradients. `disk_peak_bytes` includes checkpoints that do not stay. `tokens` are
-    those trained on, `budget` says for how long.
+    those trained on, `budget` says for how long, and `training_seconds` of the `seconds` are on it.
     """
 
     stage: str
@@ -54,11 +59,13 @@ class Need:
     proposed_batch_tokens: int | None = None
     tokens: float | None = None
     budget: str | None = None
+    training_seconds: float | None = None
 
     @property
     def cost(self) -> Cost:
         """What it spends of an `adaptation_budget`; what cannot be told counts as nothing."""
-        return Cost(self.tokens or 0.0, self.flops or 0.0, (self.seconds or 0.0) / 60, self.seconds or 0.0)
+        minutes = ((self.seconds if self.training_seconds is None else self.training_seconds) or 0.0) / 60
+        return Cost(self.tokens or 0.0, self.flops or 0.0, minutes, self.seconds or 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,14 @@ class Lengths:
     def mean(self) -> float:
         """Tokens of one document, both sides."""
         return (sum(self.source) + sum(self.target or ())) / len(self.source)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation during training reads, in training documents, and how long its sample takes to be decoded."""
+
+    documents: float = 0.0
+    decoding_seconds: float = 0.0
 
 
 def documents_per_batch(settings: Training, width: float) -> int:
@@ -98,6 +113,7 @@ def training_need(
     rows_kept: int | None,
     lengths: Lengths,
     probe: Probe,
+    evaluated: Evaluated = Evaluated(),
     measure: Measure = measure_pass,
 ) -> Need:
     """Estimate a training stage.
@@ -106,6 +122,7 @@ def training_need(
         config: of the full model.
         rows_kept: rows that are left while training with a trimmed vocabulary, None to train with all.
         lengths: of the training documents.
+        evaluated: what every evaluation reads and writes.
         measure: counts passes.
     """
     trained = copy.deepcopy(config)
@@ -130,16 +147,31 @@ def training_need(
         return _training_memory(cost, full, probe) <= SAFE_SHARE * probe.available_bytes
 
     proposed = _proposed(shape.batch, step, another, fits)
-    flops, seconds, tokens = _cost(settings, step, shape, lengths, probe)
+    cost = _cost(settings, step, shape, lengths, probe)
     written = full * BYTES + (step.trained * BYTES if settings.adapter else 0)
-    peak = written + KEPT_CHECKPOINTS * BYTES * (step.parameters + ADAM_STATES * step.trained)
+    checkpoint = BYTES * (step.parameters + ADAM_STATES * step.trained)
+    evaluations, checkpoints = (_times(every, cost.steps) for every in (settings.eval_steps, settings.save_steps))
+    evaluating = (1 + evaluations) * (evaluated.documents * cost.evaluation_seconds + evaluated.decoding_seconds)
+    if settings.load_best_model_at_end:
+        checkpoints = max(checkpoints, evaluations)
+    saving = SAVES * written + checkpoints * checkpoint
     in_tokens = proposed * width if proposed and settings.per_device_train_batch_tokens else None
     return Need(
-        stage=stage, parameters=step.parameters, memory_bytes=memory, disk_bytes=written, disk_peak_bytes=peak,
-        seconds=seconds, flops=flops, batch_size=batch, proposed_batch_size=proposed, trained_parameters=step.trained,
-        proposed_batch_tokens=in_tokens, tokens=tokens,
+        stage=stage,
+        parameters=step.parameters,
+        memory_bytes=memory,
+        disk_bytes=written,
+        disk_peak_bytes=written + KEPT_CHECKPOINTS * checkpoint,
+        seconds=STAGE_SECONDS + cost.seconds + evaluating + saving / WRITTEN_PER_SECOND,
+        flops=cost.flops,
+        batch_size=batch,
+        proposed_batch_size=proposed,
+        trained_parameters=step.trained,
+        proposed_batch_tokens=in_tokens,
+        tokens=cost.tokens,
         budget=in_words(settings.training_budget) + (" at most" if settings.early_stopping_patience else ""),
-    )  # fmt: skip
+        training_seconds=cost.seconds,
+    )
 
 
 def in_words(budget: Budget) -> str:
@@ -186,15 +218,21 @@ def _proposed(
     return best
 
 
-def _cost(
-    settings: Training, step: PassCost, shape: BatchShape, lengths: Lengths, probe: Probe
-) -> tuple[float, float, float]:
-    """Operations, seconds and tokens read of the whole budget."""
-    per_token = step.flops / shape.padded_tokens
+class _Spent(NamedTuple):
+    """What a budget buys, and the seconds that reading a document takes in an evaluation."""
+
+    steps: float
+    flops: float
+    seconds: float
+    tokens: float
+    evaluation_seconds: float
+
+
+def _cost(settings: Training, step: PassCost, shape: BatchShape, lengths: Lengths, probe: Probe) -> _Spent:
     width = max(lengths.source) + max(lengths.target or [0])
-    per_document = lengths.mean * shape.padded_tokens / (shape.batch * width)  # denoising reads and restores it
+    per_document = lengths.mean / (shape.batch * width)  # of a pass over the longest: denoising reads and restores it
     documents = documents_per_batch(settings, lengths.mean) * settings.gradient_accumulation_steps
-    step_flops = per_token * per_document * documents
+    step_flops = step.flops * per_document * documents
     computed = step_flops * (1 + step.flops_again / step.flops)
     step_seconds = computed / probe.flops_per_second + step.trained * OPTIMIZER_TRAFFIC / probe.bytes_per_second
     unit, amount = settings.training_budget.unit, settings.training_budget.amount
@@ -205,4 +243,15 @@ def _cost(
         "minutes": 60 * amount / step_seconds,
         "flops": amount / step_flops,
     }[unit]
-    return steps * step_flops, steps * step_seconds, steps * lengths.mean * documents
+    return _Spent(
+        steps=steps,
+        flops=steps * step_flops,
+        seconds=steps * step_seconds,
+        tokens=steps * lengths.mean * documents,
+        evaluation_seconds=step.evaluation_flops * per_document / probe.flops_per_second,
+    )
+
+
+def _times(every: float, steps: float) -> int:
+    """How often something is done that is due after so many steps, or below 1 after a share, and in the end."""
+    return math.ceil(1 / every - 1e-9) if every < 1 else math.ceil(steps / every)

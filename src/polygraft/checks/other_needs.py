@@ -9,13 +9,13 @@ from transformers import PreTrainedConfig
 
 from polygraft import machine
 from polygraft.checks.memory import BYTES, measure_pass, parameters_of
-from polygraft.checks.needs import SAVING_COPIES, Lengths, Need, in_words
+from polygraft.checks.needs import SAVING_COPIES, STAGE_SECONDS, WRITTEN_PER_SECOND, Lengths, Need, in_words
 from polygraft.checks.speed import Probe
 from polygraft.measure.losses import BATCH_LOGITS, BATCH_TOKENS
 from polygraft.models.checkpoints import decoder_config
 from polygraft.objectives.linear_loss import CHUNK_LOGITS
 from polygraft.objectives.task import BatchShape
-from polygraft.settings import Evaluate, Training
+from polygraft.settings import Decoding, Evaluate, Training
 from polygraft.transfers.methods import Method, Sizes
 
 
@@ -45,7 +45,8 @@ def transfer_need(
     written = BYTES * parameters_of(result)
     price = settings.price(_sizes(settings, sources[0] if sources else None, target, written))
     flops, tokens, budget = price.flops, None, None
-    seconds: float | None = 2 * flops / probe.flops_per_second + 4 * (models + 3 * weights) / probe.bytes_per_second
+    moved = 4 * (models + 3 * weights) / probe.bytes_per_second
+    seconds: float | None = 2 * flops / probe.flops_per_second + moved + written / WRITTEN_PER_SECOND
     if price.trains is not None:
         tokens, budget = price.trains.tokens, in_words(price.trains)
         spent, minutes = price.trains.flops, price.trains.minutes
@@ -86,7 +87,7 @@ def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths
 
     Cross-attention's keys and values exist once per document; logits of all beams at once on a GPU only.
     """
-    weights, decoder = BYTES * parameters_of(config), decoder_config(config)
+    parameters, decoder = parameters_of(config), decoder_config(config)
     batch = min(settings.per_device_eval_batch_size, len(lengths.source))
     hypotheses = batch * settings.num_beams
     positions = batch * max(lengths.source) + hypotheses * settings.max_new_tokens
@@ -94,15 +95,26 @@ def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths
     if torch.cuda.is_available():
         beams += 2 * BYTES * hypotheses * config.vocab_size
     references = 2 * BYTES * min(CHUNK_LOGITS, batch * settings.max_new_tokens * config.vocab_size)
-    memory = probe.baseline_bytes + weights + max(beams, references)
-    batches = -(-lengths.documents // batch)
-    per_step = max(weights / 2 / probe.bytes_per_second, weights / BYTES * hypotheses / probe.flops_per_second)
-    encoding = weights / BYTES * lengths.mean * lengths.documents / probe.flops_per_second
-    seconds = batches * settings.max_new_tokens * per_step + encoding
+    memory = probe.baseline_bytes + BYTES * parameters + max(beams, references)
+    # half of the weights read, half of them write: 2 operations per token and weight are 1 per parameter
+    reading = parameters * lengths.mean * lengths.documents / probe.flops_per_second
+    seconds = STAGE_SECONDS + reading + decoding_seconds(settings, config, lengths, probe)
     return Need(
-        stage="evaluate", parameters=weights // BYTES, memory_bytes=memory, disk_bytes=0, disk_peak_bytes=0,
+        stage="evaluate", parameters=parameters, memory_bytes=memory, disk_bytes=0, disk_peak_bytes=0,
         seconds=seconds, flops=None, batch_size=batch,
     )  # fmt: skip
+
+
+def decoding_seconds(settings: Decoding, config: PreTrainedConfig, lengths: Lengths, probe: Probe) -> float:
+    """Seconds that outputs for all documents take, as long as the longest reference or as is allowed."""
+    parameters = parameters_of(config)
+    batch = min(settings.per_device_eval_batch_size, len(lengths.source))
+    batches = -(-lengths.documents // batch)
+    steps = min(settings.max_new_tokens, max(lengths.target or [settings.max_new_tokens]))
+    weights = BYTES * parameters / 2 / probe.bytes_per_second
+    per_step = max(weights, parameters * batch * settings.num_beams / probe.flops_per_second)
+    encoding = parameters * sum(lengths.source) / len(lengths.source) * lengths.documents / probe.flops_per_second
+    return batches * steps * per_step + encoding
 
 
 def forgetting_need(config: PreTrainedConfig, lengths: Lengths, states: int, probe: Probe) -> Need:

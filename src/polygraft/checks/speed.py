@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from polygraft import machine
@@ -20,8 +21,10 @@ from polygraft.models.checkpoints import positions_of
 from polygraft.models.recomputed import PassFlops
 from polygraft.objectives.task import BatchShape
 
-PROBE_ROWS, PROBE_TOKENS, PROBE_LENGTH = 2000, 1024, 128
-PROBE_SECONDS, PROBE_RUNS = 0.4, 2  # passes are timed for so long, and at least so many; the fastest counts
+PROBE_ROWS, PROBE_LENGTH = 2000, 128
+PROBE_FLOPS, FEWEST, MOST = 5e10, 2, 16  # of a pass, by its number of documents: wide layers are at their best with two
+SHARED_OUT = 0.6  # n threads do n^0.6 times what one does: two 1.3 times with small models, 1.9 with large ones
+PROBE_SECONDS, PROBE_RUNS = 0.2, 2  # passes are timed for so long, and at least so many; the fastest counts
 TRAINER_BYTES = 90 * 2**20  # of transformers' Trainer and what it imports, for most of a second
 BLOCK = 2**25  # values that are copied
 
@@ -39,24 +42,27 @@ class Probe:
 def probe_machine(config: PreTrainedConfig, arithmetic: Arithmetic, baseline_bytes: int) -> Probe:
     """Time real passes of a model like `config`, but with one layer and 2,000 rows, and a large copy.
 
-    The fastest of several is what a quiet machine does, whatever else runs meanwhile.
+    What a quiet machine does: the fastest of several passes counts, and where other work takes turns on the cores, so
+    that threads wait for each other, what one thread does in its own time.
     """
     small = with_layers(config, 1)
     small.vocab_size = PROBE_ROWS
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, loss = make_model(small).to(device), loss_of(small)
     tokens = min(PROBE_LENGTH, positions_of(config))
-    target = tokens if config.is_encoder_decoder else None
-    shape = BatchShape(PROBE_TOKENS // tokens, tokens, target, PROBE_TOKENS // 8)
-    model, batch = make_model(small).to(device), make_batch(shape, device)
+    one = BatchShape(1, tokens, tokens if config.is_encoder_decoder else None, tokens // 8)
 
-    def train() -> None:
+    def train(batch: dict[str, Tensor]) -> None:
         with autocast(device, arithmetic):
-            loss = loss_of(small)(model, **batch)
-        loss.backward()
+            total = loss(model, **batch)
+        total.backward()
 
-    with PassFlops() as counter:  # the first pass is slower than all others
-        train()
-    return Probe(counter.once / _fastest(train), bytes_per_second(), machine.available_bytes(), baseline_bytes)
+    with PassFlops() as counter:
+        train(make_batch(one, device))
+    documents = int(min(MOST, max(FEWEST, PROBE_FLOPS / counter.once)))
+    work = partial(train, make_batch(one.scaled(documents), device))
+    speed = _per_second(work) * documents * counter.once
+    return Probe(speed, bytes_per_second(), machine.available_bytes(), baseline_bytes)
 
 
 def baseline_bytes() -> int:
@@ -70,16 +76,26 @@ def bytes_per_second() -> float:
     """Bytes that a copy of a large block reads and writes."""
     block = torch.ones(BLOCK, device="cuda" if torch.cuda.is_available() else "cpu")
     there = torch.empty_like(block)
-    return 2 * BYTES * BLOCK / _fastest(lambda: there.copy_(block))
+    return 2 * BYTES * BLOCK * _per_second(lambda: there.copy_(block))
 
 
-def _fastest(work: Callable[[], Any]) -> float:
-    """Seconds of the fastest run."""
+def _per_second(work: Callable[[], Any]) -> float:
+    """How often a quiet machine does something in a second."""
+    found, threads = 1 / _fastest(work, time.perf_counter), torch.get_num_threads()
+    if not torch.cuda.is_available() and threads > 1:
+        torch.set_num_threads(1)
+        found = max(found, threads**SHARED_OUT / _fastest(work, time.thread_time))
+        torch.set_num_threads(threads)
+    return found
+
+
+def _fastest(work: Callable[[], Any], clock: Callable[[], float]) -> float:
+    """Seconds of the fastest of some runs, by a clock."""
     best, runs, ends = float("inf"), 0, time.perf_counter() + PROBE_SECONDS
     while runs < PROBE_RUNS or time.perf_counter() < ends:
-        started = time.perf_counter()
+        started = clock()
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        best, runs = min(best, time.perf_counter() - started), runs + 1
+        best, runs = min(best, clock() - started), runs + 1
     return best

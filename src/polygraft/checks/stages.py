@@ -13,8 +13,8 @@ from polygraft import machine
 from polygraft.checks.data import Beginnings
 from polygraft.checks.memory import PassCost, measure_pass
 from polygraft.checks.models import Opened
-from polygraft.checks.needs import Lengths, Need, training_need
-from polygraft.checks.other_needs import evaluate_need, forgetting_need, language_need, transfer_need
+from polygraft.checks.needs import Evaluated, Lengths, Need, training_need
+from polygraft.checks.other_needs import decoding_seconds, evaluate_need, forgetting_need, language_need, transfer_need
 from polygraft.checks.scan import Beginning
 from polygraft.checks.speed import Probe, baseline_bytes, probe_machine
 from polygraft.data.dataset import SPECIAL_TOKENS, tokenize
@@ -29,7 +29,7 @@ from polygraft.recipe import Recipe
 from polygraft.recipe.stages import ADAPTATION
 from polygraft.runs.costs import target_section
 from polygraft.scoring.forgetting import STATES
-from polygraft.settings import Evaluate, Finetune, Forgetting, PairData, TextData, Training
+from polygraft.settings import Decoding, Evaluate, Finetune, Forgetting, PairData, TextData, Training
 from polygraft.transfers.methods import Method
 
 
@@ -114,31 +114,58 @@ class Stages:
     def text_stage(self, stage: str, settings: TextTask, model: str, text: TextData) -> Need:
         key = (stage, settings.model_dump_json(), model, text.model_dump_json())
         if key not in self.cache:
-            ids, documents = self.tokens(model, text.train_file, (text.text_column,))
-            room = min(settings.max_length_tokens, self.opened[model].report.max_positions) - 2
-            pieces = [min(room, len(d) - start) + 2 for d in ids[0] for start in range(0, len(d), room)]
-            lengths = Lengths(pieces, None, round(len(pieces) * documents / len(ids[0])))
-            kept = self.rows_kept(settings.trim_vocabulary, model, ids)
-            self.cache[key] = self.training(stage, settings, model, kept, lengths)
+            columns = (text.text_column,)
+            (ids,), documents = self.tokens(model, text.train_file, columns)
+            room = min(settings.max_length_tokens, self.opened[model].report.max_positions) - SPECIAL_TOKENS
+            pieces = [min(room, len(d) - start) + SPECIAL_TOKENS for d in ids for start in range(0, len(d), room)]
+            trained, held_out = self.split(text, columns, documents)
+            per_document = len(pieces) / len(ids)
+            lengths = Lengths(pieces, None, round(trained * per_document))
+            kept = self.rows_kept(settings.trim_vocabulary, model, [ids])
+            evaluated = Evaluated(held_out * per_document)
+            self.cache[key] = self.training(stage, settings, model, kept, lengths, evaluated)
         return self.cache[key]
 
     def finetune(self, settings: Finetune, model: str, pairs: PairData) -> Need:
         key = ("finetune", settings.model_dump_json(), model, pairs.model_dump_json())
         if key not in self.cache:
-            ids, documents = self.tokens(model, pairs.train_file or (), (pairs.text_column, pairs.summary_column))
+            columns = (pairs.text_column, pairs.summary_column)
+            ids, documents = self.tokens(model, pairs.train_file or (), columns)
             most = (settings.max_source_length_tokens, settings.max_target_length_tokens)
             source, target = (self.cut(model, column, limit) for column, limit in zip(ids, most, strict=True))
-            lengths = Lengths(source, target, min(documents, pairs.max_train_samples or documents))
+            trained, held_out = self.split(pairs, columns, documents)
+            lengths = Lengths(source, target, min(trained, pairs.max_train_samples or trained))
             kept = self.rows_kept(settings.trim_vocabulary, model, ids)
-            self.cache[key] = self.training("finetune", settings, model, kept, lengths)
+            evaluated = Evaluated(
+                held_out, self.sample_seconds(settings, model, replace(lengths, documents=round(held_out)))
+            )
+            self.cache[key] = self.training("finetune", settings, model, kept, lengths, evaluated)
         return self.cache[key]
 
+    def split(self, data: TextData | PairData, columns: tuple[str, ...], rows: int) -> tuple[int, float]:
+        """Return how many of the rows are trained on, and the rows as long as these that an evaluation reads."""
+        if not data.validation_file:
+            held_out = max(1, round(rows * data.validation_split))
+            return max(1, rows - held_out), held_out
+        trained = self.beginning(data.train_file or (), columns)
+        other = self.beginning(data.validation_file, columns)
+        return rows, rows * sum(other.characters) / sum(trained.characters)
+
+    def sample_seconds(self, settings: Finetune, model: str, lengths: Lengths) -> float:
+        """Seconds that decoding the sample takes by which the best checkpoint is told."""
+        if settings.metric_for_best_model == "loss":
+            return 0.0
+        count = min(settings.generation_max_samples, lengths.documents)
+        decoding = Decoding(num_beams=settings.generation_num_beams, max_new_tokens=settings.generation_max_length - 1)
+        config = self.opened[model].config
+        return decoding_seconds(decoding, config, replace(lengths, documents=count), self.probe(model))
+
     def evaluate(self, settings: Evaluate, model: str, pairs: PairData) -> Need:
-        ids, documents = self.tokens(
-            model, pairs.test_file or pairs.train_file or (), (pairs.text_column, pairs.summary_column)
-        )
+        columns = (pairs.text_column, pairs.summary_column)
+        ids, documents = self.tokens(model, pairs.test_file or pairs.train_file or (), columns)
         source = self.cut(model, ids[0], settings.max_source_length_tokens)
-        lengths = Lengths(source, None, min(documents, settings.max_samples or documents))
+        target = self.cut(model, ids[1], self.opened[model].report.max_positions)
+        lengths = Lengths(source, target, min(documents, settings.max_samples or documents))
         return evaluate_need(settings, self.opened[model].config, lengths, self.probe(model))
 
     def forgetting(self, settings: Forgetting, model: str, states: int) -> Need:
@@ -150,10 +177,12 @@ class Stages:
             self.cache[key] = Lengths([len(one) + SPECIAL_TOKENS for one in ids], None, documents)
         return forgetting_need(self.opened[model].config, self.cache[key], states, self.probe(model, "fp32"))
 
-    def training(self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths) -> Need:
+    def training(
+        self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths, evaluated: Evaluated
+    ) -> Need:
         config: PreTrainedConfig = self.opened[model].config
         probe = self.probe(model, machine.arithmetic(settings.precision))
-        return training_need(stage, settings, config, kept, lengths, probe, self.measure)
+        return training_need(stage, settings, config, kept, lengths, probe, evaluated, self.measure)
 
     def measure(
         self, config: PreTrainedConfig, shape: BatchShape, arithmetic: Arithmetic, accumulated: int, settings: Training
@@ -167,7 +196,7 @@ class Stages:
 
     def cut(self, model: str, column: list[list[int]], limit: int) -> list[int]:
         most = min(limit, self.opened[model].report.max_positions)
-        return [min(most, len(ids) + 2) for ids in column]
+        return [min(most, len(ids) + SPECIAL_TOKENS) for ids in column]
 
     def beginning(self, file: Names, columns: tuple[str, ...]) -> Beginning:
         """Return the first rows of files: those that were kept when the data was examined, or read for this."""

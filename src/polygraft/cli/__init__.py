@@ -158,6 +158,22 @@ def report(
     typer.echo(str(write(run_dir, text=not no_text)))
 
 
+@app.command(cls=Verb)
+def verdict(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print the whole verdict as JSON.")] = False,
+) -> None:
+    """Compute the verdict of a run again, from its folder alone, and compare it with what the run wrote."""
+    from polygraft.runs.judged import recomputed
+
+    found, differing = recomputed(run_dir)
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if json_ else found["sentence"])
+    same = "equal to the last digit" if not differing else f"other in {', '.join(differing)}"
+    typer.echo(f"{run_dir / 'verdict.json'}: {same}", err=True)
+    if differing:
+        raise typer.Exit(1)
+
+
 of_stages = (stages.adapt, stages.transfer, stages.finetune, stages.evaluate, stages.generate)
 for stage_verb in (
     *of_stages,

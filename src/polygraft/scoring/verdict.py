@@ -26,6 +26,8 @@ from polygraft.scoring.predictions import Prediction
 from polygraft.scoring.words import sentence
 from polygraft.settings import Verdict
 
+FILE = "verdict.json"
+
 
 class Scores:
     """Scores of all arms; what they are made from is counted once per arm and metric."""
@@ -71,7 +73,21 @@ def run(
     cost: Mapping[str, Mapping[str, float]],
     forgotten: Mapping[str, Mapping[str, Forgotten]] | None = None,
 ) -> dict[str, Any]:
-    """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it.
+    """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it; as `judge` does."""
+    result = judge(run_dir, settings, arms, seeds, cost, forgotten)
+    write_atomically(run_dir / FILE, json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return result
+
+
+def judge(
+    run_dir: Path,
+    settings: Verdict,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    cost: Mapping[str, Mapping[str, float]],
+    forgotten: Mapping[str, Mapping[str, Forgotten]] | None = None,
+) -> dict[str, Any]:
+    """Compare the arms in `run_dir`, by their predictions alone; the content of verdict.json.
 
     Args:
         cost: what each arm spent before fine-tuning, mean over seeds: its "seconds", "flops" and "tokens".
@@ -84,7 +100,7 @@ def run(
     pair = settings.treatment, settings.control
     primary = _compared(scores, settings, *pair, LOSS)
     lead = dict(zip(pair, together([_against_lead(scores, settings, arm) for arm in pair]), strict=True))
-    result = {
+    return {
         "format": RESULT_FORMAT,
         "word": primary.word,
         "sentence": sentence(primary, *pair, lead, cost, copied=scores.lead_is_source, forgotten=forgotten or {}),
@@ -103,8 +119,6 @@ def run(
         "forgetting": forgotten and _as_dicts(forgotten),
         "signature": "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm",
     }
-    write_atomically(run_dir / "verdict.json", json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    return result
 
 
 # ---------------------------------------------------------------- comparisons

@@ -23,7 +23,7 @@ from polygraft.serving.limits import Refusal, Turns
 from polygraft.serving.messages import FileRequest, TextAnswer, TextRequest, TextResult, Wish, WrittenText, reading
 from polygraft.serving.openapi import description
 from polygraft.serving.shelf import ServedModel
-from polygraft.serving.uploads import MEDIA_TYPES, Upload, assert_taken, read_upload
+from polygraft.serving.uploads import MEDIA_TYPES, SentFile, assert_taken, read_upload
 from polygraft.settings import Generate, Serve
 
 T = TypeVar("T")
@@ -134,7 +134,7 @@ class Service:
         return Streamed(content, turn, media_type=MEDIA_TYPES[wish.format], headers=head)
 
     async def _outputs(
-        self, upload: Upload, desk: Desk, languages: tuple[str, str], settings: Generate
+        self, upload: SentFile, desk: Desk, languages: tuple[str, str], settings: Generate
     ) -> AsyncIterator[bytes]:
         writer = upload.writer(settings.num_return_sequences)
         for part in upload.parts(self.settings.per_device_eval_batch_size):

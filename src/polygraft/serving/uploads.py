@@ -54,7 +54,7 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Upload:
+class SentFile:
     """A file that was sent; `skipped` are the rows that could not be read."""
 
     rows: list[Row]
@@ -80,7 +80,7 @@ def assert_taken(wish: FileRequest) -> None:
         raise Refusal(422, "a file of lines has room for one output per text: num_return_sequences must be 1.")
 
 
-def read_upload(body: bytes, wish: FileRequest, server: Serve) -> Upload:
+def read_upload(body: bytes, wish: FileRequest, server: Serve) -> SentFile:
     """Read all rows of a file that was sent.
 
     Raises:
@@ -96,7 +96,7 @@ def read_upload(body: bytes, wish: FileRequest, server: Serve) -> Upload:
             raise Refusal(422, str(error).replace(f"{folder}/", "")) from None
 
 
-def _rows(path: Path, wish: FileRequest, server: Serve, new: set[str]) -> Upload:
+def _rows(path: Path, wish: FileRequest, server: Serve, new: set[str]) -> SentFile:
     columns = ["text" if wish.format == "txt" else wish.text_column]
     rows, skipped = list[Row](), 0
     for place, cells, texts in whole_rows(str(path), columns, not wish.skip_bad_rows):
@@ -112,4 +112,4 @@ def _rows(path: Path, wish: FileRequest, server: Serve, new: set[str]) -> Upload
         rows.append((cells, text))
     if not any(text.strip() for _, text in rows):
         raise Refusal(422, f"the file has no text in '{columns[0]}' that can be read.")
-    return Upload(rows, skipped, path.suffix)
+    return SentFile(rows, skipped, path.suffix)

@@ -168,8 +168,8 @@ def findings(origins: Sequence[Origin], chosen: str | None) -> list[str]:
         names = " and ".join(str(origin) for origin in origins if origin.licence == one)
         if one is None:
             said.append(
-                f"No licence is stated by {names}, neither beside it nor in the hub's cache. Unknown does not mean free: "
-                "ask before you publish."
+                f"No licence is stated by {names}, neither beside it nor in the hub's cache. Unknown does not mean "
+                "free: ask before you publish."
             )
         else:
             said.append(f"The rules do not know the terms of `{one}`, of {names}: read them before you publish.")

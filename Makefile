@@ -54,7 +54,7 @@ docs: $(READY)
 	@echo outputs/site/index.html
 
 bench: $(READY)
-	for name in adapt finetune generate startup scaling transfer; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in adapt finetune generate startup scaling transfer threads jobs; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 fuzz: $(READY)
 	$(PIP_INSTALL) --constraint constraints.txt --editable ".[fuzz]"

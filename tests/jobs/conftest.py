@@ -15,7 +15,7 @@ from polygraft.jobs import SideBySide
 from polygraft.recipe.reading import dump_recipe, parse_recipe
 from polygraft.runs.records import read_record
 
-TIMES = {"seconds", "train_seconds", "started", "peak_memory_bytes", "part_started", "minutes", "machine"}
+TIMES = {"git_commit", "seconds", "train_seconds", "started", "peak_memory_bytes", "part_started", "minutes", "machine"}
 
 
 @pytest.fixture
@@ -61,20 +61,20 @@ def untimed() -> Callable[[Any], Any]:
 
 
 @pytest.fixture(scope="session")
-def results() -> Callable[[Path], str]:
+def results() -> Callable[[Path], dict[str, Any]]:
     """All that a run leaves in its stages' folders, byte for byte, times and its own place aside."""
 
-    def _results(folder: Path) -> str:
+    def _results(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for path in sorted(path for path in folder.glob("*/seed-*/*/**/*") if path.is_file()):
             name = str(path.relative_to(folder))
-            if path.name == "metrics.jsonl":
-                found[name] = [_untimed(json.loads(line)) for line in path.read_text().splitlines()]
-            elif path.suffix == ".json":
-                found[name] = _untimed(json.loads(path.read_text()))
+            if path.suffix in (".json", ".jsonl"):
+                text = path.read_text().replace(str(folder.parent), "OUT")
+                lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+                found[name] = [_untimed(json.loads(line)) for line in lines]
             elif path.name != "README.md":  # which says how long it took
                 found[name] = path.read_bytes()
-        return str(found).replace(str(folder.parent), "OUT")
+        return found
 
     return _results
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +16,9 @@ import yaml
 from transformers import T5Config, T5ForConditionalGeneration
 
 from polygraft import checks, machine
-from polygraft.checks import models
+from polygraft.checks import models, stages
 from polygraft.cli.check import text
+from polygraft.data.sources import Source
 from polygraft.errors import CheckpointError, DataError
 from polygraft.recipe.reading import parse_recipe
 
@@ -45,7 +47,6 @@ def data(tmp_path, tiny_xlmr_dir, tiny_mbart_dir, sentences):
 @pytest.fixture(autouse=True)
 def quick_probe(monkeypatch):
     """The machine's speed is measured elsewhere; a second per test is saved here."""
-    from polygraft.checks import stages
     from polygraft.checks.speed import Probe
 
     def probe(config, arithmetic, baseline_bytes):
@@ -92,6 +93,76 @@ def test_forgetting_is_priced_by_its_documents_and_checkpoints(data, tmp_path):
     data["forgetting"]["lang"] = "el"
     with pytest.raises(DataError, match=r"forgetting\.lang: language 'el'"):
         examine(data)
+
+
+def counting(monkeypatch, owner, name, what):
+    """Count the calls of a function by what they are about."""
+    real, calls = getattr(owner, name), Counter()
+
+    def counted(*args, **kwargs):
+        calls[what(*args)] += 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def test_nothing_is_read_loaded_or_counted_twice(data, tmp_path, monkeypatch):
+    """Whatever arms, seeds and stages have in common; nor are stages imported, which takes most of a second."""
+    data["arms"]["longer"] = {"adapt_target": {**data["finetune"], "budget": {"steps": 200}}}
+    data["forgetting"] = {"test_file": str(tmp_path / "known.txt"), "lang": "de"}
+    (tmp_path / "known.txt").write_text("Das Paket enthält die Dateien für Entwickler.\n" * 20)
+    read = counting(monkeypatch, Source, "rows", lambda source, *_: Path(source.name).name)
+    loaded = counting(monkeypatch, models.checkpoints, "load_tokenizer", lambda name: name)
+    tokenized = counting(monkeypatch, stages, "tokenize", lambda tokenizer, texts: (tokenizer.name_or_path, *texts))
+    probed = counting(
+        monkeypatch, stages, "probe_machine", lambda config, arithmetic, _: (config.model_type, arithmetic)
+    )
+    passes = counting(monkeypatch, stages, "measure_pass", lambda config, shape, *_: (config.model_type, shape))
+    examine(data)
+    assert read == dict.fromkeys(["text.txt", "known.txt", "train.jsonl", "validation.jsonl", "test.jsonl"], 1)
+    assert loaded == dict.fromkeys([data["source"], data["target"]], 1)
+    assert probed == dict.fromkeys([("xlm-roberta", "fp32"), ("mbart", "fp32")], 1)
+    assert set(tokenized.values()) == {1} and len(tokenized) == 1 + 1 + 1 + 4  # text by both, known, pairs' columns
+    # adapt, adapt_target (the text needs all rows of so small a vocabulary), finetune: 512 documents would fit
+    assert list(passes.values()) == [1, 1, 1]
+
+
+def test_a_second_pass_where_the_first_does_not_tell(data, monkeypatch):
+    data["arms"] = {"plain": {}}
+    passes = counting(monkeypatch, stages, "measure_pass", lambda config, shape, *_: shape.batch)
+    needed = examine(data).memory_bytes
+    assert passes == {4: 1}
+    monkeypatch.setattr(machine, "available_bytes", lambda: int(1.3 * needed))
+    (proposed,) = {need.proposed_batch_size for need in examine(data).stages["plain"] if need.stage == "finetune"}
+    assert passes == {4: 2, 1: 1} and proposed >= 4
+
+
+def test_a_diagnosis_is_priced_by_its_states_and_placebos(data):
+    assert examine(data).diagnosis == {}
+    plain = examine(data)
+    data["diagnose"] = {"max_samples": 4, "placebos": ["recentre", "random", "untuned"]}
+    report = examine(data)
+    found = {name: [need.stage for need in needs] for name, needs in report.diagnosis.items()}
+    placebo = ["transfer", "adapt_target", "diagnose"]
+    assert found == {
+        "plain": ["diagnose"], "direct": ["diagnose"], "detour": ["diagnose"], "detour+recentre": placebo,
+        "detour+random": placebo, "detour+untuned": placebo,
+    }  # fmt: skip
+    measured = {name: needs[-1].flops for name, needs in report.diagnosis.items()}
+    assert measured["direct"] == measured["detour+random"] == 3 * measured["plain"]  # as it was, and after two stages
+    once = sum(need.seconds for needs in report.diagnosis.values() for need in needs)
+    assert report.seconds == pytest.approx(plain.seconds + once)  # with the first seed alone
+    assert "detour+random" in text(report)
+
+
+def test_a_sample_that_is_decoded_takes_its_time(data):
+    def seconds(**changes):
+        data["finetune"] = {**data["finetune"], **changes}
+        return next(need for need in examine(data).stages["plain"] if need.stage == "finetune").seconds
+
+    sample = {"metric_for_best_model": "chrf++", "generation_max_length": 5, "generation_max_samples": 10}
+    assert seconds() < seconds(**sample) < seconds(generation_max_samples=20) < seconds(generation_max_length=9)
 
 
 def test_what_is_left_of_a_common_budget(data):

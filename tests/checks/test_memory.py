@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig
+from transformers import AutoConfig, ModernBertConfig
 
-from polygraft.checks.counting import LiveBytes
+from polygraft.checks.counting import LiveBytes, repeated_layers, shortened
 from polygraft.checks.memory import loss_of, make_batch, make_model, measure_pass, parameters_of
 from polygraft.data.dataset import TextDataset
 from polygraft.measure.losses import mbart_task
@@ -52,8 +52,11 @@ def test_published_sizes(name, parameters):
 
 @pytest.fixture(params=["mlm", "denoising"])
 def case(request, tiny_xlmr, tiny_mbart):
+    """Deeper than what is run on fake tensors, where one layer stands for several."""
     if request.param == "mlm":
+        tiny_xlmr.config.num_hidden_layers = 6
         return tiny_xlmr.config, BatchShape(4, 24, None, 15)
+    tiny_mbart.config.encoder_layers, tiny_mbart.config.decoder_layers = 5, 6
     return tiny_mbart.config, BatchShape(4, 24, 20, 80)
 
 
@@ -90,6 +93,20 @@ def test_made_up_batch_has_what_the_objectives_make(xlmr_tokenizer, mbart_tokeni
         assert made["labels"].shape == real["labels"].shape
 
 
+def test_what_a_layer_stands_for(case):
+    """Of a deep model three layers of an encoder are run, two of each stack of an mBART; a stranger's are all run."""
+    config, _ = case
+    short = shortened(config)
+    with torch.device("meta"):
+        found = [times for _, times in repeated_layers(make_model(short), config)]
+    if config.is_encoder_decoder:
+        assert (short.encoder_layers, short.decoder_layers, found) == (2, 2, [4, 5])
+    else:
+        assert (short.num_hidden_layers, found) == (3, [4])
+    stranger = ModernBertConfig(num_hidden_layers=7)
+    assert shortened(stranger) is stranger
+
+
 @pytest.mark.parametrize("how", [
     {"adapter": {"type": "lora", "r": 4}}, {"adapter": {"type": "bottleneck", "bottleneck_size": 8}},
     {"trainable": "no_embeddings"}, {"trainable": "embeddings"},
@@ -113,7 +130,6 @@ def test_frozen_weights_cost_no_gradients(how, case):
 def test_gradient_checkpointing_is_counted_as_it_runs(how, case):
     """The same bytes and operations as on real tensors: those of a second computation apart."""
     config, shape = case
-    config.num_hidden_layers = 6
     settings = Training(budget=Budget(steps=1), gradient_checkpointing=True, **how)
     counted = measure_pass(config, shape, "fp32", settings=settings)
     plain = measure_pass(config, shape, "fp32", settings=settings.model_copy(update={"gradient_checkpointing": False}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from transformers import AutoConfig, MBartConfig, MBartForConditionalGeneration, XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from polygraft import machine
-from polygraft.checks import needs
+from polygraft.checks import needs, speed
 from polygraft.checks.counting import LiveBytes
-from polygraft.checks.needs import Lengths, largest_batch, training_need
+from polygraft.checks.memory import PassCost
+from polygraft.checks.needs import Evaluated, Lengths, largest_batch, training_need
 from polygraft.checks.other_needs import transfer_need
 from polygraft.checks.speed import Probe, probe_machine
 from polygraft.models.checkpoints import load_tokenizer, resolve
@@ -101,6 +103,7 @@ def test_tensors_are_those_that_a_stage_makes(config, batch, precision, asked, w
 
 MEASURED = """
 import sys
+import time
 from pathlib import Path
 from polygraft import machine
 from polygraft.objectives import MLM
@@ -152,12 +155,45 @@ def test_budgets_become_operations_and_seconds(probe):
     }
     assert needs["steps"].flops == needs["epochs"].flops == needs["tokens"].flops  # 2 x 5,000 documents of 100 tokens
     assert needs["steps"].seconds == pytest.approx(needs["tokens"].seconds)
-    assert needs["minutes"].seconds == pytest.approx(180, rel=1e-12)
+    assert needs["minutes"].training_seconds == pytest.approx(180, rel=1e-12)
     assert needs["steps"].tokens == needs["epochs"].tokens == needs["tokens"].tokens == 10**6
     assert [needs[unit].budget for unit in ("epochs", "tokens")] == ["2 epochs", "1e+06 tokens"]
     budget = Budget(flops=needs["steps"].flops)
     again = training_need("adapt", MLM(budget=budget, per_device_train_batch_size=10), config, None, lengths, probe)
     assert again.seconds == pytest.approx(needs["steps"].seconds)
+
+
+@pytest.mark.parametrize(
+    ("eval_steps", "evaluations"), [(0.25, 5), (0.3, 5), (1.0, 101), (30, 5), (1e6, 2)],
+)  # fmt: skip
+def test_evaluations_take_their_time(probe, eval_steps, evaluations):
+    """One before the first step, one in the end, and those between; half of the documents of a step, no gradients."""
+    config, lengths = shape(64, 1, 1000), Lengths([100] * 50, None, 5000)
+    how = {"per_device_train_batch_size": 10, "eval_steps": eval_steps, "save_steps": 1e6}
+    settings = MLM(budget=Budget(steps=100), **how)
+    without = training_need("adapt", settings, config, None, lengths, probe)
+    reading = training_need("adapt", settings, config, None, lengths, probe, Evaluated(5.0))
+    decoding = training_need("adapt", settings, config, None, lengths, probe, Evaluated(0.0, 2.0))
+    assert reading.training_seconds == without.training_seconds
+    assert decoding.seconds - without.seconds == pytest.approx(2.0 * evaluations)
+    forward = 0.5 * without.flops / 100 / probe.flops_per_second / 3
+    assert reading.seconds - without.seconds == pytest.approx(forward * evaluations, rel=0.05)
+
+
+def test_rows_that_are_left_out_stay_mapped(probe):
+    """Of a trimmed model the file's other pages are resident while it trains: by hand, in bytes."""
+    cost = PassCost(
+        parameters=10**8, trained=10**8, training_bytes=3 * GB, evaluation_bytes=0, flops=1, flops_again=0,
+        evaluation_flops=1,
+    )  # fmt: skip
+    states = 4 * 10**8 * 3  # weights and Adam's
+    assert needs._training_memory(cost, 10**8, probe) == GB // 2 + states + 3 * GB
+    assert needs._training_memory(cost, 10**8 + 2 * 10**7, probe) == GB // 2 + states + 3 * GB + 4 * 2 * 10**7
+
+
+def test_waiting_for_other_work_is_not_slowness():
+    """What takes a tenth of a second by the clock, and no time of the processor."""
+    assert speed._per_second(lambda: time.sleep(0.1)) > 50
 
 
 def test_proposed_batch_is_the_largest_that_fits(probe):

@@ -47,10 +47,10 @@ def test_conflicts(case):
 def test_what_is_not_known_is_said():
     origins = [Origin("a", "model", None), Origin("b", "text", "gemma"), Origin("c", "text", None)]
     assert findings(origins, None) == [
-        f"No licence is stated by {A} and the text `c`, neither beside it nor in the hub's cache. Unknown is not free: "
-        "ask before you publish.",
+        f"No licence is stated by {A} and the text `c`, neither beside it nor in the hub's cache. Unknown does not "
+        "mean free: ask before you publish.",
         f"The rules do not know the terms of `gemma`, of {B}: read them before you publish.",
-        "No licence is chosen for this model: without one, nobody may use it. `--license` states it.",
+        "No licence is chosen for this model, so nobody knows whether they may use it. `--license` states one.",
     ]
     assert findings([Origin("a", "model", "mit")], "mit") == []
     assert findings([Origin("a", "model", "mit")], "house") == [

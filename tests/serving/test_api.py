@@ -174,8 +174,12 @@ def test_a_model_that_is_busy_too_long(serve, monkeypatch):
     monkeypatch.setattr(limits, "WAIT_SECONDS", 0.3)
     client = serve()
     client.engine.gate.clear()
-    found = client.generate("a")
+    first = client.soon("a")
+    assert client.engine.begun.acquire(timeout=10)
+    found = client.generate("b")
     assert found.status == 503 and found.headers["Retry-After"]
+    client.engine.gate.set()
+    assert first.done().status == 200  # however long it takes, once it is begun
 
 
 def test_who_has_gone_is_not_worked_for(serve, wait_until):

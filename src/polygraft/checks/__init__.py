@@ -31,8 +31,8 @@ PROBE_TEXTS, PROBE_CHARACTERS = 100, 300
 class Report:
     """Everything that was found. `problems` would stop a run, `warnings` would not.
 
-    `stages` are per arm and for one seed; `seconds` and `disk_bytes` are for all arms and seeds, `memory_bytes` is that
-    of the hungriest stage.
+    `stages` are per arm and for one seed, `diagnosis` per arm and placebo, if the recipe has one; `seconds` and
+    `disk_bytes` are for all arms and seeds, `memory_bytes` is that of the hungriest stage.
     """
 
     recipe: str
@@ -40,6 +40,7 @@ class Report:
     data: DataReport
     models: tuple[ModelReport, ...]
     stages: dict[str, tuple[Need, ...]]
+    diagnosis: dict[str, tuple[Need, ...]]
     memory_bytes: int
     available_memory_bytes: int
     disk_bytes: int
@@ -76,6 +77,7 @@ def run(recipe: Recipe) -> Report:
     warnings = [*data.warnings, *model_warnings(arms, opened, _probe_texts(arms, beginnings))]
     estimate = Stages(opened, beginnings=beginnings)
     stages = {arm: estimate.of_arm(arm, recipe) for arm, recipe in arms.items()}
+    diagnosis = estimate.of_diagnosis(arms, recipe.diagnose) if recipe.diagnose else {}
     warnings += estimate.warnings
     folder = Path(recipe.output_dir) / recipe.name
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(path))
@@ -96,16 +98,22 @@ def run(recipe: Recipe) -> Report:
         data=data,
         models=tuple(model.report for model in opened.values()),
         stages=stages,
+        diagnosis=diagnosis,
         memory_bytes=needed,
         available_memory_bytes=available,
         disk_bytes=final + beside,
         free_disk_bytes=free,
-        seconds=sum(need.seconds or 0.0 for need in per_seed) * len(recipe.seeds),
+        seconds=seconds_of(stages) * len(recipe.seeds) + seconds_of(diagnosis),
         machine=machine.describe(),
         versions=machine.versions(),
         problems=problems,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def seconds_of(needs: Mapping[str, tuple[Need, ...]]) -> float:
+    """What is known of the time that stages take."""
+    return sum(need.seconds or 0.0 for of_one in needs.values() for need in of_one)
 
 
 def _declared(recipe: Recipe, data: DataReport) -> dict[str, str]:

@@ -33,7 +33,7 @@ KEPT_CHECKPOINTS = 3  # two, and the third while it is written
 KEPT_GAPS = 1.5
 SAVES = 2  # of a whole checkpoint: to see beforehand that it can be written, and in the end
 WRITTEN_PER_SECOND = 3e8  # bytes, of a plain disk
-STAGE_SECONDS = 1.0  # of a training stage, whatever the size: tokenizers, files, transformers' Trainer
+STAGE_SECONDS = 1.2  # of a training stage, whatever the size: tokenizers, files, transformers' Trainer
 SAVING_COPIES = 3  # the model, the copy that is loaded again, and the pages of the file that it is read from
 
 
@@ -186,9 +186,12 @@ def _training_memory(step: PassCost, full: int, probe: Probe) -> int:
     stepping = states + max(step.training_bytes, trained)
     evaluating = states + step.evaluation_bytes
     saving = SAVING_COPIES * BYTES * full
-    kept = weights <= machine.KEPT_MODEL_BYTES and not torch.cuda.is_available()
-    training = max(stepping, evaluating) * (KEPT_GAPS if kept else 1)
-    return probe.baseline_bytes + round(max(training, saving))
+    if torch.cuda.is_available():
+        return probe.baseline_bytes + max(stepping, evaluating, saving)
+    gaps = KEPT_GAPS if weights <= machine.KEPT_MODEL_BYTES else 1
+    # weights are views of a mapped file: of a trimmed model the pages of all rows stay, with those of its other weights
+    left_out = BYTES * max(0, full - step.parameters)
+    return probe.baseline_bytes + max(round(max(stepping, evaluating) * gaps) + left_out, saving)
 
 
 def _proposed(

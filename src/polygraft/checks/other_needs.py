@@ -37,11 +37,12 @@ def transfer_need(
     result: PreTrainedConfig,
     probe: Probe,
 ) -> Need:
-    """Estimate a transfer: all models at once in fp32, and what the method says that it takes beside them.
+    """Estimate a transfer: what is read of all models, in fp32, and what the method says that it takes beside them.
 
     The time of a method that trains is known for a budget in flops or minutes only.
     """
-    models, weights = BYTES * sum(map(parameters_of, sources)), BYTES * parameters_of(target)
+    read = (one.vocab_size * one.hidden_size if settings.reads_rows_alone else parameters_of(one) for one in sources)
+    models, weights = BYTES * sum(read), BYTES * parameters_of(target)
     written = BYTES * parameters_of(result)
     price = settings.price(_sizes(settings, sources[0] if sources else None, target, written))
     flops, tokens, budget = price.flops, None, None
@@ -98,7 +99,7 @@ def evaluate_need(settings: Evaluate, config: PreTrainedConfig, lengths: Lengths
     memory = probe.baseline_bytes + BYTES * parameters + max(beams, references)
     # half of the weights read, half of them write: 2 operations per token and weight are 1 per parameter
     reading = parameters * lengths.mean * lengths.documents / probe.flops_per_second
-    seconds = STAGE_SECONDS + reading + decoding_seconds(settings, config, lengths, probe)
+    seconds = STAGE_SECONDS / 2 + reading + decoding_seconds(settings, config, lengths, probe)
     return Need(
         stage="evaluate", parameters=parameters, memory_bytes=memory, disk_bytes=0, disk_peak_bytes=0,
         seconds=seconds, flops=None, batch_size=batch,
@@ -117,13 +118,19 @@ def decoding_seconds(settings: Decoding, config: PreTrainedConfig, lengths: Leng
     return batches * steps * per_step + encoding
 
 
-def forgetting_need(config: PreTrainedConfig, lengths: Lengths, states: int, probe: Probe) -> Need:
-    """Estimate restoring a text by several checkpoints, one after the other: weights, and the logits of a batch."""
+def reading_need(
+    stage: str, config: PreTrainedConfig, lengths: Lengths, readings: int, probe: Probe, states: int
+) -> Need:
+    """Estimate restoring texts, by several checkpoints one after the other: weights, and the logits of a batch.
+
+    Args:
+        readings: how often each of them reads every document.
+    """
     parameters = parameters_of(config)
     logits = 2 * BYTES * min(BATCH_LOGITS, BATCH_TOKENS * config.vocab_size)
-    operations = 2 * parameters * lengths.mean * lengths.documents * states
+    operations = 2 * parameters * lengths.mean * lengths.documents * readings * states
     loading = states * BYTES * parameters / probe.bytes_per_second
     return Need(
-        stage="forgetting", parameters=parameters, memory_bytes=probe.baseline_bytes + BYTES * parameters + logits,
+        stage=stage, parameters=parameters, memory_bytes=probe.baseline_bytes + BYTES * parameters + logits,
         disk_bytes=0, disk_peak_bytes=0, seconds=operations / probe.flops_per_second + loading, flops=operations,
     )  # fmt: skip

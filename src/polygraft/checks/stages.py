@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from polygraft.checks.data import Beginnings
 from polygraft.checks.memory import PassCost, measure_pass
 from polygraft.checks.models import Opened
 from polygraft.checks.needs import Evaluated, Lengths, Need, training_need
-from polygraft.checks.other_needs import decoding_seconds, evaluate_need, forgetting_need, language_need, transfer_need
+from polygraft.checks.other_needs import decoding_seconds, evaluate_need, language_need, reading_need, transfer_need
 from polygraft.checks.scan import Beginning
 from polygraft.checks.speed import Probe, baseline_bytes, probe_machine
 from polygraft.data.dataset import SPECIAL_TOKENS, tokenize
@@ -26,11 +26,14 @@ from polygraft.models.trimming import needed_ids
 from polygraft.objectives import TextTask
 from polygraft.objectives.task import BatchShape
 from polygraft.recipe import Recipe
+from polygraft.recipe.placebos import placebo_name, placebos
 from polygraft.recipe.stages import ADAPTATION
 from polygraft.runs.costs import target_section
 from polygraft.scoring.forgetting import STATES
-from polygraft.settings import Decoding, Evaluate, Finetune, Forgetting, PairData, TextData, Training
+from polygraft.settings import Decoding, Diagnose, Evaluate, Finetune, Forgetting, PairData, TextData, Training
 from polygraft.transfers.methods import Method
+
+CHANGING = ("transfer", "warm_up", "adapt_target")  # stages after which the target is another one
 
 
 class Stages:
@@ -55,6 +58,38 @@ class Stages:
 
     def of_arm(self, arm: str, recipe: Recipe) -> tuple[Need, ...]:
         """Return the needs of an arm's stages, in order; where nothing will be left for one there is a warning."""
+        needs, target = self.adaptation(arm, recipe)
+        needs.append(self.finetune(recipe.finetune, target, recipe.pairs))
+        needs.append(self.evaluate(recipe.evaluate, target, recipe.pairs))
+        if recipe.forgetting:
+            adapts = any(need.stage in ADAPTATION for need in needs)
+            needs.append(self.forgetting(recipe.forgetting, target, len(STATES) if adapts else len(STATES) - 1))
+        return tuple(needs)
+
+    def of_diagnosis(self, arms: Mapping[str, Recipe], settings: Diagnose) -> dict[str, tuple[Need, ...]]:
+        """Return what a diagnosis takes beside the arms' stages: measuring, and placebos with stages of their own."""
+        found: dict[str, tuple[Need, ...]] = {}
+        for arm, recipe in arms.items():
+            if (text := recipe.text) is None:
+                continue
+            found[arm] = (self.measuring(*self.adaptation(arm, recipe), text, settings),)
+            for kind, placebo in placebos(recipe, settings.placebos):
+                needs, target = self.adaptation(placebo_name(arm, kind), placebo)
+                own = [need for need in needs if need.stage in CHANGING]  # what comes before is the arm's
+                found[placebo_name(arm, kind)] = (*own, self.measuring(needs, target, text, settings))
+        return found
+
+    def measuring(self, needs: Sequence[Need], target: str, text: TextData, settings: Diagnose) -> Need:
+        """Return what measuring the states of an arm's target takes: as it was, and after each stage."""
+        (ids,), rows = self.tokens(target, text.train_file, (text.text_column,))
+        documents = min(settings.max_samples, round(self.split(text, (text.text_column,), rows)[1]))
+        lengths = Lengths([len(one) + SPECIAL_TOKENS for one in ids], None, documents)
+        states = 1 + sum(need.stage in CHANGING for need in needs)
+        # its own noisy source, and that of another document
+        return reading_need("diagnose", self.opened[target].config, lengths, 2, self.probe(target), states)
+
+    def adaptation(self, arm: str, recipe: Recipe) -> tuple[list[Need], str]:
+        """Return the needs of the stages before fine-tuning, and the name of the model that they end with."""
         needs, target = self.before_target(recipe)
         try:
             section = target_section(recipe, {need.stage: need.cost for need in needs}, f"arm {arm}, by estimate")
@@ -65,12 +100,7 @@ class Stages:
             need = self.text_stage("adapt_target", section, target, recipe.text)
             shared = recipe.adaptation_budget is not None
             needs.append(replace(need, budget=f"{need.budget} (what is left)") if shared else need)
-        needs.append(self.finetune(recipe.finetune, target, recipe.pairs))
-        needs.append(self.evaluate(recipe.evaluate, target, recipe.pairs))
-        if recipe.forgetting:
-            adapts = any(need.stage in ADAPTATION for need in needs)
-            needs.append(self.forgetting(recipe.forgetting, target, len(STATES) if adapts else len(STATES) - 1))
-        return tuple(needs)
+        return needs, target
 
     def before_target(self, recipe: Recipe) -> tuple[list[Need], str]:
         """Return the needs of the stages before `adapt_target`, and the name of the model that they end with."""
@@ -175,7 +205,7 @@ class Stages:
             languages = self.beginning(settings.test_file, (settings.text_column,)).languages.values()
             documents = sum(min(rows, settings.max_samples) for rows in languages)
             self.cache[key] = Lengths([len(one) + SPECIAL_TOKENS for one in ids], None, documents)
-        return forgetting_need(self.opened[model].config, self.cache[key], states, self.probe(model, "fp32"))
+        return reading_need("forgetting", self.opened[model].config, self.cache[key], 1, self.probe(model), states)
 
     def training(
         self, stage: str, settings: Training, model: str, kept: int | None, lengths: Lengths, evaluated: Evaluated

@@ -38,7 +38,8 @@ def _models(report: Report) -> str:
 
 def _needs(report: Report) -> str:
     head = ["ARM", "stage", "budget", "memory", "disk", "while it runs", "time", "batch", "largest batch that fits"]
-    rows = [[arm, *_need(need)] for arm, needs in report.stages.items() for need in needs]
+    shown = [*report.stages.items(), *report.diagnosis.items()]
+    rows = [[arm, *_need(need)] for arm, needs in shown for need in needs]
     return "\n".join(table([head, *rows]))
 
 

@@ -17,6 +17,8 @@ from polygraft.data import hub, json_rows, separated, tables
 from polygraft.data.cells import Cells
 from polygraft.data.compression import COMPRESSIONS, split_endings, text_lines, without_ends
 from polygraft.errors import DataError
+from polygraft.nano import FOLDER as BUNDLED
+from polygraft.nano import PREFIX as BUNDLED_PREFIX
 from polygraft.nano import bundled
 
 FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
@@ -102,9 +104,11 @@ class Source:
             yield unit, number, row | languages if isinstance(row, dict) else row
 
     def files(self) -> list[str]:
-        """Return the names of all files behind the source, or that of a hub data set."""
+        """Return the names of all files behind the source; bundled ones are called the same anywhere."""
         if self.kind == "hub":
             return [self.name]
+        if len(self.paths) == 1 and self.paths[0].is_relative_to(BUNDLED):
+            return [f"{BUNDLED_PREFIX}{self.paths[0].relative_to(BUNDLED).as_posix()}"]
         inside = sorted(self.paths[0].glob("*.arrow")) if self.kind == "saved" else self.paths
         return list(map(str, inside))
 

@@ -146,6 +146,11 @@ def _per_step(documents: int) -> int:
     return next((size for limit, size in DOCUMENTS_PER_STEP if documents <= limit), MOST_PER_STEP)
 
 
+def _training_seconds(need: Need) -> float:
+    """What grows with a budget: evaluations, loading and saving left out."""
+    return need.training_seconds or need.seconds or 1.0
+
+
 def _rounded(number: float) -> float:
     """A number with two figures, which is as much as an estimate is worth."""
     return float(f"{number:.2g}")
@@ -179,7 +184,7 @@ class _Choice:
         share = min(1.0, EVALUATION_SHARE * per_seed / ARMS / max(1e-9, scoring))
         samples = None if share == 1.0 else max(1, round(share * self.scored))
         left = per_seed - ARMS * scoring * share
-        epoch, reading = (needs[stage].seconds or 1.0 for stage in ("tuning", "adapting"))
+        epoch, reading = (_training_seconds(needs[stage]) for stage in ("tuning", "adapting"))
         epochs = _rounded(min(MOST_EPOCHS, left / 2 / ARMS / epoch))
         passes = min(MOST_PASSES, (left - ARMS * epochs * epoch) / ADAPTING_ARMS / reading)
         tuning = batches["tuning"]

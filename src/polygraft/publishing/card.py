@@ -102,7 +102,8 @@ def _front(facts: ModelFacts, repo_id: str | None, licence: str | None) -> Model
         named = {"license": licence} if is_hub_licence(licence) else {"license": "other", "license_name": licence}
     if models:
         named |= {"base_model": models, "base_model_relation": _relation(facts)}
-    results = list(_results(facts, facts.scores)) if facts.scores else []
+    # an exported model has not been scored itself
+    results = list(_results(facts, facts.scores)) if facts.scores and not facts.exported else []
     if results:
         named |= {"model_name": repo_id or facts.title, "eval_results": results}
     return ModelCardData(

@@ -168,13 +168,15 @@ def findings(origins: Sequence[Origin], chosen: str | None) -> list[str]:
         names = " and ".join(str(origin) for origin in origins if origin.licence == one)
         if one is None:
             said.append(
-                f"No licence is stated by {names}, neither beside it nor in the hub's cache. Unknown is not free: ask "
-                "before you publish."
+                f"No licence is stated by {names}, neither beside it nor in the hub's cache. Unknown does not mean "
+                "free: ask before you publish."
             )
         else:
             said.append(f"The rules do not know the terms of `{one}`, of {names}: read them before you publish.")
     if chosen is None:
-        said.append("No licence is chosen for this model: without one, nobody may use it. `--license` states it.")
+        said.append(
+            "No licence is chosen for this model, so nobody knows whether they may use it. `--license` states one."
+        )
     elif Terms.of(chosen) is None:
         said.append(f"The rules do not know `{chosen}`: whether it agrees with the others is for you to find out.")
     return said

@@ -19,6 +19,8 @@ def limits(facts: ModelFacts) -> Iterator[str]:
         yield "It was not evaluated: nothing is known of the quality of its outputs."
     else:
         yield from _of_scores(facts)
+        if facts.exported:
+            yield "The scores are those of the checkpoint that it was exported from; it differs as said above."
     if any(origin.name.startswith(f"{BUNDLED}nano") for origin in facts.origins):
         yield "It is made from polygraft's bundled nano models, which are there for trying, and too small for use."
     yield _of_languages(facts)
@@ -57,7 +59,7 @@ def _of_languages(facts: ModelFacts) -> str:
     pairs = ", ".join(source if source == target else f"{source} → {target}" for source, target in facts.directions)
     known = {code for direction in facts.directions for code in direction}
     others = [str(code) for code in facts.tokenizer.get("extra_special_tokens") or [] if str(code) not in known]
-    more = f" Its tokenizer has codes of {len(others)} other languages; what it makes of them" if others else ""
+    more = f" Its tokenizer has codes of {len(others)} other languages; what the model makes of them" if others else ""
     forgotten = " is not known, beyond what stands above of the languages that the base model knew."
     unknown = forgotten if facts.place and facts.place.run.restored else " was not measured."
     return f"It was made for {pairs}.{more + unknown if more else ''}"

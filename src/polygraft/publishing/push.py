@@ -167,7 +167,7 @@ def _upload(
                 f"polygraft push: {where} is there already, and public: everybody would see what is uploaded. Give "
                 "--public if that is meant, or make it private first."
             )
-        if revision is not None:
+        if revision is not None and not revision.startswith("refs/"):
             _patiently(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
 
         def commit() -> Any:  # of new operations each time: they ask again what is there already

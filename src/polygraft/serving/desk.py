@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from polygraft.data.dataset import tokenize
@@ -39,6 +39,7 @@ class Waiting:
     target: str
     settings: Generate
     answer: asyncio.Future[tuple[list[Made], float]]
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -61,14 +62,15 @@ class Desk:
         """Return what becomes of texts, and the seconds of decoding; `languages` are the codes of text and output.
 
         Raises:
-            Refusal: the model did not come to it within `patience` seconds, or failed.
+            Refusal: the model did not begin with it within `patience` seconds, or failed.
         """
         one = Waiting(texts, *languages, settings, asyncio.get_running_loop().create_future())
         self.waiting.append(one)
         self.filled.set()
         try:
             async with asyncio.timeout(patience):
-                return await one.answer
+                await one.begun.wait()
+            return await one.answer
         except TimeoutError:
             raise Refusal(503, f"the model was busy for {patience:.0f} s. Try again later.") from None
         finally:
@@ -99,6 +101,8 @@ class Desk:
             if len(one.texts) <= room:
                 self.waiting.remove(one)
                 chosen, room = [*chosen, one], room - len(one.texts)
+        for one in chosen:
+            one.begun.set()
         return chosen
 
     def _decode(self, batch: list[Waiting], loop: asyncio.AbstractEventLoop) -> None:

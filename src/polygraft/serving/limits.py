@@ -13,7 +13,7 @@ FILES, FILES_PER_CLIENT = 4, 2
 CONNECTIONS = 512
 """Requests of all kinds at a time."""
 BODY_SECONDS, SEND_SECONDS, WAIT_SECONDS = 60.0, 60.0, 120.0
-"""For a request to arrive, for a part of an answer to be taken, for a model to answer."""
+"""For a request to arrive, for a part of an answer to be taken, for a model to begin."""
 RETRY_SECONDS = 5
 READ_TO_THE_END = 8  # times what is allowed, of a body that is larger
 JSON_BYTES = 2_000_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import sys
 from collections.abc import Sequence
@@ -27,20 +26,20 @@ def serve(models: Sequence[str], settings: Serve, token: str | None) -> None:
         PolygraftError: the port is taken.
     """
     uvicorn = _import_uvicorn()
+    from polygraft.inference.generate import cuts_unsaid
     from polygraft.serving.app import Service
     from polygraft.serving.guard import Gate, Guard
     from polygraft.serving.shelf import open_all
 
     gate = Gate.of(settings.host, settings.allowed_host, token)
     listener = listening(settings.host, settings.port)
-    # Each text that is cut is said in its answer; the log is for what goes wrong.
-    logging.getLogger("polygraft.inference.generate").setLevel(logging.ERROR)
     served = open_all(models)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"serve: {', '.join(served)}: http://{shown}:{port}/ (Ctrl-C ends it)", file=sys.stderr, flush=True)
     server = uvicorn.Server(configured(Guard(Service(served, settings, gate).app, gate)))
-    with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes a signal on, when all is done
+    # A text that is cut is said in its answer. KeyboardInterrupt is how uvicorn passes a signal on, when all is done.
+    with cuts_unsaid(), contextlib.suppress(KeyboardInterrupt):
         asyncio.run(server.serve([listener]))
     print("serve: ended", file=sys.stderr, flush=True)
 

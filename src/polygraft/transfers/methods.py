@@ -114,6 +114,11 @@ class Method(Settings):
         return "method", str(self.method)
 
     @property
+    def reads_rows_alone(self) -> bool:
+        """Whether it reads nothing of a source but its embedding matrix: the rest of its file is not loaded."""
+        return False
+
+    @property
     def title(self) -> str:
         """What it is called in messages."""
         return " ".join(self.variant)
@@ -209,6 +214,10 @@ class EmbeddingsTransfer(Method):
     @property
     def variant(self) -> tuple[str, str]:
         return "mode", str(self.mode)
+
+    @property
+    def reads_rows_alone(self) -> bool:
+        return self.mode != "delta"  # whose sources benchmarks/transfer.py found in memory as a whole
 
     def price(self, sizes: Sizes) -> Price:
         """Four copies of the target's rows, as benchmarks/transfer.py measures it at real size; the map's moments."""

@@ -33,7 +33,7 @@ ERRORS = {
 def test_errors_become_a_message_and_an_exit_code(fake, monkeypatch, tmp_path, error, code, message, invoke):
     monkeypatch.delenv("POLYGRAFT_DEBUG", raising=False)
 
-    def write(run_dir):
+    def write(run_dir, text):
         raise error
 
     fake("report", write=write)
@@ -45,7 +45,7 @@ def test_errors_become_a_message_and_an_exit_code(fake, monkeypatch, tmp_path, e
 
 
 def test_debug_shows_where_an_error_happened(fake, monkeypatch, tmp_path, invoke):
-    def write(run_dir):
+    def write(run_dir, text):
         raise DataError("bad data")
 
     fake("report", write=write)

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from polygraft import diagnosis
 from polygraft.diagnosis import held_out
 from polygraft.diagnosis.held_out import HeldOut, Losses
-from polygraft.diagnosis.placebos import placebos
 from polygraft.errors import RecipeError
 from polygraft.models.checkpoints import resolve
+from polygraft.recipe.placebos import placebos
 from polygraft.recipe.reading import arm_recipes, parse_recipe
 from polygraft.report import write
 from polygraft.settings import Diagnose

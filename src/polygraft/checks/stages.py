@@ -26,6 +26,7 @@ from polygraft.models.trimming import needed_ids
 from polygraft.objectives import TextTask
 from polygraft.objectives.task import BatchShape
 from polygraft.recipe import Recipe
+from polygraft.recipe.placebos import placebo_name, placebos
 from polygraft.recipe.stages import ADAPTATION
 from polygraft.runs.costs import target_section
 from polygraft.scoring.forgetting import STATES
@@ -67,8 +68,6 @@ class Stages:
 
     def of_diagnosis(self, arms: Mapping[str, Recipe], settings: Diagnose) -> dict[str, tuple[Need, ...]]:
         """Return what a diagnosis takes beside the arms' stages: measuring, and placebos with stages of their own."""
-        from polygraft.diagnosis.placebos import placebo_name, placebos  # all of diagnosis comes with it
-
         found: dict[str, tuple[Need, ...]] = {}
         for arm, recipe in arms.items():
             if (text := recipe.text) is None:

@@ -20,12 +20,12 @@ from polygraft.data.files import RESULT_FORMAT, write_atomically
 from polygraft.diagnosis import held_out, layers
 from polygraft.diagnosis.held_out import HeldOut, Losses
 from polygraft.diagnosis.judge import Judgement, judge
-from polygraft.diagnosis.placebos import EXPLANATIONS, is_placebo, placebo_name, placebos
 from polygraft.errors import RecipeError
 from polygraft.jobs import SideBySide
 from polygraft.jobs.courses import Chain
 from polygraft.jobs.together import run_chains
 from polygraft.recipe import Recipe
+from polygraft.recipe.placebos import EXPLANATIONS, is_placebo, placebo_name, placebos
 from polygraft.recipe.reading import arm_recipes, dump_recipe
 from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import TARGET, adapt_arm

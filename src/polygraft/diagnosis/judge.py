@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from polygraft.diagnosis.held_out import Losses
-from polygraft.diagnosis.placebos import placebo_name
+from polygraft.recipe.placebos import placebo_name
 from polygraft.scoring.intervals import CONFIDENCE, Estimate, Ratio
 from polygraft.settings import Placebo
 

@@ -12,12 +12,13 @@ import signal
 import threading
 from collections.abc import Hashable
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from polygraft.errors import PolygraftError, RecipeError
 from polygraft.jobs.calls import ENVIRONMENT, Call, Ended, answer
 from polygraft.jobs.portions import Room, named_threads
+from polygraft.training.stopping import Stopped
 
 RETRIES = 3
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -46,10 +47,10 @@ class Cluster:
         except ImportError:
             raise RecipeError("--launcher ray: Ray is not installed. Run `pip install 'polygraft[ray]'`.") from None
         told = {name: value for name, value in os.environ.items() if name.startswith(TOLD)}
-        heard = signal.getsignal(signal.SIGTERM)
         ray.init(runtime_env={"env_vars": ENVIRONMENT | told}, log_to_driver=False, logging_level=logging.ERROR)
+        self.stopped: Stopped | None = None
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, heard)  # Ray has put its own there, which exits with code 15
+            signal.signal(signal.SIGTERM, self._stop)  # Ray has put its own there, which exits with code 15
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.ray, self.reports = ray, Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.function = ray.remote(max_retries=RETRIES)(do)
@@ -66,6 +67,12 @@ class Cluster:
         if self.running:
             self.ray.wait(list(self.running), num_returns=len(self.running))
         self.ray.shutdown()
+        if self.stopped is not None and isinstance(value, KeyboardInterrupt):
+            raise self.stopped from None  # of what was raised in its calls Ray makes a plain KeyboardInterrupt
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = Stopped(number)
+        raise self.stopped
 
     def room(self, jobs: int | None, most: int) -> Room:
         """What the cluster has; without a number of jobs, as many as it has GPUs or else cores, `most` at most."""
@@ -76,7 +83,7 @@ class Cluster:
             jobs=min(most, jobs or gpus or max(1, cores // (threads or 1))),
             cores=cores,
             widest=int(max(machine.get("CPU", 0) for machine in machines)) or 1,
-            memory_bytes=0 if gpus else int(whole["memory"]),
+            memory_bytes=0 if gpus else int(whole.get("memory", 0)),
             devices=tuple(map(str, range(gpus))),
             named_threads=threads,
         )

@@ -235,7 +235,7 @@ def generation_config_note(name: str) -> str | None:
 def _generation_problem(config: GenerationConfig) -> str | None:
     try:
         config.validate(strict=True)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError of a number that is text
         return str(error).strip().splitlines()[0].rstrip(".")
     return None
 

@@ -27,7 +27,6 @@ from polygraft.objectives import TextTask
 from polygraft.objectives.task import BatchShape
 from polygraft.recipe import Recipe
 from polygraft.recipe.placebos import placebo_name, placebos
-from polygraft.recipe.placebos import placebo_name, placebos
 from polygraft.recipe.stages import ADAPTATION
 from polygraft.runs.costs import target_section
 from polygraft.scoring.forgetting import STATES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -99,6 +100,11 @@ class Exported:
         ctranslate2 = import_ctranslate2()
         import torch
 
+        with reading(self.name, "exported model", AGAIN):
+            changed = sorted(set(hashes(Path(self.name)).items()) ^ set(self.record["sha256"].items()))
+        if changed:  # CTranslate2 believes its files, and reads beyond its memory where they are wrong
+            name, _ = changed[0]
+            raise CheckpointError(f"{self.name}: {name} is not as it was written: damaged, changed or gone. {AGAIN}")
         device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
         try:
             return ctranslate2.Translator(self.name, device=device, intra_threads=torch.get_num_threads())
@@ -153,6 +159,17 @@ class Exported:
 
 
 Engine = Checkpoint | Exported
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in an exported folder that CTranslate2 reads."""
+    files = [folder / "config.json", folder / "model.bin", *sorted(folder.glob("*_vocabulary.*"))]
+    return {path.name: _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_exported(name: str) -> bool:

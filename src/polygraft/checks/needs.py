@@ -150,28 +150,24 @@ def training_need(
     cost = _cost(settings, step, shape, lengths, probe)
     written = full * BYTES + (step.trained * BYTES if settings.adapter else 0)
     checkpoint = BYTES * (step.parameters + ADAM_STATES * step.trained)
-    evaluations, checkpoints = (_times(every, cost.steps) for every in (settings.eval_steps, settings.save_steps))
-    evaluating = (1 + evaluations) * (evaluated.documents * cost.evaluation_seconds + evaluated.decoding_seconds)
-    if settings.load_best_model_at_end:
-        checkpoints = max(checkpoints, evaluations)
-    saving = SAVES * written + checkpoints * checkpoint
     in_tokens = proposed * width if proposed and settings.per_device_train_batch_tokens else None
     return Need(
-        stage=stage,
-        parameters=step.parameters,
-        memory_bytes=memory,
-        disk_bytes=written,
-        disk_peak_bytes=written + KEPT_CHECKPOINTS * checkpoint,
-        seconds=STAGE_SECONDS + cost.seconds + evaluating + saving / WRITTEN_PER_SECOND,
-        flops=cost.flops,
-        batch_size=batch,
-        proposed_batch_size=proposed,
-        trained_parameters=step.trained,
-        proposed_batch_tokens=in_tokens,
-        tokens=cost.tokens,
+        stage=stage, parameters=step.parameters, memory_bytes=memory, disk_bytes=written,
+        disk_peak_bytes=written + KEPT_CHECKPOINTS * checkpoint, flops=cost.flops, tokens=cost.tokens,
+        seconds=cost.seconds + _seconds_beside(settings, cost, evaluated, written, checkpoint),
+        training_seconds=cost.seconds, batch_size=batch, proposed_batch_size=proposed,
+        proposed_batch_tokens=in_tokens, trained_parameters=step.trained,
         budget=in_words(settings.training_budget) + (" at most" if settings.early_stopping_patience else ""),
-        training_seconds=cost.seconds,
-    )
+    )  # fmt: skip
+
+
+def _seconds_beside(settings: Training, cost: _Spent, evaluated: Evaluated, written: int, checkpoint: int) -> float:
+    """What is not training: evaluations, the first one before the first step, checkpoints, and the saved model."""
+    evaluations, checkpoints = (_times(every, cost.steps) for every in (settings.eval_steps, settings.save_steps))
+    if settings.load_best_model_at_end:
+        checkpoints = max(checkpoints, evaluations)
+    evaluating = (1 + evaluations) * (evaluated.documents * cost.evaluation_seconds + evaluated.decoding_seconds)
+    return STAGE_SECONDS + evaluating + (SAVES * written + checkpoints * checkpoint) / WRITTEN_PER_SECOND
 
 
 def in_words(budget: Budget) -> str:

@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for checkpoints and results; needs 15 GB")
     parser.add_argument("--source", default="xlm-roberta-large")
     parser.add_argument("--target", default="mbart-large-50")
-    parser.add_argument("--stage", help="only this stage")
+    parser.add_argument("--stage", help="only this stage; `estimate`: what `check` says, nothing is run")
     parser.add_argument("--write", type=Path, help="a page whose part under '## Real sizes' is replaced")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--trimmed", action="store_true", help=argparse.SUPPRESS)
@@ -214,6 +214,10 @@ def main() -> None:
     if not (args.folder / "test.jsonl").is_file():
         measure(args, "create")
     estimates = measure(args, "estimate")
+    if args.stage == "estimate":
+        for name, need in estimates.items():
+            print(f"{name}: {need['memory_bytes'] / 2**30:.1f} GiB, {need['seconds']:.0f} s")
+        return
     results = [(s, trimmed, measure(args, s, trimmed)) for s, trimmed in STAGES if args.stage in (None, s)]
     shutil.rmtree(args.folder / "out", ignore_errors=True)
     print(content := table(args, results, estimates))

@@ -177,3 +177,16 @@ def test_patience_stands_for_beams_that_do_not_stop_early(tmp_path, monkeypatch)
         equal[patience] = sum(a == b for a, b in zip(ours, expected, strict=True))
     print(len(texts), equal)
     assert equal[4] > equal[1] + 0.1 * len(texts), equal
+
+
+@pytest.mark.parametrize("name", ["model.bin", "shared_vocabulary.json"])
+def test_files_that_are_not_as_they_were_written_are_refused(tuned, pairs, tmp_path, name):
+    """CTranslate2 would believe them: one wrong byte in its model can be a read beyond its memory."""
+    export.run(SETTINGS, tuned, pairs, tmp_path / "out")
+    content = (tmp_path / "out" / name).read_bytes()
+    (tmp_path / "out" / name).write_bytes(content[:-3] + b"0" + content[-2:])
+    with pytest.raises(CheckpointError, match=f"{name} is not as it was written"):
+        open_engine(str(tmp_path / "out")).translator  # noqa: B018
+    (tmp_path / "out" / name).unlink()
+    with pytest.raises(CheckpointError, match="Export it again"):
+        open_engine(str(tmp_path / "out")).translator  # noqa: B018

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -81,13 +82,15 @@ def bytes_per_second() -> float:
 
 def _per_second(work: Callable[[], Any]) -> float:
     """How often a quiet machine does something in a second."""
-    by_the_clock, threads = 1 / _fastest(work, time.perf_counter), torch.get_num_threads()
     if torch.cuda.is_available():
-        return by_the_clock
+        return 1 / _fastest(work, time.perf_counter)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = 1 / _fastest(work, time.thread_time)
+    shared_out = threads**SHARED_OUT / _fastest(work, time.thread_time)
     torch.set_num_threads(threads)
-    return max(by_the_clock, threads**SHARED_OUT * alone)
+    if os.getloadavg()[0] > machine.cores():  # then threads would wait for each other, and the clock tell nothing
+        return shared_out
+    return max(shared_out, 1 / _fastest(work, time.perf_counter))
 
 
 def _fastest(work: Callable[[], Any], clock: Callable[[], float]) -> float:

@@ -87,7 +87,7 @@ def commit_of(name: str) -> str:
 def load_config(name: str) -> PreTrainedConfig:
     """Load the configuration of a checkpoint."""
     config = _load(AutoConfig, name, "configuration")
-    assert_sound(config.to_dict(), decoder_config(config).vocab_size, name, "config.json")
+    assert_sound(config.to_dict(), None, name, "config.json")
     return config
 
 
@@ -193,8 +193,9 @@ def _load_model(kind: Any, name: str, what: str, **kwargs: Any) -> tuple[PreTrai
         logger.warning("%s: comes without a language modelling head; a new one was made, still to be trained.", name)
     if getattr(model, "generation_config", None) and (note := mend_generation_config(model.generation_config, name)):
         logger.warning(note)
-    if getattr(model, "generation_config", None):
+    if model.config.is_encoder_decoder:
         rows = decoder_config(model.config).vocab_size
+        assert_sound(model.config.to_dict(), rows, name, "config.json")
         assert_sound(model.generation_config.to_dict(), rows, name, "generation_config.json")
     if not any(file_of(local_folder(name), file) for file in WEIGHTS):
         _say_pickled(name)

@@ -34,22 +34,22 @@ def reading(name: str, what: str, remedy: str = REMEDY) -> Iterator[None]:
         raise CheckpointError(f"{name}: cannot load its {what}: {reason}.{offline} {remedy}") from error
 
 
-def assert_sound(content: Mapping[str, Any], rows: int, name: str, what: str) -> None:
+def assert_sound(content: Mapping[str, Any], rows: int | None, name: str, what: str) -> None:
     """Refuse a configuration with a probability or a token id that no model can have.
 
     transformers takes both as they are; they would fail in the middle of training or decoding, or do so silently.
 
     Args:
         content: a configuration as a dictionary, with those of its parts inside.
-        rows: the number of token ids.
+        rows: the number of token ids; None to leave ids alone, of which those that nothing uses may be anything.
     """
     for key, value in ((str(key), value) for key, value in content.items()):
         if isinstance(value, Mapping):
-            assert_sound(value, value.get("vocab_size", rows), name, what)
+            assert_sound(value, rows and value.get("vocab_size", rows), name, what)
         elif key.endswith(("dropout", "dropout_prob", "layerdrop")) and value is not None:
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
                 raise _unsound(name, what, key, value, "a probability, from 0 to 1")
-        elif key.endswith("_token_id") and value is not None:
+        elif key.endswith("_token_id") and value is not None and rows is not None:
             for one in value if isinstance(value, list) else [value]:
                 if type(one) is not int or not 0 <= one < rows:
                     raise _unsound(name, what, key, value, f"the id of a token, from 0 to {rows - 1}")

@@ -21,7 +21,7 @@ from polygraft.data.files import RESULT_FORMAT, appearing
 from polygraft.data.layout import Layout
 from polygraft.data.reading import RowList, read_rows
 from polygraft.errors import CheckpointError, RecipeError
-from polygraft.inference.engine import EXPORT_FILE, Checkpoint, Engine, Exported, import_ctranslate2
+from polygraft.inference.engine import EXPORT_FILE, Checkpoint, Engine, Exported, hashes, import_ctranslate2
 from polygraft.inference.generate import cuts_unsaid
 from polygraft.models import bottleneck
 from polygraft.models.checkpoints import load_seq2seq, load_tokenizer, local_folder
@@ -57,6 +57,7 @@ def run(settings: Export, model: str, pairs: PairData, out_dir: Path) -> dict[st
             "format": RESULT_FORMAT, "engine": settings.format, "quantization": settings.quantization,
             "vocabulary": original.network.config.vocab_size, "languages": original.languages._asdict(),
             "max_positions": min(original.tokenizer.model_max_length, original.network.config.max_position_embeddings),
+            "sha256": hashes(hidden),
         }  # fmt: skip
         (hidden / EXPORT_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         found = compare(original, Exported(str(hidden)), rows, pairs, settings)
@@ -170,7 +171,7 @@ def _log_probability_error(
     original: Checkpoint, exported: Exported, rows: RowList, pairs: PairData, settings: Export
 ) -> dict[str, float]:
     """How far two engines' log-probabilities of the references' tokens differ in nats: on average, and at most."""
-    tokenizer, limit = original.tokenizer, exported.record["max_positions"]
+    tokenizer, limit = original.tokenizer, exported.record.max_positions
     items = pair_dataset(rows, pairs, tokenizer, min(settings.max_source_length_tokens, limit), limit - 1).items
     layout, errors = Layout.of(tokenizer), []
     for item in items:

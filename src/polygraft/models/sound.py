@@ -35,7 +35,7 @@ def reading(name: str, what: str, remedy: str = REMEDY) -> Iterator[None]:
 
 
 def assert_sound(content: Mapping[str, Any], rows: int | None, name: str, what: str) -> None:
-    """Refuse a configuration with a probability or a token id that no model can have.
+    """Refuse a configuration with a probability, a switch or a token id that no model can have.
 
     transformers takes both as they are; they would fail in the middle of training or decoding, or do so silently.
 
@@ -49,6 +49,8 @@ def assert_sound(content: Mapping[str, Any], rows: int | None, name: str, what: 
         elif key.endswith(("dropout", "dropout_prob", "layerdrop")) and value is not None:
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
                 raise _unsound(name, what, key, value, "a probability, from 0 to 1")
+        elif key.startswith("output_") and not isinstance(value, bool | None):
+            raise _unsound(name, what, key, value, "true or false")
         elif key.endswith("_token_id") and value is not None and rows is not None:
             for one in value if isinstance(value, list) else [value]:
                 if type(one) is not int or not 0 <= one < rows:

@@ -155,3 +155,13 @@ def test_cores_and_memory_that_control_groups_leave(monkeypatch, tmp_path, own, 
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     assert machine.cores() == cores
     assert min([1000, *machine._left_to_groups()]) == left
+
+
+def test_a_peak_can_be_forgotten():
+    """Where the kernel lets it be."""
+    block = b"x" * 200_000_000
+    before = machine.peak_memory_bytes()
+    del block
+    machine.forget_peak()
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        assert machine.peak_memory_bytes() < before - 100_000_000

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, PositiveInt
 from transformers import AutoTokenizer, MBartConfig
 
 from polygraft.data.files import assert_known_format
@@ -69,6 +70,17 @@ class Checkpoint:
         return decode_several(self.network, self.tokenizer, texts, source_codes, target_codes, settings, progress)
 
 
+class ExportRecord(BaseModel):
+    """What is read of an export.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vocabulary: PositiveInt
+    max_positions: PositiveInt
+    languages: Languages
+    sha256: dict[str, str]
+
+
 class Exported:
     """A folder that `polygraft export` wrote; attributes as those of `Checkpoint`."""
 
@@ -81,13 +93,12 @@ class Exported:
         """
         path = Path(name) / EXPORT_FILE
         with reading(name, "exported model", AGAIN):
-            self.name, self.record = name, json.loads(path.read_text(encoding="utf-8"))
-            assert_known_format(path, self.record)
-            rows = MBartConfig(vocab_size=self.record["vocabulary"])
+            content = json.loads(path.read_text(encoding="utf-8"))
+            assert_known_format(path, content)
+            self.name, self.record = name, ExportRecord.model_validate(content)
+            rows = MBartConfig(vocab_size=self.record.vocabulary)
             self.tokenizer = right_tokenizer(AutoTokenizer.from_pretrained(name), name, rows)
-            languages = self.record["languages"]
-            sides = tuple(languages["sources"]), tuple(languages["targets"])
-            self.languages = Languages(*sides, tuple(map(tuple, languages["directions"])))
+        self.languages = self.record.languages
 
     @cached_property
     def translator(self) -> Any:
@@ -101,7 +112,7 @@ class Exported:
         import torch
 
         with reading(self.name, "exported model", AGAIN):
-            changed = sorted(set(hashes(Path(self.name)).items()) ^ set(self.record["sha256"].items()))
+            changed = sorted(set(hashes(Path(self.name)).items()) ^ set(self.record.sha256.items()))
         if changed:  # CTranslate2 believes its files, and reads beyond its memory where they are wrong
             name, _ = changed[0]
             raise CheckpointError(f"{self.name}: {name} is not as it was written: damaged, changed or gone. {AGAIN}")
@@ -113,7 +124,7 @@ class Exported:
 
     def longest(self, settings: Decoding) -> int:
         """At how many tokens, special ones included, a text is cut."""
-        return int(min(settings.max_source_length_tokens, self.record["max_positions"]))
+        return min(settings.max_source_length_tokens, self.record.max_positions)
 
     def decode(
         self,
@@ -124,7 +135,7 @@ class Exported:
         progress: OnProgress | None = None,
     ) -> list[list[str]]:
         """Generate outputs per text, as `Checkpoint.decode` does."""
-        arguments = self.arguments(settings, self.record["max_positions"])
+        arguments = self.arguments(settings, self.record.max_positions)
         sources = encode_sources(self.tokenizer, texts, source_codes, self.longest(settings))
 
         def write(rows: list[list[int]], target_code: str) -> list[list[str]]:

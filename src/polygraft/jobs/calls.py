@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polygraft import processes, progress
+from polygraft import machine, processes, progress
 from polygraft.data import files
 
 SECONDS_BETWEEN_REPORTS = 0.5
@@ -51,6 +52,7 @@ def answer(call: Call, report: Callable[[float], None]) -> Ended:
     import torch
 
     torch.set_num_threads(call.portion.threads)
+    machine.forget_peak()  # of the job before
     last = time.monotonic()
 
     def listen(share: float) -> None:
@@ -68,6 +70,8 @@ def answer(call: Call, report: Callable[[float], None]) -> Ended:
             return Ended(error=processes.portable(error))
         finally:
             progress.listener = None
+            gc.collect()
+            machine.return_freed_memory()  # which the next job beside this process may need
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ def _log_probability_error(
     original: Checkpoint, exported: Exported, rows: RowList, pairs: PairData, settings: Export
 ) -> dict[str, float]:
     """How far two engines' log-probabilities of the references' tokens differ in nats: on average, and at most."""
-    tokenizer, limit = original.tokenizer, exported.record["max_positions"]
+    tokenizer, limit = original.tokenizer, exported.record.max_positions
     items = pair_dataset(rows, pairs, tokenizer, min(settings.max_source_length_tokens, limit), limit - 1).items
     layout, errors = Layout.of(tokenizer), []
     for item in items:

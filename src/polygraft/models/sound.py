@@ -43,19 +43,21 @@ def assert_sound(content: Mapping[str, Any], rows: int | None, name: str, what: 
         content: a configuration as a dictionary, with those of its parts inside.
         rows: the number of token ids; None to leave ids alone, of which those that nothing uses may be anything.
     """
-    for key, value in ((str(key), value) for key, value in content.items()):
-        if isinstance(value, Mapping):
-            assert_sound(value, rows and value.get("vocab_size", rows), name, what)
-        elif key.endswith(("dropout", "dropout_prob", "layerdrop")) and value is not None:
+    for key, value in ((str(key), value) for key, value in content.items() if value is not None):
+        if key.endswith(("dropout", "dropout_prob", "layerdrop")):
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
                 raise _unsound(name, what, key, value, "a probability, from 0 to 1")
-        elif key.startswith("output_") and not isinstance(value, bool | None):
-            raise _unsound(name, what, key, value, "true or false")
-        elif key.endswith("_token_id") and value is not None and rows is not None:
-            for one in value if isinstance(value, list) else [value]:
-                if type(one) is not int or not 0 <= one < rows:
-                    raise _unsound(name, what, key, value, f"the id of a token, from 0 to {rows - 1}")
+        elif key.startswith("output_"):
+            if not isinstance(value, bool):
+                raise _unsound(name, what, key, value, "true or false")
+        elif key.endswith("_token_id"):
+            ids = value if isinstance(value, list) else [value]
+            if rows is not None and not all(type(one) is int and 0 <= one < rows for one in ids):
+                raise _unsound(name, what, key, value, f"the id of a token, from 0 to {rows - 1}")
+        elif isinstance(value, Mapping):
+            assert_sound(value, rows and value.get("vocab_size", rows), name, what)
 
 
 def _unsound(name: str, what: str, key: str, value: Any, wanted: str) -> CheckpointError:
-    return CheckpointError(f"{name}: its {what} has {key} = {value!r}, but that has to be {wanted}. Mend that file.")
+    shown = repr(value)[:60]
+    return CheckpointError(f"{name}: its {what} has {key} = {shown}, but that has to be {wanted}. Mend that file.")

@@ -18,12 +18,19 @@ BAD = {
     "a switch for an id": ({"forced_bos_token_id": True}, "the id of a token"),
     "one of several": ({"eos_token_id": [2, 10]}, "the id of a token"),
     "a section for an id": ({"eos_token_id": {"a": {"a": 1}}}, "the id of a token"),
-    "in a part": ({"decoder": {"vocab_size": 5, "eos_token_id": 7}}, "from 0 to 4"),
+    "in a part": ({"decoder": {"model_type": "mbart", "vocab_size": 5, "eos_token_id": 7}}, "from 0 to 4"),
 }
 
 
 def test_what_models_have_is_taken():
-    assert_sound(GOOD | {"decoder": GOOD | {"vocab_size": 4}, "forced_bos_token_id": None}, 10, "m", "config.json")
+    assert_sound(
+        GOOD | {"decoder": GOOD | {"model_type": "mbart", "vocab_size": 4}, "forced_bos_token_id": None},
+        10,
+        "m",
+        "config.json",
+    )
+    tasks = {"task_specific_params": {"translation_en_to_ro": {"decoder_start_token_id": 250020}}}
+    assert_sound(GOOD | tasks, 10, "m", "config.json")  # a trimmed cc25
     assert_sound({"bos_token_id": 50256}, None, "m", "config.json")  # of a model whose ids nothing uses
 
 

@@ -52,6 +52,7 @@ def configured(app: Any) -> Any:
 
     return uvicorn.Config(
         app, http=Patient, ws="none", loop="asyncio", lifespan="on", log_level="error", access_log=False,
+        log_config=None,  # its own would close the handlers of all loggers
         proxy_headers=False, server_header=False, limit_concurrency=2 * CONNECTIONS,
         timeout_graceful_shutdown=END_SECONDS,
     )  # fmt: skip

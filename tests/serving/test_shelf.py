@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import yaml
 from polygraft.errors import CheckpointError, RecipeError
 from polygraft.inference.engine import generate_texts
 from polygraft.runs.records import write_record
+from polygraft.serving.server import configured
 from polygraft.serving.shelf import open_all
 from polygraft.settings import Generate
 
@@ -118,3 +120,19 @@ def test_fifty_clients_are_all_answered():
     found = json.loads(done.stdout)
     assert found["statuses"] == {"200": found["requests"]}
     assert found["requests"] >= 50
+
+
+def test_handlers_of_others_stay_open():
+    """uvicorn's own configuration of logging closes all that there are, absl's with the stream that it writes to."""
+    closed: list[str] = []
+
+    class Watched(logging.Handler):
+        def close(self) -> None:
+            closed.append("closed")
+            super().close()
+
+    watched = Watched()
+    configured(lambda *_: None)
+    assert closed == []
+    watched.close()
+    assert closed == ["closed"]

@@ -16,7 +16,7 @@ from polygraft.jobs.calls import Portion
 from polygraft.jobs.workers import DEVICES
 from polygraft.recipe import Recipe
 
-THREADS_PAY = 20_000_000  # parameters of a model from which on two threads are worth more than one (docs/scale.md)
+THREADS_PAY = 20_000_000  # parameters from which on two threads are taken to be worth more than one; not measured
 
 
 def estimate(arms: Mapping[str, Recipe]) -> dict[str, dict[str, Need]]:

@@ -12,7 +12,8 @@ OPTIONS = [(verb, option) for verb, command in VERBS.items() for option in comma
 FILES = {"--train-file", "--validation-file", "--test-file"}
 LISTS = FILES | {"--set", "--text-column", "--language", "--source", "--target", "--lang", "--adapter.target-modules"}
 LISTS |= {"--input-file", "--general.train-file", "--general.validation-file", "--pairs", "--text", "--report-to"}
-LISTS |= {"--against", "--score-column", "--lower-is-better", "--include", "--allowed-host", "--model"}  # the last of serve
+LISTS |= {"--against", "--score-column", "--lower-is-better", "--include", "--allowed-host"}
+LISTS |= {"--model"}  # of serve; of other verbs it is single
 SINGLE = [(verb, name) for verb, o in OPTIONS if not o.multiple and not o.is_flag for name in o.opts]
 
 

@@ -230,8 +230,8 @@ def breakages(draw: st.DrawFn, formats: dict[str, str]) -> Callable[[Path], None
     steps: list[tuple[str, str, Any]] = []
     for _ in range(draw(st.sampled_from((1, 1, 1, 2)))):
         name = draw(st.sampled_from(sorted(formats)))
-        editors = ["structure"] * 5 if formats[name] else []
-        how = draw(st.sampled_from([*editors, "bytes", "bytes", "bytes", "file"][: 8 if editors else 7]))
+        ways = ["structure"] * 7 + ["bytes"] * 2 if formats[name] else ["bytes"] * 3
+        how = draw(st.sampled_from([*ways, "file"]))
         steps.append((name, how, draw({"structure": EDIT, "bytes": BYTES, "file": st.sampled_from(FILES)}[how])))
 
     def break_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ from polygraft.training import stopping
 
 INTERRUPTED = 130
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_LEADING_NOWHERE = {errno.ELOOP, errno.ENAMETOOLONG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _RESUME = "Run the same command again to resume: finished stages are kept, training goes on from its last checkpoint."
 _SMALLER = "Lower per_device_train_batch_size (gradient_accumulation_steps can make up for it) or max_length_tokens."
@@ -90,6 +91,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"polygraft: {place}the disk is full. Free space, or choose another --output-dir, and run again.", 1
     if isinstance(error, OSError) and error.errno in _DENIED:
         return f"polygraft: {error.filename or 'a file'}: {_denied(error)}", 1
+    if isinstance(error, OSError) and error.errno in _LEADING_NOWHERE:
+        return f"polygraft: {error.filename or 'a file'}: {error.strerror}. Name the file itself.", 1
     if is_out_of_memory(error):
         return f"polygraft: out of memory. {_SMALLER}", 1
     if is_panic(error):  # of a text that a damaged map of characters or vocabulary has no way for

@@ -48,7 +48,12 @@ class Worker:
         try:
             said = self.connection.recv()
         except (EOFError, ConnectionError):
-            said = Ended(error=PolygraftError(f"its process {_death(self.process.wait())}. Run again to go on."))
+            code = self.process.wait()
+            if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # so is this process, which hears of it in a moment
+                interrupted = KeyboardInterrupt()
+                interrupted.exit_code = code  # type: ignore[attr-defined]
+                raise interrupted from None
+            said = Ended(error=PolygraftError(f"its process {_death(code)}. Run again to go on."))
         self.busy = not isinstance(said, Ended)
         return said
 

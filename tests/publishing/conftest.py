@@ -295,3 +295,14 @@ def copy(run, tmp_path) -> Path:
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace(str(run.parent), "/gone"), encoding="utf-8")
     return copied
+
+
+@pytest.fixture
+def model(copy) -> Path:
+    return copy / "detour" / "seed-1" / "finetune"
+
+
+@pytest.fixture
+def unloaded(monkeypatch) -> None:
+    """Loading what goes takes most of the time, and tells nothing of the hub."""
+    monkeypatch.setattr("polygraft.publishing.push.load", lambda folder: None)

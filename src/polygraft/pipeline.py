@@ -19,7 +19,7 @@ from polygraft.recipe.reading import arm_recipes
 from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import run_arm
 from polygraft.runs.judged import folders_of, judged
-from polygraft.runs.records import left_over, read_record
+from polygraft.runs.records import RECIPE_FILE, left_over, read_record
 from polygraft.training.trackers import assert_installed
 
 
@@ -39,7 +39,7 @@ def run(recipe: Recipe, *, recipe_text: str, how: SideBySide = SideBySide()) -> 
     with only_one(folder) if processes.is_main() else contextlib.nullcontext():
         if processes.is_main():
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "recipe.yaml", recipe_text)
+            write_atomically(folder / RECIPE_FILE, recipe_text)
             for path in left_over(folder, arms, recipe.seeds):
                 print(f"{path}: is not of this recipe; it is left alone and not counted.", file=sys.stderr, flush=True)
         if recipe.diagnose is not None:
@@ -69,7 +69,7 @@ def _outcome(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[s
     from polygraft.scoring import verdict
 
     runs = folders_of(recipe, folder, arms)
-    outcome = None if recipe.verdict is None else verdict.run(*judged(recipe, folder, arms))
+    outcome = None if recipe.verdict is None else verdict.write(folder, judged(recipe, folder, arms))
     for run in (run for one in runs.values() for run in one):
         write_model_card(run / "finetune")
     return {"verdict": outcome, "report": str(report.write(folder)), "table": score_table(folder, recipe, arms)}

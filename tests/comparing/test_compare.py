@@ -154,7 +154,7 @@ def test_a_run_of_polygrafts_own_says_what_its_verdict_says(tmp_path):
             write(tmp_path / arm / f"seed-{seed}" / "evaluate" / "predictions.jsonl", rows)
     costs = {arm: {"seconds": 1.0, "flops": 1.0, "tokens": 1.0} for arm in arms}
     settings = Verdict(treatment="good", control="bad", margin=0.01)
-    theirs = verdict.run(tmp_path, settings, list(arms), (1, 2, 3), costs)
+    theirs = verdict.judge(tmp_path, settings, list(arms), (1, 2, 3), costs)
     files = [sorted(map(str, (tmp_path / arm).glob("*/evaluate/*.jsonl"))) for arm in arms]
     found = compare(*files, metric="loss_per_token", margin=0.01)
     assert (found.treatment.system, found.control.system) == ("good", "bad")

@@ -35,7 +35,7 @@ def write_run(folder, directions):
             path = folder / arm / f"seed-{seed}" / "evaluate" / "predictions.jsonl"
             path.parent.mkdir(parents=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return verdict.run(folder, SETTINGS, ARMS, SEEDS, COST)
+    return verdict.judge(folder, SETTINGS, ARMS, SEEDS, COST)
 
 
 def test_each_language_is_compared_as_alone_and_adjusted_for_their_number(tmp_path):

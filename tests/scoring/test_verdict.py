@@ -60,7 +60,8 @@ def test_helped_with_everything_in_verdict_json(tmp_path):
         "direct": {"seconds": 60.0, "flops": 2e12, "tokens": 1000.0},
         "detour": {"seconds": 55.0, "flops": 2e12, "tokens": 1400.0},
     }
-    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, cost)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, FIVE, cost)
+    assert verdict.write(tmp_path, found) == found
     assert json.loads((tmp_path / "verdict.json").read_text("utf-8")) == found
     assert (found["word"], found["treatment"], found["control"]) == ("helped", "detour", "direct")
     assert found["metric"] == "loss per reference token (nats)"
@@ -81,7 +82,7 @@ def test_helped_with_everything_in_verdict_json(tmp_path):
 
 def test_secondary_comparisons_are_holm_adjusted(tmp_path):
     write_run(tmp_path, losses_of([2.0, 2.01, 1.99, 2.02, 1.98]), GOOD | {"plain": "poor"})
-    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
     keys = [(item["treatment"], item["control"], item["metric"]) for item in found["comparisons"]]
     loss = "loss per reference token (nats)"
     assert keys == [
@@ -103,7 +104,7 @@ def test_a_secondary_p_value_that_adjustment_undoes(tmp_path):
     write_run(
         tmp_path, {"plain": [2.06, 2.1, 2.0, 2.05, 2.12], "direct": DIRECT, "detour": DIRECT[::-1]}, GOOD, noise=0.02
     )
-    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
     undone = [item for item in found["comparisons"] if item["p_value"] < 0.05 <= item["p_value_holm"]]
     assert undone
     assert {item["word"] for item in undone} == {"not enough evidence"}
@@ -140,7 +141,7 @@ def made_up(effect: float, error: float, margin: float | None) -> Comparison:
 )
 def test_words_and_sentences(tmp_path, detour, word, says):
     write_run(tmp_path, losses_of(detour), POOR)
-    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
     assert found["word"] == word
     assert found["sentence"].startswith(says)
     assert "'detour' falls short of it (" in found["sentence"]
@@ -152,7 +153,7 @@ def test_equivalent_says_so_when_the_difference_is_real(tmp_path):
     write_run(
         tmp_path, losses_of([1.972, 1.968, 1.97, 1.971, 1.969]) | {"direct": [2.0, 2.001, 1.999, 2.0, 2.0]}, GOOD, 0.0
     )
-    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, FIVE, NOTHING)
     assert found["word"] == "equivalent"
     assert found["high"] < 0
     assert "lies within ±0.05, though it excludes 0 (" in found["sentence"]
@@ -161,7 +162,7 @@ def test_equivalent_says_so_when_the_difference_is_real(tmp_path):
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_too_few_seeds_are_never_a_verdict(tmp_path, seeds):
     write_run(tmp_path, losses_of([1.5, 1.52][:seeds]), GOOD)
-    found = verdict.run(tmp_path, SETTINGS, ARMS, FIVE[:seeds], NOTHING)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, FIVE[:seeds], NOTHING)
     assert (found["word"], found["suggestion"]) == ("not enough evidence", "helped")
     assert (found["p_value"], found["includes_seeds"]) == (None, False)
     assert all(item["word"] == "not enough evidence" for item in found["comparisons"])
@@ -176,7 +177,7 @@ def test_too_few_seeds_are_never_a_verdict(tmp_path, seeds):
 
 def test_three_seeds_carry_a_caution(tmp_path):
     write_run(tmp_path, losses_of([1.80, 1.82, 1.78]), GOOD)
-    found = verdict.run(tmp_path, SETTINGS, ARMS, [1, 2, 3], NOTHING)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, [1, 2, 3], NOTHING)
     assert found["word"] == "helped"
     assert "Caution: 3 seeds per arm; a claim wants 5." in found["sentence"]
     assert "'detour' beats it (" in found["sentence"] and "'direct' beats it (" in found["sentence"]
@@ -188,7 +189,7 @@ def test_unequal_budgets_are_said(tmp_path):
     write_run(tmp_path, losses_of([2.0]), GOOD)
     spent = {"direct": 1e12, "detour": 1.2e12, "plain": 0.0}
     cost = {arm: {"seconds": 60.0, "flops": flops, "tokens": 0.0} for arm, flops in spent.items()}
-    found = verdict.run(tmp_path, SETTINGS, ARMS, [1], cost)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, [1], cost)
     assert "; in FLOPs these differ by more than a tenth." in found["sentence"]
 
 
@@ -202,11 +203,11 @@ def edit_row(run_dir, arm, seed, number, **changes) -> None:
 def test_metrics_name_what_is_compared_beside_the_loss(tmp_path):
     write_run(tmp_path, losses_of([2.0, 2.01, 1.99]), GOOD)
     chosen = SETTINGS.model_copy(update={"metrics": ["rouge1", "chrf++"]})
-    found = verdict.run(tmp_path, chosen, ARMS, [1, 2, 3], NOTHING)
+    found = verdict.judge(tmp_path, chosen, ARMS, [1, 2, 3], NOTHING)
     of_text = [item["metric"] for item in found["comparisons"] if "loss" not in item["metric"]]
     assert of_text == ["chrF++", "ROUGE-1"]
     alone = SETTINGS.model_copy(update={"metrics": []})
-    assert verdict.run(tmp_path, alone, ARMS[1:], [1, 2, 3], NOTHING)["comparisons"] == []
+    assert verdict.judge(tmp_path, alone, ARMS[1:], [1, 2, 3], NOTHING)["comparisons"] == []
 
 
 def test_a_lead_that_is_all_of_the_source_is_called_so(tmp_path):
@@ -214,14 +215,14 @@ def test_a_lead_that_is_all_of_the_source_is_called_so(tmp_path):
     for arm in ARMS:
         for number in range(DOCUMENTS):
             edit_row(tmp_path, arm, 1, number, lead=f"довгий текст\u2028{number}")
-    found = verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
+    found = verdict.judge(tmp_path, SETTINGS, ARMS, [1], NOTHING)
     assert "The copied source (the text as it is, untranslated) has chrF++" in found["sentence"]
     assert found["lead"]["is_source"] is True
     edit_row(tmp_path, "detour", 1, 0, source_lang="de_DE")  # the others are older, and do not say
-    verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
+    verdict.judge(tmp_path, SETTINGS, ARMS, [1], NOTHING)
     edit_row(tmp_path, "plain", 1, 0, source_lang="fr_XX")
     with pytest.raises(DataError, match="its source_lang is 'de_DE', but 'fr_XX'"):
-        verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
+        verdict.judge(tmp_path, SETTINGS, ARMS, [1], NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -240,8 +241,7 @@ def test_documents_must_be_the_same_and_whole(tmp_path, changes, message):
     write_run(tmp_path, losses_of([2.0, 2.0]), GOOD)
     edit_row(tmp_path, "detour", 2, 3, **changes)
     with pytest.raises(DataError, match=message):
-        verdict.run(tmp_path, SETTINGS, ARMS, [1, 2], NOTHING)
-    assert not (tmp_path / "verdict.json").exists()
+        verdict.judge(tmp_path, SETTINGS, ARMS, [1, 2], NOTHING)
 
 
 def test_missing_short_broken_and_empty_predictions(tmp_path):
@@ -257,10 +257,10 @@ def test_missing_short_broken_and_empty_predictions(tmp_path):
     ):
         path.write_text(content, "utf-8")
         with pytest.raises(DataError, match=message):
-            verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
+            verdict.judge(tmp_path, SETTINGS, ARMS, [1], NOTHING)
     path.unlink()
     with pytest.raises(DataError, match=r"predictions\.jsonl: missing.*Run the recipe again"):
-        verdict.run(tmp_path, SETTINGS, ARMS, [1], NOTHING)
+        verdict.judge(tmp_path, SETTINGS, ARMS, [1], NOTHING)
 
 
 def test_needs_no_torch():

@@ -94,7 +94,7 @@ class Stages:
         try:
             section = target_section(recipe, {need.stage: need.cost for need in needs}, f"arm {arm}, by estimate")
         except PolygraftError as error:
-            self.warnings.append(str(error))
+            self.warnings += [said for said in [str(error)] if said not in self.warnings]  # a diagnosis asks again
             section = None
         if section and recipe.text:
             need = self.text_stage("adapt_target", section, target, recipe.text)

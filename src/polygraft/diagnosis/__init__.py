@@ -30,6 +30,7 @@ from polygraft.recipe.reading import arm_recipes, dump_recipe
 from polygraft.recipe.stages import stages_of
 from polygraft.runs.arms import TARGET, adapt_arm
 from polygraft.runs.fingerprints import fingerprint_of
+from polygraft.runs.records import RECIPE_FILE
 from polygraft.runs.steps import Step, Steps
 from polygraft.settings import Diagnose, Placebo, Running, TextData
 from polygraft.training.trackers import assert_installed
@@ -117,7 +118,7 @@ def run(recipe: Recipe, how: SideBySide = SideBySide()) -> dict[str, Any]:
 
 def _write(folder: Path, recipe: Recipe, result: dict[str, Any]) -> str:
     write_atomically(folder / FILE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+    write_atomically(folder / RECIPE_FILE, dump_recipe(recipe))
     return str(report.write(folder))
 
 

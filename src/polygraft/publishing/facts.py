@@ -21,7 +21,7 @@ from polygraft.report import files
 from polygraft.report.files import Record, ScoresFile, VerdictFile
 from polygraft.report.folder import ALL_LANGUAGES, SeedRun, read_seed
 from polygraft.runs.fingerprints import fingerprint_of
-from polygraft.runs.records import DONE, STAGE_FILE
+from polygraft.runs.records import DONE, RECIPE_FILE, STAGE_FILE
 from polygraft.scoring.metrics import shown_first
 from polygraft.settings import Evaluate
 
@@ -160,9 +160,9 @@ def _place(folder: Path) -> InRun | None:
     if len(folder.parents) < 3 or folder.name != "finetune" or not folder.parent.name.startswith("seed-"):
         return None
     run_dir, arm, seed = folder.parents[2], folder.parents[1].name, folder.parent.name.removeprefix("seed-")
-    if not (run_dir / files.RECIPE).is_file():
+    if not (run_dir / RECIPE_FILE).is_file():
         return None
-    whole = load_recipe(run_dir / files.RECIPE)
+    whole = load_recipe(run_dir / RECIPE_FILE)
     arms = arm_recipes(whole)
     if arm not in arms or not seed.isdecimal():
         return None

@@ -17,10 +17,10 @@ from polygraft.nano import PREFIX as BUNDLED
 from polygraft.publishing.licences import Origin, hub_id, licence, licence_of_text
 from polygraft.report import files
 from polygraft.report.files import Record
+from polygraft.runs.fingerprints import is_of_hub
 from polygraft.runs.records import STAGE_FILE
 
 FILE = "file:"
-SAMPLE = "/polygraft/nano/sample/"  # in the path of a bundled text, wherever polygraft is installed
 MANY_FILES = 3  # of one folder; more are named together
 
 
@@ -45,7 +45,7 @@ class DoneStage:
             for field in DATA_FIELDS:
                 for name, mark in islice(read, int(section.get(f"{field}s", 0))):
                     if field == "train_file":
-                        yield _bundled_name(name.removeprefix(FILE)), mark
+                        yield name.removeprefix(FILE), mark
 
     def before(self, name: str) -> Path:
         """Where a checkpoint that it read lies: under its name, or beside the stage, if all were moved."""
@@ -95,11 +95,6 @@ def _model(name: str, mark: str) -> Origin:
     return Origin(shareable(name), "model", states, hub=hub, commit=commit)
 
 
-def is_of_hub(name: str, mark: str) -> bool:
-    """Whether a checkpoint is one of the hub: its fingerprint is its name and commit, that of any other is a hash."""
-    return mark == name or mark.startswith(f"{name}@")
-
-
 def _texts(stages: list[DoneStage]) -> Iterator[Origin]:
     texts = {name: mark for stage in stages for name, mark in stage.texts}
     inside = Counter(Path(name).parent for name in texts)
@@ -115,11 +110,6 @@ def _texts(stages: list[DoneStage]) -> Iterator[Origin]:
             yield Origin(f"{folder.name}/ ({inside[folder]} files)", "text", licence_of_text(name))
 
 
-def _bundled_name(file: str) -> str:
-    _, mark, inside = file.partition(SAMPLE)
-    return f"{BUNDLED}sample/{inside}" if mark else file
-
-
 def shareable(value: Any) -> Any:
     """Return a value without what is true on one machine alone: of a path that leads out, its last part remains."""
     if isinstance(value, dict):
@@ -128,6 +118,5 @@ def shareable(value: Any) -> Any:
         return [shareable(item) for item in value]
     if not isinstance(value, str):
         return value
-    value = _bundled_name(value)
     outside = value.startswith(("/", "~")) or ".." in Path(value).parts or value[1:3] in (":\\", ":/")
     return value.replace("\\", "/").rstrip("/").rpartition("/")[2] if outside else value

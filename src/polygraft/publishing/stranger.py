@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from polygraft.errors import CheckpointError, is_out_of_memory
+from polygraft.errors import CheckpointError
 from polygraft.inference.engine import import_ctranslate2, is_exported
+from polygraft.models.sound import reading
 
 TEXT = "1"
 
@@ -20,18 +21,9 @@ def load(folder: Path) -> None:
         CheckpointError: it cannot be done, or weights are missing.
         RecipeError: CTranslate2 is not installed, and the folder is for it.
     """
-    try:
+    with reading("polygraft push: what would be uploaded", "model by itself", "Nothing was sent."):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         (_by_ctranslate2 if is_exported(str(folder)) else _by_transformers)(folder, tokenizer)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = (" ".join(str(error).split()) or type(error).__name__).replace(str(folder), "it").rstrip(".")
-        raise CheckpointError(
-            f"polygraft push: what would be uploaded does not load by itself: {reason}. Nothing was sent."
-        ) from None
 
 
 def _by_transformers(folder: Path, tokenizer: Any) -> None:

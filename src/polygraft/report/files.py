@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from polygraft.data.files import RESULT_FORMAT, assert_known_format
 from polygraft.errors import DataError
 from polygraft.runs.costs import Cost
+from polygraft.scoring import verdict
 from polygraft.scoring.bootstrap import Score
 from polygraft.scoring.comparison import Word
 from polygraft.scoring.intervals import Estimate
 from polygraft.scoring.metrics import SYSTEMS, metrics_of
 
-RECIPE, VERDICT, DIAGNOSIS = "recipe.yaml", "verdict.json", "diagnose.json"
+VERDICT, DIAGNOSIS = verdict.FILE, "diagnose.json"
 METRICS, SCORES, PLAN, DIAGNOSTICS = "metrics.jsonl", "scores.json", "plan.json", "diagnostics.json"
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from polygraft.recipe.reading import arm_recipes, load_recipe
 from polygraft.recipe.stages import STAGES, stages_of
 from polygraft.report import files
 from polygraft.report.files import DiagnosisFile, LoggedLine, PlanFile, Record, Result, ScoresFile, VerdictFile
-from polygraft.runs.records import DONE, STAGE_FILE, left_over
+from polygraft.runs.records import DONE, RECIPE_FILE, STAGE_FILE, left_over
 from polygraft.scoring.forgetting import Restored
 
 ALL_LANGUAGES = "all"
@@ -101,7 +101,7 @@ def read_run(run_dir: Path) -> Run:
     """
     if not run_dir.is_dir():
         raise DataError(f"{run_dir} is not a folder: give the folder of a run, such as outputs/<recipe name>.")
-    path = run_dir / files.RECIPE
+    path = run_dir / RECIPE_FILE
     if not path.is_file():
         raise DataError(f"{run_dir} has no {path.name}: give the folder of a run, such as outputs/<recipe name>.")
     recipe = load_recipe(path)

@@ -16,6 +16,7 @@ from polygraft.nano import PREFIX
 from polygraft.recipe.reading import json_schema
 from polygraft.report.files import Record
 from polygraft.report.folder import Run, SeedRun, StageRun
+from polygraft.runs.fingerprints import is_of_hub
 
 HIDDEN = "not shown"
 MACHINE = ("platform", "python", "cpus", "device")  # as machine.describe has it; no names among them
@@ -47,11 +48,6 @@ def without_text(run: Run) -> Run:
 def _model(name: str | None, hub: set[str]) -> str | None:
     """A model's name on the hub or in the package; of a checkpoint elsewhere only that it is one."""
     return name if name is None or name in hub or name.startswith(PREFIX) else "a local checkpoint"
-
-
-def is_of_hub(name: str, mark: str) -> bool:
-    """Whether the fingerprint of an input is the commit of a model on the hub."""
-    return mark.rpartition("@")[0] == name
 
 
 def _seed_run(run: SeedRun, arms: Container[str]) -> SeedRun:

@@ -13,7 +13,8 @@ from polygraft.report.curves import Curve, losses
 from polygraft.report.files import Record
 from polygraft.report.folder import TITLES, Run, StageRun
 from polygraft.report.formats import MISSING, count, date, decimal, plain, plural
-from polygraft.report.privacy import is_of_hub, without_folders
+from polygraft.report.privacy import without_folders
+from polygraft.runs.fingerprints import is_of_hub
 
 LOSSES = {"finetune": "cross-entropy per target token (nats)"}
 """What the losses of stages are that have no objective of OBJECTIVES."""

@@ -30,6 +30,11 @@ def fingerprint_of(name: str) -> str:
     return _hash_files(sorted(path for path in paths if path.suffix in LOADED and path.name not in BESIDE))
 
 
+def is_of_hub(name: str, mark: str) -> bool:
+    """Return whether the fingerprint of an input is of a model on the hub: name and commit, not a hash."""
+    return mark.rpartition("@")[0] == name
+
+
 def _hash_files(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:

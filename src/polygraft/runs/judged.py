@@ -12,6 +12,7 @@ from polygraft.recipe import Recipe
 from polygraft.recipe.reading import arm_recipes, load_recipe
 from polygraft.recipe.stages import stages_of
 from polygraft.runs.costs import adaptation_cost
+from polygraft.runs.records import RECIPE_FILE
 from polygraft.scoring import verdict
 from polygraft.scoring.forgetting import of_runs
 
@@ -21,14 +22,18 @@ def folders_of(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict
     return {arm: [folder / arm / f"seed-{seed}" for seed in recipe.seeds] for arm in arms}
 
 
-def judged(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> tuple[Any, ...]:
-    """Return the arguments of `verdict.judge` for a run in `folder`, of a recipe with a verdict."""
+def judged(recipe: Recipe, folder: Path, arms: Mapping[str, Recipe]) -> dict[str, Any]:
+    """Return the content of verdict.json of a run in `folder`, of a recipe with a verdict.
+
+    Raises:
+        DataError: as `verdict.judge` does.
+    """
     assert recipe.verdict is not None
     runs = folders_of(recipe, folder, arms)
     forgotten = of_runs(runs, recipe.verdict.confidence) if recipe.forgetting else None
     cost = {arm: adaptation_cost(runs[arm], stages_of(one)) for arm, one in arms.items()}
     spent = {arm: {"seconds": one.seconds, "flops": one.flops, "tokens": one.tokens} for arm, one in cost.items()}
-    return folder, recipe.verdict, list(arms), recipe.seeds, spent, forgotten
+    return verdict.judge(folder, recipe.verdict, list(arms), recipe.seeds, spent, forgotten)
 
 
 def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -38,12 +43,12 @@ def recomputed(folder: Path) -> tuple[dict[str, Any], list[str]]:
         DataError: the folder is not of a finished run with a verdict.
         RecipeError: its recipe is not one of this version.
     """
-    if not (folder / "recipe.yaml").is_file():
-        raise DataError(f"{folder}: has no recipe.yaml. Give the folder of a run, such as outputs/<recipe name>.")
-    recipe = load_recipe(folder / "recipe.yaml")
+    if not (folder / RECIPE_FILE).is_file():
+        raise DataError(f"{folder}: has no {RECIPE_FILE}. Give the folder of a run, such as outputs/<recipe name>.")
+    recipe = load_recipe(folder / RECIPE_FILE)
     if recipe.verdict is None:
         raise DataError(f"{folder}: its recipe has no section verdict, so there is none to compute.")
-    found = verdict.judge(*judged(recipe, folder, arm_recipes(recipe)))
+    found = judged(recipe, folder, arm_recipes(recipe))
     path = folder / verdict.FILE
     try:
         written = json.loads(path.read_text(encoding="utf-8"))

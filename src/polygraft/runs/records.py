@@ -31,6 +31,7 @@ from polygraft.runs.fingerprints import fingerprint_of
 from polygraft.settings import Forgetting, InputData, PairData, Running, Settings, TextData, Trim
 
 STAGE_FILE = "stage.json"
+RECIPE_FILE = "recipe.yaml"  # of a whole run
 # Settings that change no bit of a result: what is done stays, what runs goes on.
 SAME_RESULT = {"gradient_checkpointing"}
 RUNNING, DONE = "running", "done"

@@ -65,20 +65,6 @@ class Scores:
         return all(row.lead == row.source for row in self.some_rows)
 
 
-def run(
-    run_dir: Path,
-    settings: Verdict,
-    arms: Sequence[str],
-    seeds: Sequence[int],
-    cost: Mapping[str, Mapping[str, float]],
-    forgotten: Mapping[str, Mapping[str, Forgotten]] | None = None,
-) -> dict[str, Any]:
-    """Compare the arms in `run_dir` (outputs/<name>), write verdict.json there and return it; as `judge` does."""
-    result = judge(run_dir, settings, arms, seeds, cost, forgotten)
-    write_atomically(run_dir / FILE, json.dumps(result, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    return result
-
-
 def judge(
     run_dir: Path,
     settings: Verdict,
@@ -87,7 +73,7 @@ def judge(
     cost: Mapping[str, Mapping[str, float]],
     forgotten: Mapping[str, Mapping[str, Forgotten]] | None = None,
 ) -> dict[str, Any]:
-    """Compare the arms in `run_dir`, by their predictions alone; the content of verdict.json.
+    """Compare the arms in `run_dir` (outputs/<name>), by their predictions alone; return the content of verdict.json.
 
     Args:
         cost: what each arm spent before fine-tuning, mean over seeds: its "seconds", "flops" and "tokens".
@@ -119,6 +105,12 @@ def judge(
         "forgetting": forgotten and _as_dicts(forgotten),
         "signature": "t-interval|documents:paired,jackknife|seeds:welch|adjust:holm",
     }
+
+
+def write(run_dir: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Write verdict.json into a run's folder, and return what is in it."""
+    write_atomically(run_dir / FILE, json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return found
 
 
 # ---------------------------------------------------------------- comparisons

@@ -12,9 +12,9 @@ from polygraft.data.languages import language_codes, language_prefix
 from polygraft.errors import DataError, RecipeError
 from polygraft.inference.engine import Engine, open_engine
 from polygraft.models.recorded import quietly_chosen
+from polygraft.recipe.reading import arm_recipes, load_recipe
+from polygraft.runs.records import DONE, RECIPE_FILE, read_record
 from polygraft.settings import Decoding
-
-RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _named(place: str) -> Iterator[tuple[str, str]]:
     A folder is called by its name and that of the one above it, since those of fine-tuning are all called alike.
     """
     path = Path(place)
-    if (path / RECIPE).is_file():
+    if (path / RECIPE_FILE).is_file():
         yield from _arms(path)
     elif path.is_dir():
         yield "/".join(path.resolve().parts[-2:]), place
@@ -101,15 +101,14 @@ def _named(place: str) -> Iterator[tuple[str, str]]:
 
 def _arms(run: Path) -> Iterator[tuple[str, str]]:
     """The fine-tuned models of a run, one per arm: that of the first of its seeds that is done."""
-    from polygraft.recipe.reading import arm_recipes, load_recipe
-    from polygraft.runs.records import DONE, read_record
-
     found = False
-    for arm, recipe in arm_recipes(load_recipe(run / RECIPE)).items():
+    for arm, recipe in arm_recipes(load_recipe(run / RECIPE_FILE)).items():
         folders = [run / arm / f"seed-{seed}" / "finetune" for seed in recipe.seeds]
         done = [folder for folder in folders if (read_record(folder) or {}).get("status") == DONE]
         if done:
             found = True
             yield f"{run.resolve().name}: {arm}", str(done[0])
     if not found:
-        raise RecipeError(f"{run}: no arm of this run is fine-tuned yet. Run it first: polygraft run {run / RECIPE}.")
+        raise RecipeError(
+            f"{run}: no arm of this run is fine-tuned yet. Run it first: polygraft run {run / RECIPE_FILE}."
+        )

@@ -169,7 +169,7 @@ def _as_text(cells: Mapping[str, Any], column: str) -> str:
 # One per layer: (kind of input, what is put in the place of what, inputs)
 DEFECTS = {
     "recipe: broken YAML is not caught": ("recipe", "polygraft.recipe.yaml.MarkedYAMLError", Never, INPUTS),
-    "data: what is no text becomes text": ("rows.jsonl", "polygraft.data.reading.text_of", _as_text, INPUTS),
+    "data: what is no text becomes text": ("rows.jsonl", "polygraft.data.reading.text_of", _as_text, 4 * INPUTS),
     "models: what a library raises is not caught": ("tokenizer", "polygraft.models.checkpoints.reading", _open, INPUTS),
     "report: files are taken as they are": ("run", "polygraft.report.files.ValidationError", Never, INPUTS // 5),
 }

@@ -31,10 +31,11 @@ def one_thread():
 TWINS = {"plain": None, "direct": {"transfer": {"mode": "recentre"}}, "twin": {"transfer": {"mode": "recentre"}}}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("changes", "seeds", "models", "transfers"),
-    [(TWINS, [1], 2 + 2 + 4, 2), pytest.param({}, [1, 2], 2 * (1 + 3 + 4), 1 + 2, marks=pytest.mark.slow)],
+    [(TWINS, [1], 2 + 2 + 4, 2), ({}, [1, 2], 2 * (1 + 3 + 4), 1 + 2)],
     ids=["twins", "seeds"],
 )
 def test_two_jobs_leave_what_one_process_leaves(

@@ -16,6 +16,7 @@ BAD = {
     "an id beyond the rows": ({"eos_token_id": 10}, "the id of a token, from 0 to 9"),
     "a negative id": ({"pad_token_id": -1}, "the id of a token"),
     "a switch for an id": ({"forced_bos_token_id": True}, "the id of a token"),
+    "none at all": ({"eos_token_id": []}, "the id of a token"),
     "one of several": ({"eos_token_id": [2, 10]}, "the id of a token"),
     "a section for an id": ({"eos_token_id": {"a": {"a": 1}}}, "the id of a token"),
     "in a part": ({"decoder": {"model_type": "mbart", "vocab_size": 5, "eos_token_id": 7}}, "from 0 to 4"),

@@ -52,7 +52,7 @@ def assert_sound(content: Mapping[str, Any], rows: int | None, name: str, what: 
                 raise _unsound(name, what, key, value, "true or false")
         elif key.endswith("_token_id"):
             ids = value if isinstance(value, list) else [value]
-            if rows is not None and not all(type(one) is int and 0 <= one < rows for one in ids):
+            if rows is not None and not (ids and all(type(one) is int and 0 <= one < rows for one in ids)):
                 raise _unsound(name, what, key, value, f"the id of a token, from 0 to {rows - 1}")
         elif isinstance(value, Mapping) and "model_type" in value:  # not the settings of tasks, which nothing reads
             assert_sound(value, rows and value.get("vocab_size", rows), name, what)
